@@ -1,0 +1,33 @@
+"""Every error that Sidecar raises on purpose; an edge turns each into its own protocol's words."""
+
+
+class SidecarError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class ConfigError(SidecarError):
+    """Settings or policy cannot be used; the message says what was found and what is allowed."""
+
+
+class InvalidInput(SidecarError):  # noqa: N818  The vocabulary's name; callers catch SidecarError.
+    """A caller's input cannot be used. `field` names the part that is wrong, if one part is."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NotFound(SidecarError):  # noqa: N818
+    """The named thing does not exist."""
+
+
+class Conflict(SidecarError):  # noqa: N818
+    """The write contradicts one that has been accepted before."""
+
+
+class StoreUnavailable(SidecarError):  # noqa: N818
+    """A store did not answer in time. The call may or may not have happened."""
+
+
+class InvariantViolated(SidecarError):  # noqa: N818
+    """A bug of ours: a state that the design rules out."""

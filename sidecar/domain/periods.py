@@ -1,0 +1,127 @@
+"""
+Windows: half-open [start, end) spans of UTC time, a pure function of a rule and an instant.
+
+Neighbours never overlap and leave no gap, so no reset job exists: the instant alone says
+which window it is in.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MONTHS_PER_YEAR = 12
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+class CalendarUnit(StrEnum):
+    """Units that a calendar window can have; a week starts on Monday (ISO 8601)."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """Half-open span [start, end) of aware UTC instants."""
+
+    start: datetime
+    end: datetime
+
+    def __post_init__(self) -> None:
+        assert self.start < self.end, (self.start, self.end)
+
+    def __contains__(self, instant: datetime) -> bool:
+        return self.start <= instant < self.end
+
+    @property
+    def start_ms(self) -> int:
+        """Epoch milliseconds of the start."""
+        return to_epoch_ms(self.start)
+
+    @property
+    def end_ms(self) -> int:
+        """Epoch milliseconds of the end."""
+        return to_epoch_ms(self.end)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalendarWindow:
+    """Calendar hours, days, weeks, months or years of a time zone."""
+
+    unit: CalendarUnit
+    tz: str = "UTC"
+
+    def at(self, instant: datetime) -> Period:
+        """
+        The window that holds the instant.
+
+        Args:
+            instant: Aware; any zone.
+
+        Returns:
+            The period in UTC. Across a change of daylight saving a day has 23 or 25 hours.
+        """
+        assert instant.tzinfo is not None
+        zone = _zone(self.tz)
+        if self.unit is CalendarUnit.HOUR:
+            # Hours are counted in UTC from the zone's offset: local clock arithmetic would
+            # fold the repeated hour of autumn into one.
+            offset = instant.astimezone(zone).utcoffset() or timedelta()
+            local = instant.astimezone(UTC) + offset
+            start = local.replace(minute=0, second=0, microsecond=0) - offset
+            return Period(start=start, end=start + timedelta(hours=1))
+        local = instant.astimezone(zone).replace(
+            hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0
+        )
+        first, following = _span(self.unit, local)
+        return Period(start=_to_utc(first, zone), end=_to_utc(following, zone))
+
+
+def _span(unit: CalendarUnit, day: datetime) -> tuple[datetime, datetime]:
+    """Local midnights that begin the unit around `day` and the one after it."""
+    match unit:
+        case CalendarUnit.DAY:
+            return day, day + timedelta(days=1)
+        case CalendarUnit.WEEK:
+            first = day - timedelta(days=day.weekday())
+            return first, first + timedelta(days=7)
+        case CalendarUnit.MONTH:
+            first = day.replace(day=1)
+            return first, _add_months(first, 1)
+        case CalendarUnit.YEAR:
+            first = day.replace(month=1, day=1)
+            return first, first.replace(year=first.year + 1)
+        case CalendarUnit.HOUR:
+            raise AssertionError(unit)
+
+
+def _add_months(first_of_month: datetime, months: int) -> datetime:
+    index = first_of_month.year * _MONTHS_PER_YEAR + first_of_month.month - 1 + months
+    return first_of_month.replace(
+        year=index // _MONTHS_PER_YEAR, month=index % _MONTHS_PER_YEAR + 1
+    )
+
+
+def _to_utc(local: datetime, zone: ZoneInfo) -> datetime:
+    return local.replace(tzinfo=zone).astimezone(UTC)
+
+
+@lru_cache(maxsize=1_000)
+def _zone(name: str) -> ZoneInfo:
+    return ZoneInfo(name)
+
+
+def to_epoch_ms(instant: datetime) -> int:
+    """Whole milliseconds since 1970 of an aware instant, rounded down."""
+    return (instant - EPOCH) // _MILLISECOND
+
+
+def from_epoch_ms(epoch_ms: int) -> datetime:
+    """The aware UTC instant of whole milliseconds since 1970."""
+    return EPOCH + epoch_ms * _MILLISECOND

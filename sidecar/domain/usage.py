@@ -1,0 +1,166 @@
+"""
+Usage: what a response really used, in one normal form whatever the provider.
+
+`input` includes cache_read and cache_creation, `output` includes reasoning
+(OpenTelemetry's convention); edges convert.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from sidecar.domain.errors import InvalidInput
+
+QUANTITY_MAX = 1_000_000_000_000_000
+"""Largest quantity of one event; times the dearest price it must stay inside 64 bits (checked)."""
+
+TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenUsage:
+    """
+    Token counts of one response; None means that the provider did not say.
+
+    `total` is for providers that tell only the sum; otherwise it is input plus output.
+    """
+
+    input: int | None = None
+    output: int | None = None
+    cache_read: int | None = None
+    cache_creation: int | None = None
+    reasoning: int | None = None
+    total: int | None = None
+
+    def __post_init__(self) -> None:
+        for kind in TOKEN_KINDS:
+            check_quantity(getattr(self, kind), field=f"usage.{kind}")
+        _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
+        _check_part(self.output, self.reasoning, None, "output", "reasoning")
+
+    @property
+    def missing(self) -> bool:
+        """Whether the response said nothing about its tokens by kind."""
+        return self.input is None and self.output is None
+
+    @property
+    def known_total(self) -> int | None:
+        """Input plus output where both are known, else the stated total, else None."""
+        if self.input is not None and self.output is not None:
+            return self.input + self.output
+        return self.total
+
+
+def check_quantity(value: int | None, *, field: str) -> None:
+    """
+    Refuse what is no count.
+
+    Raises:
+        InvalidInput: If the value is negative, not an integer, or above QUANTITY_MAX.
+    """
+    if value is None:
+        return
+    if type(value) is not int or not 0 <= value <= QUANTITY_MAX:
+        raise InvalidInput(
+            f"{field} is {str(value)[:40]!r}; it must be a whole number from 0 to {QUANTITY_MAX}",
+            field=field,
+        )
+
+
+def _check_part(whole: int | None, a: int | None, b: int | None, name: str, parts: str) -> None:
+    if whole is not None and (a or 0) + (b or 0) > whole:
+        raise InvalidInput(
+            f"usage.{name} is {whole}, less than its {parts} ({(a or 0) + (b or 0)}); "
+            f"{name} includes them",
+            field=f"usage.{name}",
+        )
+
+
+class EventKind(StrEnum):
+    """What a stream record decides; `correction` carries a number after a colon."""
+
+    CAPTURE = "capture"
+    ORPHAN = "orphan"
+    CORRECTION = "correction"
+    GRANT = "grant"
+
+
+class OnMissing(StrEnum):
+    """What a meter takes when a response said nothing of its usage."""
+
+    CAPTURE_ESTIMATE = "capture-estimate"
+    BYTES = "bytes"
+    ZERO = "zero"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReport:
+    """
+    One edge's word about one finished request, before it is priced.
+
+    `hold_id` or `hold_token` ties it to a hold; without either it is unheld and needs
+    `customer_id` and `event_id` from a sender with that right. Sizes are bytes, duration
+    milliseconds. `status` is the HTTP status the caller saw. `from_header` says that the
+    counts come from a response header rather than from the body.
+    """
+
+    edge: str
+    gateway_id: str
+    received_at: datetime
+    usage: TokenUsage
+    hold_token: str = ""
+    hold_id: str = ""
+    customer_id: str = ""
+    event_id: str = ""
+    model: str = ""
+    status: int | None = None
+    occurred_at: datetime | None = None
+    duration_ms: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    route: str = ""
+    request_id: bytes = b""
+    from_header: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RatedLine:
+    """A meter's quantity of one event, and what it came to."""
+
+    meter: str
+    quantity: int
+    amount_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent:
+    """Immutable record of consumption, unique by (customer_id, day of hold_id, hold_id, kind)."""
+
+    hold_id: str
+    customer_id: str
+    currency: str
+    price_version: str
+    plan: str
+    lines: tuple[RatedLine, ...]
+    usage: TokenUsage
+    occurred_at: datetime
+    received_at: datetime
+    edge: str
+    gateway_id: str
+    user_id: str = ""
+    credential_id: str = ""
+    model: str = ""
+    route: str = ""
+    status: int | None = None
+    duration_ms: int = 0
+    request_bytes: int = 0
+    response_bytes: int = 0
+    estimated: bool = False
+    estimate_reason: str = ""
+    client_key: str = ""
+    request_id: bytes = b""
+
+    @property
+    def amount_nano(self) -> int:
+        """What the event costs: the sum of its lines."""
+        return sum(line.amount_nano for line in self.lines)

@@ -1,0 +1,133 @@
+"""
+Every metric and the set-up of logs.
+
+Labels are bounded: never a customer, a key or a raw model. Metrics are for watching; money
+is counted in the ledger only.
+"""
+
+import logging
+import sys
+from typing import TYPE_CHECKING, TextIO, cast
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+REGISTRY = CollectorRegistry()
+
+_FAST = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
+
+CHECKS = Counter(
+    "sidecar_checks_total",
+    "Checks answered, by edge, decision (allow, deny, error) and deny reason.",
+    ["edge", "decision", "reason"],
+    registry=REGISTRY,
+)
+CHECK_DURATION = Histogram(
+    "sidecar_check_duration_seconds",
+    "From a check's bytes to its answer's bytes.",
+    ["edge"],
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+SHADOW_DENIALS = Counter(
+    "sidecar_shadow_denials_total",
+    "Requests that a rule in shadow mode would have denied.",
+    ["rule"],
+    registry=REGISTRY,
+)
+STORE_CALL_DURATION = Histogram(
+    "sidecar_store_call_duration_seconds",
+    "Calls to a store, by call and outcome (ok, unavailable).",
+    ["store", "call", "outcome"],
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+HOLDS = Counter(
+    "sidecar_holds_total",
+    "Holds by transition: placed, captured, released, expired, extended.",
+    ["transition"],
+    registry=REGISTRY,
+)
+USAGE_EVENTS = Counter(
+    "sidecar_usage_events_total",
+    "Log entries and posted usage, by edge and outcome; nothing is dropped uncounted.",
+    ["edge", "outcome"],
+    registry=REGISTRY,
+)
+OVERSPEND = Counter(
+    "sidecar_overspend_nano_total",
+    "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",
+    ["bound"],
+    registry=REGISTRY,
+)
+SETTLED_EVENTS = Counter(
+    "sidecar_settled_events_total",
+    "Stream records settled, by outcome (posted, repeated, quarantined).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+SETTLEMENT_LAG = Gauge(
+    "sidecar_settlement_lag_seconds",
+    "Age of the newest settled decision when it was settled.",
+    registry=REGISTRY,
+)
+REPORTS = Counter(
+    "sidecar_reports_total",
+    "Attempts to report a quantity to the billing provider, by outcome.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+QUARANTINED = Counter(
+    "sidecar_quarantined_total",
+    "Usage that was set aside for people, by reason.",
+    ["reason"],
+    registry=REGISTRY,
+)
+POLICY_RELOAD_FAILING = Gauge(
+    "sidecar_policy_reload_failing",
+    "1 while the policy files on disk cannot be used and an older policy is in force.",
+    registry=REGISTRY,
+)
+WORKER_FAILURES = Counter(
+    "sidecar_worker_failures_total",
+    "Times that a background worker's round failed and was backed off.",
+    ["worker"],
+    registry=REGISTRY,
+)
+
+
+def metrics_text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)
+
+
+def setup_logging(level: str, stream: TextIO | None = None) -> None:
+    """
+    One JSON line per fact, on standard error unless told otherwise.
+
+    Args:
+        level: debug, info, warning or error.
+        stream: Where lines go.
+    """
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.ExceptionRenderer(),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(
+            logging.getLevelNamesMapping()[level.upper()]
+        ),
+        logger_factory=structlog.WriteLoggerFactory(file=stream or sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get_logger() -> "FilteringBoundLogger":
+    """The logger; call it with a fixed noun_verb event name and fields, no prose."""
+    return cast("FilteringBoundLogger", structlog.get_logger())
