@@ -1,0 +1,395 @@
+"""
+Metering: from an edge's usage report to a priced event, captured once.
+
+A capture runs in at most two store calls: where a price needs the running total, its
+interval is reserved first (idempotent on the hold id), then the event is priced here and
+booked (idempotent too). A crash between the two leaves an open hold with a reservation,
+which the sweep finishes. Nothing that is refused is dropped silently: it is counted, and
+usage that somebody owes is quarantined.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from sidecar import telemetry
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id, make_hold_id
+from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms, to_epoch_ms
+from sidecar.domain.pricing import Billing, RateCard
+from sidecar.domain.quantities import Measured, estimate_quantities, measure_quantities
+from sidecar.domain.usage import RatedLine, UsageEvent, UsageReport
+from sidecar.services.ports import (
+    Balances,
+    CaptureOutcome,
+    CaptureStatus,
+    Directory,
+    HoldTokens,
+    Policies,
+    Quarantine,
+    RateCards,
+    RatingDemand,
+    RequestDigests,
+)
+
+PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
+"""A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
+
+
+HEADER_FACTOR_MAX = 10
+"""A response header that claims more than this many times the hold is set aside: an upstream's
+header is easily wrong by a unit, and nobody should pay for that unseen."""
+
+
+class UsageOutcome(StrEnum):
+    """What became of one report."""
+
+    CAPTURED = "captured"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    UNHELD = "unheld"
+    QUARANTINED = "quarantined"
+    REJECTED = "rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageResult:
+    """The answer about one report: its id, what became of it, what it came to, and why."""
+
+    id: str
+    outcome: UsageOutcome
+    amount_nano: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterPrincipal:
+    """A sender of usage, and what it may speak for; empty sets mean all."""
+
+    name: str
+    gateways: frozenset[str] = frozenset()
+    customers: frozenset[str] = frozenset()
+    may_send_unheld: bool = False
+
+    def covers(self, terms: HoldTerms) -> bool:
+        """Whether the sender may report on this hold."""
+        return (not self.gateways or terms.gateway_id in self.gateways) and (
+            not self.customers or terms.customer_id in self.customers
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Priced:
+    event: UsageEvent
+    card: RateCard
+    quota_lines: tuple[QuotaLine, ...]
+
+
+class MeteringService:
+    """Captures usage reports; safe to call again with the same report, at any time."""
+
+    def __init__(
+        self,
+        *,
+        balances: Balances,
+        directory: Directory,
+        rate_cards: RateCards,
+        tokens: HoldTokens,
+        digests: RequestDigests,
+        policies: Policies,
+        quarantine: Quarantine,
+        hold_ttl_ms: int,
+        concurrency_max: int = 64,
+    ) -> None:
+        """
+        Wire the ports.
+
+        Args:
+            balances, directory, rate_cards, tokens, digests, policies, quarantine: Ports.
+            hold_ttl_ms: How far a sign of life moves a hold's expiry.
+            concurrency_max: Reports of one batch that are captured at a time.
+        """
+        self._balances = balances
+        self._directory = directory
+        self._rate_cards = rate_cards
+        self._tokens = tokens
+        self._digests = digests
+        self._policies = policies
+        self._quarantine = quarantine
+        self._hold_ttl_ms = hold_ttl_ms
+        self._concurrency_max = concurrency_max
+
+    async def capture_all(
+        self, reports: Sequence[UsageReport], principal: MeterPrincipal
+    ) -> list[UsageResult]:
+        """
+        Capture a batch, in order of arrival per hold.
+
+        Raises:
+            StoreUnavailable: If any could not be captured; the sender repeats the batch, and
+                those that were captured collapse on their ids.
+        """
+        gate = asyncio.Semaphore(self._concurrency_max)
+
+        async def capture_one(report: UsageReport) -> UsageResult:
+            async with gate:
+                return await self.capture(report, principal)
+
+        results = await asyncio.gather(
+            *(capture_one(report) for report in reports), return_exceptions=True
+        )
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise failures[0]
+        return [result for result in results if isinstance(result, UsageResult)]
+
+    async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
+        """
+        Capture one report.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+        """
+        try:
+            result = await self._capture(report, principal)
+        except InvalidInput as error:
+            result = UsageResult(
+                id=report.hold_id or report.event_id,
+                outcome=UsageOutcome.REJECTED,
+                reason=str(error),
+            )
+        telemetry.USAGE_EVENTS.labels(report.edge, result.outcome.value).inc()
+        return result
+
+    async def keep_alive(self, report: UsageReport, principal: MeterPrincipal) -> bool:
+        """A stream in flight gave a sign of life: its hold lives on. True if it was open."""
+        terms = await self._terms(report, principal)
+        if terms is None:
+            return False
+        extended = await self._balances.extend_hold(
+            terms.customer_id, terms.hold_id, self._hold_ttl_ms
+        )
+        telemetry.USAGE_EVENTS.labels(report.edge, "heartbeat").inc()
+        if extended:
+            telemetry.HOLDS.labels("extended").inc()
+        return extended
+
+    async def _capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
+        unheld = not report.hold_token and not report.hold_id
+        if unheld:
+            terms = await self._unheld_terms(report, principal)
+        else:
+            found = await self._terms(report, principal)
+            if found is None:
+                return await self._set_aside(report, report.hold_id, "unknown_hold")
+            terms = found
+        card = await self._rate_cards.read(terms.price_version)
+        if card is None:
+            return await self._set_aside(report, terms.hold_id, "unknown_price_version")
+        priced = await self._price(report, terms, card)
+        if isinstance(priced, str):
+            return await self._set_aside(report, terms.hold_id, priced)
+        outcome = await self._balances.capture_hold(
+            priced.event, priced.quota_lines, prepaid=card.billing is Billing.PREPAID
+        )
+        return await self._word(report, terms, priced.event, outcome, unheld=unheld)
+
+    async def finish(self, event: UsageEvent, terms: HoldTerms) -> None:
+        """Book an event whose interval was reserved before a crash; used by the sweep."""
+        card = await self._rate_cards.read(event.price_version)
+        assert card is not None, event.price_version
+        priced = await self._rate(event, card, terms)
+        await self._balances.capture_hold(
+            priced.event, priced.quota_lines, prepaid=card.billing is Billing.PREPAID
+        )
+
+    async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:
+        """The hold's terms, from its signed token or else from the store."""
+        if report.hold_token:
+            terms: HoldTerms | None = self._tokens.read(report.hold_token)
+            if terms is not None and report.hold_id and report.hold_id != terms.hold_id:
+                raise InvalidInput("hold_id is not the one of hold_token", field="hold_id")
+        else:
+            hold_id = check_hold_id(report.hold_id)
+            customer_id = report.customer_id or await self._balances.find_hold(hold_id)
+            stored = customer_id and await self._balances.read_hold(customer_id, hold_id)
+            terms = stored.terms if stored else None
+        if terms is not None and not principal.covers(terms):
+            raise InvalidInput("the sender may not report on this gateway or customer")
+        return terms
+
+    async def _unheld_terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms:
+        """Terms for usage that no check preceded; its id is the sender's, so it needs a right."""
+        if not principal.may_send_unheld:
+            raise InvalidInput(
+                "usage without a hold needs a sender with the scope usage:unheld; "
+                "send hold_token or hold_id",
+                field="hold_token",
+            )
+        if not report.customer_id or not report.event_id:
+            raise InvalidInput("usage without a hold needs customer_id and id", field="customer_id")
+        if report.occurred_at is None:
+            raise InvalidInput("usage without a hold needs occurred_at", field="occurred_at")
+        customer = await self._directory.read_customer(report.customer_id)
+        policy = self._policies.current()
+        card = policy.cards.get(customer.plan) if customer else None
+        if customer is None or card is None:
+            raise InvalidInput("customer_id names no customer with a plan", field="customer_id")
+        digest = self._digests.request_digest(
+            b"unheld", report.customer_id.encode(), report.event_id.encode()
+        )
+        meters = [card.meters[name] for name in sorted(card.priced_meters())]
+        return HoldTerms(
+            hold_id=make_hold_id(to_epoch_ms(report.occurred_at) // 1_000, digest),
+            gateway_id=report.gateway_id,
+            customer_id=customer.customer_id,
+            plan=customer.plan,
+            currency=card.currency,
+            amount_nano=0,
+            price_version=card.version,
+            estimate=estimate_quantities(meters, 0, 0, 0),
+            model=report.model,
+            route=report.route,
+            policy_version=policy.version,
+            bound=Bound.ESTIMATED,
+            decided_at_ms=to_epoch_ms(report.occurred_at),
+        )
+
+    async def _price(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> _Priced | str:
+        """Measure and price, or say why it must be set aside."""
+        model = report.model or terms.model
+        metered = measure_quantities(
+            card.meters,
+            terms.estimate,
+            Measured(
+                usage=report.usage,
+                status=report.status,
+                duration_ms=report.duration_ms,
+                request_bytes=report.request_bytes,
+                response_bytes=report.response_bytes,
+            ),
+        )
+        if not card.prices_model(model, [name for name, q in metered.quantities.items() if q]):
+            return "unpriced_model"
+        if report.from_header and any(
+            quantity > HEADER_FACTOR_MAX * max(terms.estimate[name], 1)
+            for name, quantity in metered.quantities.items()
+        ):
+            return "implausible_header"
+        event = UsageEvent(
+            hold_id=terms.hold_id,
+            customer_id=terms.customer_id,
+            user_id=terms.user_id,
+            credential_id=terms.credential_id,
+            currency=terms.currency,
+            price_version=terms.price_version,
+            plan=terms.plan,
+            model=model,
+            route=terms.route,
+            lines=tuple(
+                RatedLine(meter=name, quantity=quantity, amount_nano=0)
+                for name, quantity in metered.quantities.items()
+            ),
+            usage=report.usage,
+            status=report.status,
+            occurred_at=from_epoch_ms(terms.decided_at_ms),
+            received_at=report.received_at,
+            duration_ms=report.duration_ms,
+            request_bytes=report.request_bytes,
+            response_bytes=report.response_bytes,
+            edge=report.edge,
+            gateway_id=terms.gateway_id,
+            estimated=bool(metered.estimated),
+            estimate_reason="usage_missing" if metered.estimated else "",
+            client_key=report.event_id if not report.hold_token and not report.hold_id else "",
+            request_id=terms.request_id or report.request_id,
+        )
+        return await self._rate(event, card, terms)
+
+    async def _rate(self, event: UsageEvent, card: RateCard, terms: HoldTerms) -> _Priced:
+        """Fill in each line's amount; reserves intervals first where a price needs totals."""
+        lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
+        demands = [
+            RatingDemand(
+                key=total_key(event.price_version, found[0], event.occurred_at),
+                quantity=line.quantity,
+            )
+            for line, found in lines
+            if found is not None and found[1].price.unit_nano is None
+        ]
+        totals: Sequence[int] = ()
+        if demands:
+            totals = await self._balances.reserve_totals(
+                event.customer_id, event.hold_id, event, demands
+            )
+        before = iter(totals)
+        rated = []
+        for line, found in lines:
+            amount = 0
+            if found is not None:
+                price = found[1].price
+                unit = price.unit_nano
+                if unit is not None:
+                    amount = line.quantity * unit
+                else:
+                    total = next(before)
+                    amount = price.cumulative(total + line.quantity) - price.cumulative(total)
+            rated.append(replace(line, amount_nano=amount))
+        quantities = {line.meter: line.quantity for line in rated}
+        return _Priced(
+            event=replace(event, lines=tuple(rated)),
+            card=card,
+            quota_lines=tuple(
+                replace(line, quantity=quantities.get(line.meter, 0)) for line in terms.quota_lines
+            ),
+        )
+
+    async def _word(
+        self,
+        report: UsageReport,
+        terms: HoldTerms,
+        event: UsageEvent,
+        outcome: CaptureOutcome,
+        *,
+        unheld: bool,
+    ) -> UsageResult:
+        amount = event.amount_nano
+        if outcome.overage_nano > 0:
+            late = outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE
+            bound = Bound.LATE if late else terms.bound
+            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
+        match outcome.status:
+            case CaptureStatus.CAPTURED | CaptureStatus.CORRECTED:
+                telemetry.HOLDS.labels("captured").inc()
+                result, reason = UsageOutcome.CAPTURED, event.estimate_reason
+            case CaptureStatus.LATE:
+                result = UsageOutcome.UNHELD if unheld else UsageOutcome.LATE
+                reason = event.estimate_reason
+            case CaptureStatus.DUPLICATE:
+                result, reason = UsageOutcome.DUPLICATE, ""
+            case CaptureStatus.CONFLICT:
+                return await self._set_aside(report, terms.hold_id, "capture_conflict")
+            case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS:
+                return await self._set_aside(report, terms.hold_id, outcome.status.value)
+        return UsageResult(id=terms.hold_id, outcome=result, amount_nano=amount, reason=reason)
+
+    async def _set_aside(self, report: UsageReport, hold_id: str, reason: str) -> UsageResult:
+        """Keep usage that somebody owes where people see it."""
+        await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
+        telemetry.QUARANTINED.labels(reason).inc()
+        return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+def total_key(price_version: str, line: int, instant: datetime) -> str:
+    """Name of a running total: per price version, price line and period."""
+    return f"{price_version}:{line}:{PRICE_PERIOD.at(instant).start_ms}"
+
+
+def summarise(results: Sequence[UsageResult]) -> Mapping[str, int]:
+    """How many results had each outcome."""
+    counts: dict[str, int] = {}
+    for result in results:
+        counts[result.outcome.value] = counts.get(result.outcome.value, 0) + 1
+    return counts
