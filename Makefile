@@ -1,0 +1,68 @@
+# `make demo` and `make test` set up all they need: Python >= 3.11 and make suffice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SOURCES := sidecar tests proto
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports bench bench-large lock clean
+
+help:  ## Say what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## Make .venv with everything that the lock names
+	@$(BIN)/sidecar doctor --servers-only
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, {v.major}.{v.minor} was found; run: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+demo: $(STAMP)  ## Show it: real Envoy, Redis and Postgres, real traffic, a Stripe stand-in
+	@$(BIN)/sidecar demo $(ARGS)
+
+serve: $(STAMP)  ## Run all roles with the example policy and embedded stores
+	@$(BIN)/sidecar serve $(ARGS)
+
+test: $(STAMP)  ## Run every test
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+unit: $(STAMP)  ## Run the tests that need no server
+	$(BIN)/python -m pytest tests/unit tests/contract $(ARGS)
+
+integration: $(STAMP)  ## Run the tests on real Redis and Postgres
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/integration tests/property $(ARGS)
+
+e2e: $(STAMP)  ## Run the tests through a real Envoy
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+check: lint types imports  ## Run every check that is no test
+
+lint: $(STAMP)  ## Check form and style
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+
+fmt: $(STAMP)  ## Mend form
+	$(BIN)/ruff format $(SOURCES)
+	$(BIN)/ruff check --fix $(SOURCES)
+
+types: $(STAMP)  ## Check types
+	$(BIN)/mypy
+
+imports: $(STAMP)  ## Check that imports point one way
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## Measure checks, usage intake and settlement on this machine
+	$(BIN)/python -m pytest tests/bench -q -s -m "not large" --timeout 600 -p no:xdist $(ARGS)
+
+bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
+	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
+
+lock: $(STAMP)  ## Resolve the lock anew (needs uv)
+	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+
+clean:  ## Remove what `make` made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

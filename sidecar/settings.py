@@ -1,0 +1,327 @@
+"""
+Process settings: environment variables over `sidecar.yaml`, fixed for the life of a process.
+
+Policy (prices, rules, meters) is not here: it is reloaded, this is not.
+"""
+
+import difflib
+import ipaddress
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sidecar.domain.errors import ConfigError
+
+ENVIRONMENT_PREFIX = "SIDECAR_"
+SETTINGS_BYTES_MAX = 1_000_000
+LOCAL_NAMES = frozenset({"localhost"})
+PORT_MAX = 65_535
+RESERVED = frozenset(
+    {
+        "grpc_fast_listen",
+        "stripe_webhook_secret_file",
+        "paystack_secret_file",
+        "paystack_base_url",
+        "smtp_url",
+    }
+)
+"""Names that are settled but do nothing yet: refused, so that nobody believes they are in force."""
+
+
+class Role(StrEnum):
+    """What a process does; any mix."""
+
+    GATEWAY = "gateway"
+    SETTLEMENT = "settlement"
+    ADMIN = "admin"
+
+
+class Allotments(StrEnum):
+    """Whether a gateway may place holds from blocks of credit; only `off` in this version."""
+
+    OFF = "off"
+
+
+class EnvoyDefaults(BaseModel):
+    """Defaults of `sidecar envoy config`; its options win."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    listen: str = "127.0.0.1:10000"
+    upstream: str = ""
+    authz: str = ""
+    transport: str = "otlp"
+    body_bytes: int = Field(default=32_768, ge=0, le=65_536)
+    gateway_id: str = Field(default="gateway-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")
+
+
+class Settings(BaseModel):
+    """
+    All settings of a process; each is `SIDECAR_<NAME>` in the environment too.
+
+    Durations are seconds or milliseconds as the name ends; sizes are bytes or counts.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    roles: frozenset[Role] = frozenset(Role)
+    grpc_listen: str = "127.0.0.1:9001"
+    http_listen: str = "127.0.0.1:9000"
+    admin_listen: str = "127.0.0.1:9002"
+    redis_url: str = ""
+    redis_server: str = ""
+    postgres_dsn: str = ""
+    policy_dir: Path = Path("config/policy")
+    data_dir: Path | None = None
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    workers: int = Field(default=1, ge=1, le=1)
+    allotments: Allotments = Allotments.OFF
+
+    secret_keys_file: Path | None = None
+    gateway_token_file: Path | None = None
+    admin_token_file: Path | None = None
+    stripe_api_key_file: Path | None = None
+    stripe_base_url: str = ""
+
+    shards: int = Field(default=64, ge=1, le=1_024)
+    hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)
+    store_timeout_ms: int = Field(default=50, ge=5, le=10_000)
+    usage_store_timeout_ms: int = Field(default=2_000, ge=5, le=60_000)
+    redis_connections_max: int = Field(default=64, ge=1, le=10_000)
+    postgres_connections_max: int = Field(default=10, ge=2, le=1_000)
+    directory_entries_max: int = Field(default=100_000, ge=1, le=10_000_000)
+    directory_seconds: int = Field(default=30, ge=1, le=3_600)
+    sweep_interval_seconds: float = Field(default=2.0, gt=0, le=3_600)
+    settle_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
+    settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
+    lease_seconds: int = Field(default=30, ge=1, le=3_600)
+    report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
+    report_every_seconds: int = Field(default=300, ge=1, le=86_400)
+    report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
+    policy_watch_seconds: float = Field(default=1.0, gt=0, le=3_600)
+    drain_seconds: float = Field(default=10.0, ge=0, le=600)
+    hosts: tuple[str, ...] = ()
+    request_id_header: str = ""
+    envoy: EnvoyDefaults = EnvoyDefaults()
+
+    FILES: ClassVar[tuple[str, ...]] = (
+        "secret_keys_file",
+        "gateway_token_file",
+        "admin_token_file",
+        "stripe_api_key_file",
+    )
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _split_roles(cls, value: Any) -> Any:
+        return _split(value)
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        return tuple(_split(value))
+
+    @field_validator("grpc_listen", "http_listen", "admin_listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        parse_listen(value)
+        return value
+
+    def has(self, role: Role) -> bool:
+        """Whether this process plays the role."""
+        return role in self.roles
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether Sidecar starts its own Redis."""
+        return not self.redis_url
+
+    @property
+    def embedded_postgres(self) -> bool:
+        """Whether Sidecar starts its own Postgres: only where a role needs one."""
+        return not self.postgres_dsn and bool(self.roles & {Role.SETTLEMENT, Role.ADMIN})
+
+    @property
+    def embedded(self) -> bool:
+        """Whether any store is ours; then secrets are made in the data directory."""
+        return self.embedded_redis or self.embedded_postgres
+
+
+def _split(value: Any) -> Any:
+    return (
+        [part.strip() for part in value.split(",") if part.strip()]
+        if isinstance(value, str)
+        else value
+    )
+
+
+def parse_listen(value: str) -> tuple[str, int] | Path:
+    """
+    Read a listen address: "host:port", "[v6]:port" or "unix:PATH".
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    if value.startswith("unix:"):
+        path = value.removeprefix("unix:")
+        if not path:
+            raise ValueError("a unix listen address needs a path, as in unix:/run/sidecar.sock")
+        return Path(path)
+    host, separator, port = value.rpartition(":")
+    if (
+        not separator
+        or not host
+        or not port.isascii()
+        or not port.isdigit()
+        or int(port) > PORT_MAX
+    ):
+        raise ValueError(
+            f"{value!r} is not a listen address; write host:port, [ipv6]:port or unix:PATH"
+        )
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def is_local(value: str) -> bool:
+    """Whether a listen address is a unix socket or on the loopback interface."""
+    address = parse_listen(value)
+    if isinstance(address, Path):
+        return True
+    host = address[0]
+    if host in LOCAL_NAMES:
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(
+    path: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """
+    Read settings: overrides (command line), then environment, then the file, then defaults.
+
+    Args:
+        path: A `sidecar.yaml`; relative paths inside it are relative to its folder.
+        environment: Defaults to the process's own.
+        overrides: Values from the command line; None values are left out.
+
+    Raises:
+        ConfigError: With each problem: what was found, where, and what is allowed.
+    """
+    values, origins = _gather(
+        path, os.environ if environment is None else environment, overrides or {}
+    )
+    problems = [
+        f"{origins[name]}: {_unknown(name)}" for name in values if name not in Settings.model_fields
+    ]
+    known = {name: value for name, value in values.items() if name in Settings.model_fields}
+    try:
+        settings = Settings.model_validate(known)
+    except ValidationError as error:
+        problems += [
+            f"{origins.get(str(item['loc'][0]), 'settings')}: "
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_input=False)
+        ]
+        raise ConfigError("\n".join(problems)) from error
+    if problems:
+        raise ConfigError("\n".join(problems))
+    check_exposure(settings)
+    return settings
+
+
+def _gather(
+    path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Each setting's winning value, and where it came from."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if path is not None:
+        for name, value in _read_file(path).items():
+            values[name] = _relative(name, value, path.parent)
+            origins[name] = str(path)
+    for variable, text in environment.items():
+        if variable.startswith(ENVIRONMENT_PREFIX) and text:
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            values[name], origins[name] = text, variable
+    for name, value in overrides.items():
+        if value is not None:
+            values[name], origins[name] = value, "the command line"
+    return values, origins
+
+
+def check_exposure(settings: Settings) -> None:
+    """
+    Refuse a listener beyond this machine without its secret.
+
+    Raises:
+        ConfigError: Names the listener and the setting that is missing.
+    """
+    exposed = {
+        "grpc_listen": (Role.GATEWAY, "gateway_token_file"),
+        "http_listen": (Role.GATEWAY, "gateway_token_file"),
+        "admin_listen": (Role.ADMIN, "admin_token_file"),
+    }
+    problems = []
+    for listener, (role, secret) in exposed.items():
+        address = getattr(settings, listener)
+        if settings.has(role) and not is_local(address) and getattr(settings, secret) is None:
+            problems.append(
+                f"{listener} is {address}, which others can reach: set "
+                f"{ENVIRONMENT_PREFIX}{secret.upper()} or listen on 127.0.0.1 or a unix socket"
+            )
+    if not settings.embedded:
+        if settings.has(Role.ADMIN) and settings.admin_token_file is None:
+            problems.append(
+                "the admin role needs SIDECAR_ADMIN_TOKEN_FILE when it has a Redis and a "
+                "Postgres of its own"
+            )
+        if settings.secret_keys_file is None:
+            problems.append(
+                "SIDECAR_SECRET_KEYS_FILE is needed with an external Redis and Postgres"
+            )
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(raw) > SETTINGS_BYTES_MAX:
+        raise ConfigError(f"{path}: larger than {SETTINGS_BYTES_MAX} bytes")
+    try:
+        data = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"{path}: must be a mapping of setting names to values")
+    return data
+
+
+def _relative(name: str, value: Any, folder: Path) -> Any:
+    is_path = name.endswith(("_file", "_dir"))
+    if is_path and isinstance(value, str) and not Path(value).is_absolute():
+        return folder / value
+    return value
+
+
+def _unknown(name: str) -> str:
+    if name in RESERVED:
+        return f"setting {name!r} is not supported in this version"
+    known = sorted(Settings.model_fields)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+    return f"unknown setting {name!r}; {hint}"
