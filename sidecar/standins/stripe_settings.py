@@ -1,0 +1,90 @@
+"""Knobs and bounds of the Stripe stand-in, and its movable clock."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from typing import Literal
+
+Clock = Callable[[], datetime]
+
+EXACT = Context(prec=120, traps=[Inexact, InvalidOperation, Overflow])
+"""Arithmetic that raises where it would round: a total is exact or it is no total."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StripeSettings:
+    """
+    How this Stripe behaves where the real one is undocumented or slow, and how much it keeps.
+
+    Attributes:
+        identifier_window: How long an event identifier stays taken. Stripe says "at least 24 h".
+        idempotency_window: How long the answer to an HTTP Idempotency-Key is replayed.
+        duplicate_code: Answer a duplicate identifier with code duplicate_meter_event; v1 of the
+            real API usually sends no code.
+        timestamp_errors: Whether a timestamp outside 35 days / 5 minutes is a 400 or an
+            asynchronous error.
+        save_server_errors: Whether a 500 is saved under its HTTP key and replayed.
+        summary_lag: How long after its receipt an event stays out of the summaries.
+        latency_seconds: Time that every request holds its locks before it commits.
+        meter_events_max: Events kept, over the whole life.
+        objects_max: Customers, meters, products and prices kept, each.
+        idempotency_keys_max: Answers kept for replay.
+        requests_log_max: Requests remembered for assertions; older ones are forgotten.
+        body_bytes_max: Largest request body.
+    """
+
+    identifier_window: timedelta = timedelta(hours=24)
+    idempotency_window: timedelta = timedelta(hours=24)
+    duplicate_code: bool = False
+    timestamp_errors: Literal["sync", "async"] = "sync"
+    save_server_errors: bool = True
+    summary_lag: timedelta = timedelta(0)
+    latency_seconds: float = 0.0
+    meter_events_max: int = 200_000
+    objects_max: int = 10_000
+    idempotency_keys_max: int = 400_000
+    requests_log_max: int = 10_000
+    body_bytes_max: int = 256 * 1024
+
+
+@dataclass(slots=True, kw_only=True)
+class MovableClock:
+    """
+    A clock that stands still until it is moved.
+
+    Raises:
+        ValueError: If the start is a naive datetime.
+    """
+
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError("the clock needs an aware datetime")
+
+    def __call__(self) -> datetime:
+        """The current instant."""
+        return self.now
+
+    def advance(self, step: timedelta) -> None:
+        """Move forward, or back with a negative step."""
+        self.now += step
+
+
+def utc_now() -> datetime:
+    """The default clock."""
+    return datetime.now(UTC)
+
+
+def epoch_seconds(instant: datetime) -> int:
+    """Whole seconds since 1970, as Stripe writes time."""
+    return int(instant.timestamp())
+
+
+def exact_sum(values: Iterable[Decimal]) -> Decimal:
+    """Sum without rounding. Raises decimal.Inexact where 120 digits do not suffice."""
+    total = Decimal(0)
+    for value in values:
+        total = EXACT.add(total, value)
+    return total
