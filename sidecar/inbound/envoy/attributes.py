@@ -1,0 +1,112 @@
+"""Names that the generated Envoy configuration writes and the log receivers read."""
+
+from enum import StrEnum
+from typing import Final
+
+AUTHZ_NAMESPACE: Final = "envoy.filters.http.ext_authz"
+"""Every ext_authz filter writes here, whatever its name: believe only a signed hold token."""
+
+SSE_USAGE_NAMESPACE: Final = "billing.usage"
+"""Dynamic metadata that sse_to_metadata fills with numbers (keys: SseUsageKey)."""
+
+SSE_MODEL_NAMESPACE: Final = "billing.model"
+"""Dynamic metadata with the one key SSE_MODEL_KEY; apart, so that the numbers stay bounded."""
+
+SSE_MODEL_KEY: Final = "model"
+
+AI_USAGE_NAMESPACE: Final = "envoy.ai.token_usage"
+"""Typed metadata (envoy.data.ai.v3.TokenUsage) of ai_protocol_manager."""
+
+GATEWAY_HEADER: Final = "x-sidecar-gateway"
+"""gRPC metadata with the gateway's id, on checks and on logs."""
+
+TOKEN_HEADER: Final = "x-sidecar-token"  # noqa: S105  The name of a header, not a secret.
+"""gRPC metadata with the gateway's shared secret, on checks and on logs."""
+
+OWN_HEADER_PREFIX: Final = "x-sidecar-"
+"""Request headers that only we set; a client's copies are dropped before the check."""
+
+LOG_NAME: Final = "billing"
+"""`log_name` of both loggers; other logs sent to the same receiver are not ours."""
+
+ABSENT: Final = "-"
+"""What Envoy's formatters print for a value that is not there."""
+
+TOKENS_USED_HEADER: Final = "x-tokens-used"
+TOKENS_INPUT_HEADER: Final = "x-tokens-input"
+TOKENS_OUTPUT_HEADER: Final = "x-tokens-output"
+
+
+class CheckMetadataKey(StrEnum):
+    """Keys of a CheckResponse's dynamic_metadata, found again under AUTHZ_NAMESPACE in the log."""
+
+    CUSTOMER_ID = "sidecar_customer_id"
+    HOLD_ID = "sidecar_hold_id"
+    DECISION_ID = "sidecar_decision_id"
+    POLICY = "sidecar_policy"
+    TOKEN = "sidecar_token"  # noqa: S105  The name of a key, not a secret.
+
+
+class LogAttribute(StrEnum):
+    """Attribute keys of one OTLP log record; every value is a string, ABSENT if missing."""
+
+    HOLD_ID = "hold_id"
+    HOLD_TOKEN = "hold_token"  # noqa: S105  The name of a key, not a secret.
+    LOG_TYPE = "log_type"
+    DETAILS = "details"
+    CODE = "code"
+    GRPC_STATUS = "grpc_status"
+    ROUTE = "route"
+    METHOD = "method"
+    START = "start"
+    DURATION_MS = "duration_ms"
+    CONNECTION = "conn"
+    STREAM = "stream"
+    REQUEST_ID = "request_id"
+    CONTENT_TYPE = "ctype"
+    ATTEMPTS = "attempts"
+    BYTES_RECEIVED = "rx"
+    BYTES_SENT = "tx"
+    AI_INPUT = "ai_input"
+    AI_OUTPUT = "ai_output"
+    AI_CACHED = "ai_cached"
+    AI_CACHE_CREATION = "ai_cache_creation"
+    AI_REASONING = "ai_reasoning"
+    AI_MODEL = "ai_model"
+    AI_STATUS = "ai_status"
+    SSE_USAGE = "sse_usage"
+    SSE_MODEL = "sse_model"
+    TOKENS_USED = "tokens_used"
+    TOKENS_INPUT = "tokens_input"
+    TOKENS_OUTPUT = "tokens_output"
+
+
+class SseUsageKey(StrEnum):
+    """
+    Keys inside the JSON object of LogAttribute.SSE_USAGE; each dialect keeps its own.
+
+    They are not merged because they do not mean the same: Anthropic's input excludes its
+    cache counts, OpenAI's includes them, Gemini's candidates exclude the thoughts.
+    """
+
+    # OpenAI chat completions: `usage` of the last chunk.
+    PROMPT = "prompt_tokens"
+    COMPLETION = "completion_tokens"
+    TOTAL = "total_tokens"
+    CACHED = "cached_tokens"
+    REASONING = "reasoning_tokens"
+    # OpenAI responses: `response.usage` of response.completed.
+    RESPONSE_INPUT = "response_input_tokens"
+    RESPONSE_OUTPUT = "response_output_tokens"
+    RESPONSE_CACHED = "response_cached_tokens"
+    RESPONSE_REASONING = "response_reasoning_tokens"
+    # Anthropic messages: `message.usage` of message_start, `usage` of message_delta.
+    INPUT = "input_tokens"
+    OUTPUT = "output_tokens"
+    CACHE_READ = "cache_read_input_tokens"
+    CACHE_CREATION = "cache_creation_input_tokens"
+    # Gemini: `usageMetadata` of every chunk, cumulative.
+    GEMINI_PROMPT = "prompt_token_count"
+    GEMINI_CANDIDATES = "candidates_token_count"
+    GEMINI_THOUGHTS = "thoughts_token_count"
+    GEMINI_CACHED = "cached_content_token_count"
