@@ -1,0 +1,62 @@
+"""
+The `sidecar` command; one module per noun.
+
+Exit codes: 0 done, 1 it was tried and did not hold (a check, a comparison), 2 usage or
+configuration, 3 a store or provider is away.
+"""
+
+import sys
+
+import typer
+
+from sidecar import __version__
+from sidecar.cli import config, envoy
+from sidecar.cli.demo import demo
+from sidecar.cli.doctor import doctor
+from sidecar.cli.migrate import migrate
+from sidecar.cli.serve import serve
+from sidecar.cli.settlement import report, settle
+from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
+
+EXIT_CONFIG = 2
+EXIT_UNAVAILABLE = 3
+
+app = typer.Typer(
+    name="sidecar",
+    help="A policy server beside Envoy or Kong that turns an API into a paid API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo)
+app.command("serve")(serve)
+app.command("migrate")(migrate)
+app.command("doctor")(doctor)
+app.command("settle")(settle)
+app.command("report")(report)
+app.add_typer(config.app, name="config")
+app.add_typer(envoy.app, name="envoy")
+
+
+@app.command("version")
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Run the command; what we raise on purpose becomes a message and an exit code."""
+    if sys.flags.optimize:
+        # Asserts state our invariants about money; without them a bug would go on counting.
+        sys.exit("sidecar does not run under python -O")
+    try:
+        app()
+    except ConfigError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
+    except StoreUnavailable as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        sys.exit(EXIT_UNAVAILABLE)
+    except SidecarError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        sys.exit(1)

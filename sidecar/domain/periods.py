@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MONTHS_PER_YEAR = 12
 _MILLISECOND = timedelta(milliseconds=1)
+_HOUR = timedelta(hours=1)
 
 
 class CalendarUnit(StrEnum):
@@ -69,18 +70,25 @@ class CalendarWindow:
         """
         assert instant.tzinfo is not None
         zone = _zone(self.tz)
-        if self.unit is CalendarUnit.HOUR:
-            # Hours are counted in UTC from the zone's offset: local clock arithmetic would
-            # fold the repeated hour of autumn into one.
-            offset = instant.astimezone(zone).utcoffset() or timedelta()
-            local = instant.astimezone(UTC) + offset
-            start = local.replace(minute=0, second=0, microsecond=0) - offset
-            return Period(start=start, end=start + timedelta(hours=1))
-        local = instant.astimezone(zone).replace(
+        midnight = instant.astimezone(zone).replace(
             hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0
         )
-        first, following = _span(self.unit, local)
-        return Period(start=_to_utc(first, zone), end=_to_utc(following, zone))
+        unit = CalendarUnit.DAY if self.unit is CalendarUnit.HOUR else self.unit
+        first, following = _span(unit, midnight)
+        period = Period(start=_to_utc(first, zone), end=_to_utc(following, zone))
+        return _hour_of(period, instant) if self.unit is CalendarUnit.HOUR else period
+
+
+def _hour_of(day: Period, instant: datetime) -> Period:
+    """
+    The hour of a local day.
+
+    Hours are counted in UTC from local midnight: local clock arithmetic would fold the
+    repeated hour of autumn into one. Where the clock moves by half an hour, the day's last
+    window is the shorter one, so that neighbours still meet.
+    """
+    start = day.start + (instant - day.start) // _HOUR * _HOUR
+    return Period(start=start, end=min(start + _HOUR, day.end))
 
 
 def _span(unit: CalendarUnit, day: datetime) -> tuple[datetime, datetime]:

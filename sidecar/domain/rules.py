@@ -18,6 +18,16 @@ from sidecar.domain.pricing import Meter
 from sidecar.domain.requests import AccessRequest
 from sidecar.domain.templates import Template
 
+ROUTE_SET_BYTES_MAX = 256 * 1024 * 1024
+"""Memory that the set may use; RE2's default of 8 MiB refuses 1,000 demanding patterns."""
+
+
+def _route_options() -> Any:
+    options = re2.Options()
+    options.max_mem = ROUTE_SET_BYTES_MAX
+    options.log_errors = False
+    return options
+
 
 class RouteSet:
     """All route patterns of a policy; RE2 search over the normalised path, in one pass."""
@@ -25,7 +35,7 @@ class RouteSet:
     def __init__(self, patterns: Sequence[str]) -> None:
         """Compile the patterns; their order is their number. They have been checked before."""
         self.patterns = tuple(patterns)
-        self._set = re2.Set.SearchSet()
+        self._set = re2.Set.SearchSet(_route_options())
         for pattern in patterns:
             self._set.Add(pattern)
         if patterns:
@@ -35,7 +45,8 @@ class RouteSet:
         """Numbers of the patterns found in the path."""
         if not self.patterns:
             return frozenset()
-        return frozenset(self._set.Match(path))
+        # RE2 answers None, not an empty list, where no pattern is found.
+        return frozenset(self._set.Match(path) or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

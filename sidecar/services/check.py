@@ -1,5 +1,6 @@
 """One check: the order of its steps, over ports."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,8 @@ from sidecar.services.ports import (
 )
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
+RELEASES_WAITING_MAX = 10_000
+RELEASE_PAUSE_SECONDS = 0.5
 _REPLANS_MAX = 2
 """A stale copy and a window's edge may each ask for one more plan; more means trouble."""
 
@@ -87,6 +90,8 @@ class CheckService:
         self._clock = clock
         self._read_facts = read_facts
         self._hold_ttl_ms = hold_ttl_ms
+        self._releases: asyncio.Queue[tuple[str, str]] = asyncio.Queue(RELEASES_WAITING_MAX)
+        self._releasing: set[str] = set()
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -103,6 +108,9 @@ class CheckService:
         routes = policy.routes.match(path)
         if policy.is_free(request, routes) or policy.passes_unmatched(request, routes):
             return Allow(decision_id=request.decision_id, policy_version=policy.version)
+        if request.hold_id in self._releasing:
+            # A repeat must not be allowed on a hold that is about to be given back.
+            return _refuse_store(policy, request)
         context = _Context(policy=policy, request=request, path=path, routes=routes)
         return await self._check_identified(context)
 
@@ -112,14 +120,48 @@ class CheckService:
             await self.abandon_hold(decision.customer_id, decision.hold.hold_id)
 
     async def abandon_hold(self, customer_id: str, hold_id: str) -> None:
-        """Give a hold back; a store that does not answer leaves it to expire."""
+        """Give a hold back now, or as soon as the store answers again."""
+        if not await self._release(customer_id, hold_id):
+            self._release_later(customer_id, hold_id)
+
+    async def run_releases(self, stop: asyncio.Event) -> None:
+        """
+        Give back holds whose placing or release got no answer, until stopped.
+
+        What a crash here costs: the hold stays until it expires, and the sweep ends it.
+        """
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                waiting = asyncio.ensure_future(self._releases.get())
+                await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+                if not waiting.done():
+                    waiting.cancel()
+                    return
+                customer_id, hold_id = waiting.result()
+                while not await self._release(customer_id, hold_id) and not stop.is_set():
+                    await asyncio.wait({stopped}, timeout=RELEASE_PAUSE_SECONDS)
+                self._releasing.discard(hold_id)
+        finally:
+            stopped.cancel()
+
+    async def _release(self, customer_id: str, hold_id: str) -> bool:
+        """Try once; whether the store answered."""
         try:
             released = await self._balances.release_hold(customer_id, hold_id)
         except StoreUnavailable:
-            telemetry.get_logger().warning("hold_release_failed", hold_id=hold_id)
-            return
+            return False
         if released:
             telemetry.HOLDS.labels("released").inc()
+        return True
+
+    def _release_later(self, customer_id: str, hold_id: str) -> None:
+        try:
+            self._releases.put_nowait((customer_id, hold_id))
+            self._releasing.add(hold_id)
+        except asyncio.QueueFull:
+            # Bounded on purpose: beyond it, holds end by expiring.
+            telemetry.get_logger().warning("hold_release_dropped", hold_id=hold_id)
 
     async def _check_identified(self, context: _Context) -> Decision:
         policy, request = context.policy, context.request
@@ -260,6 +302,8 @@ class CheckService:
         counted as such) once the store is back.
         """
         if demand.plan.on_store_failure is OnStoreFailure.DENY:
+            # It may have been placed all the same; nobody will use it.
+            self._release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
             return _refuse_store(demand.context.policy, demand.context.request)
         now_ms = to_epoch_ms(self._clock.now())
         terms = replace(

@@ -1,0 +1,16 @@
+"""Composition root: the only place that creates connections, servers and tasks."""
+
+from sidecar.app.application import Application
+from sidecar.app.commands import envoy_options, report_once, serve_until_signal, settle_once
+from sidecar.app.keys import Secrets, load_secrets, read_secret
+
+__all__ = [
+    "Application",
+    "Secrets",
+    "envoy_options",
+    "load_secrets",
+    "read_secret",
+    "report_once",
+    "serve_until_signal",
+    "settle_once",
+]

@@ -1,0 +1,318 @@
+"""
+Makes the parts that the settings ask for, and starts and stops them in order.
+
+Stores that are away at the start are
+waited for: the process listens, is not ready, and goes on by itself once they answer.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+from sidecar import telemetry
+from sidecar.app.keys import load_secrets, read_secret
+from sidecar.app.servers import Servers, new_id
+from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.inbound.extraction.request_body import read_request_facts
+from sidecar.outbound.embedded import (
+    EmbeddedPostgres,
+    EmbeddedRedis,
+    default_data_dir,
+)
+from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
+from sidecar.outbound.policy_files.holder import PolicyHolder
+from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.migrating import migrate, schema_status
+from sidecar.outbound.postgres.outbox import PostgresOutbox
+from sidecar.outbound.postgres.pool import Pool, open_pool
+from sidecar.outbound.redis.accounts import RedisLiveAccounts
+from sidecar.outbound.redis.balances import RedisBalances
+from sidecar.outbound.redis.connection import RedisConnection, fix_shards
+from sidecar.outbound.redis.directory import RedisDirectory
+from sidecar.outbound.redis.health import server_version
+from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.quarantine import RedisQuarantine
+from sidecar.outbound.redis.rate_cards import RedisRateCards
+from sidecar.outbound.redis.stream import RedisUsageStream
+from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
+from sidecar.services.accounts import AccountService
+from sidecar.services.check import CheckService
+from sidecar.services.metering import MeteringService
+from sidecar.services.publishing import PublishedPolicies
+from sidecar.services.reporting import Reporter
+from sidecar.services.settlement import SettlementWorker
+from sidecar.services.sweeping import Sweeper
+from sidecar.settings import Role, Settings
+
+STORE_PAUSE_SECONDS = 0.5
+"""Between two looks at a store that is away."""
+SETTLED_POLL_SECONDS = 0.05
+
+
+class SystemClock:
+    """Implements Clock; the only place that asks the machine for the time of day."""
+
+    def now(self) -> datetime:
+        """The aware UTC instant."""
+        return datetime.now(UTC)
+
+
+class Application:
+    """
+    One process in its roles, as an async context manager.
+
+    Inside the context it serves; `problems()` says what keeps it from being ready. Leaving
+    it drains: listeners close first, checks in progress end, workers stop after their round.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the settings; nothing is opened before `async with`."""
+        self.settings = settings
+        self.data_dir = settings.data_dir or default_data_dir()
+        self.clock = SystemClock()
+        self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.stop = asyncio.Event()
+        self.redis_url = settings.redis_url
+        self.postgres_dsn = settings.postgres_dsn
+        self.grpc_address = self.http_address = self.admin_address = ""
+        self.keyspace = Keyspace(settings.shards)
+        self.reporter: Reporter | None = None
+        self._stack = AsyncExitStack()
+        self._store_problems: dict[str, str] = {}
+        self._workers: asyncio.TaskGroup
+
+    async def __aenter__(self) -> Self:
+        """Start everything; on failure what was started is stopped again."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop in the reverse order of the start."""
+        self.stop.set()
+        await self._stack.aclose()
+
+    def problems(self) -> list[str]:
+        """What keeps this process from being ready; empty if nothing does."""
+        found = [f"{store}: {problem}" for store, problem in sorted(self._store_problems.items())]
+        if not self.policies.ready:
+            found.append("policy: not published yet")
+        return found
+
+    async def redis_version(self) -> str:
+        """The live store's version."""
+        return await server_version(self.redis)
+
+    async def wait_settled(self) -> None:
+        """Wait until the workers have taken everything off the streams; bound it yourself."""
+        for shard in range(self.settings.shards):
+            while await self.stream.read(shard, "0-0", 1):
+                await self._sleep(SETTLED_POLL_SECONDS)
+
+    async def _start(self) -> None:
+        self.secrets = load_secrets(self.settings, self.data_dir)
+        self.loaded = PolicyHolder(self.settings.policy_dir)
+        await self.loaded.load_initial()
+        await self._open_stores()
+        self._make_data_plane()
+        self._workers = await self._stack.enter_async_context(asyncio.TaskGroup())
+        # Registered after the group, so it runs before the group waits for its tasks.
+        self._stack.callback(self.stop.set)
+        self._spawn(self._watch_redis())
+        self._spawn(self.loaded.watch(self.stop, self.settings.policy_watch_seconds))
+        self._spawn(self.policies.run(self.stop))
+        if self._wants_postgres:
+            self._spawn(self._watch_postgres())
+            self._make_control_plane()
+        with suppress(StoreUnavailable):
+            # A store that answers is used from the first request on; one that does not is
+            # waited for by the workers.
+            await self._look_at_redis()
+            await self.policies.publish()
+        await self._start_servers()
+        telemetry.get_logger().info(
+            "sidecar_started",
+            roles=sorted(self.settings.roles),
+            grpc=self.grpc_address,
+            http=self.http_address,
+            admin=self.admin_address,
+        )
+
+    @property
+    def _wants_postgres(self) -> bool:
+        return self.settings.has(Role.SETTLEMENT) or self.settings.has(Role.ADMIN)
+
+    async def _open_stores(self) -> None:
+        settings = self.settings
+        if settings.embedded_redis:
+            redis = EmbeddedRedis(self.data_dir, settings.redis_server or None)
+            self.redis_url = await self._stack.enter_async_context(redis)
+        if settings.embedded_postgres:
+            postgres = EmbeddedPostgres(self.data_dir)
+            self.postgres_dsn = await self._stack.enter_async_context(postgres)
+            await migrate(self.postgres_dsn)
+        self.redis = RedisConnection.from_url(
+            self.redis_url,
+            connections_max=settings.redis_connections_max,
+            timeout_seconds=settings.usage_store_timeout_ms / 1_000,
+        )
+        self._stack.push_async_callback(self.redis.aclose)
+        if self._wants_postgres:
+            self.pool: Pool = await open_pool(
+                self.postgres_dsn, size_max=settings.postgres_connections_max
+            )
+            self._stack.push_async_callback(self.pool.close)
+
+    def _make_data_plane(self) -> None:
+        settings, clock = self.settings, self.clock
+        self.rate_cards = RedisRateCards(self.redis)
+        self.policies = PublishedPolicies(
+            self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
+        )
+        self.digests = KeyedDigests(self.secrets.ring)
+        self.tokens = SignedHoldTokens(self.secrets.ring)
+        self.balances = RedisBalances(
+            self.redis,
+            self.keyspace,
+            clock,
+            store_timeout_seconds=settings.store_timeout_ms / 1_000,
+        )
+        self.directory = RedisDirectory(
+            self.redis,
+            self.keyspace,
+            entries_max=settings.directory_entries_max,
+            seconds=settings.directory_seconds,
+        )
+        self.checks = CheckService(
+            policies=self.policies,
+            directory=self.directory,
+            balances=self.balances,
+            tokens=self.tokens,
+            digests=self.digests,
+            clock=clock,
+            read_facts=read_request_facts,
+            hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+        )
+        self.quarantine = RedisQuarantine(self.redis, self.keyspace)
+        self.metering = MeteringService(
+            balances=self.balances,
+            directory=self.directory,
+            rate_cards=self.rate_cards,
+            tokens=self.tokens,
+            digests=self.digests,
+            policies=self.policies,
+            quarantine=self.quarantine,
+            hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+        )
+
+    def _make_control_plane(self) -> None:
+        settings = self.settings
+        self.accounts = AccountService(
+            accounts=PostgresAccounts(self.pool),
+            live=RedisLiveAccounts(self.redis, self.keyspace),
+            policies=self.loaded,
+            digests=self.digests,
+            new_id=new_id,
+            new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
+        )
+        if not settings.has(Role.SETTLEMENT):
+            return
+        shards = range(settings.shards)
+        self.sweeper = Sweeper(
+            balances=self.balances,
+            metering=self.metering,
+            shards=shards,
+            interval_seconds=settings.sweep_interval_seconds,
+        )
+        self.stream = RedisUsageStream(self.redis, self.keyspace)
+        self.settlement = SettlementWorker(
+            self.stream,
+            PostgresLedger(self.pool),
+            self.rate_cards,
+            self.clock,
+            owner=self.owner,
+            shards=shards,
+            batch_max=settings.settle_batch_max,
+            lease_seconds=settings.lease_seconds,
+            poll_seconds=settings.settle_interval_seconds,
+        )
+        self._spawn(self.sweeper.run(self.stop))
+        self._spawn(self.settlement.run(self.stop))
+        self._spawn(
+            self.accounts.run_pending(self.stop, interval_seconds=settings.sweep_interval_seconds)
+        )
+        self._make_reporter()
+
+    def _make_reporter(self) -> None:
+        settings = self.settings
+        if settings.stripe_api_key_file is None:
+            telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
+            return
+        provider = StripeMeterReporter(
+            read_secret(settings.stripe_api_key_file),
+            base_url=settings.stripe_base_url or STRIPE_API,
+        )
+        self._stack.push_async_callback(provider.close)
+        self.reporter = Reporter(
+            PostgresOutbox(self.pool),
+            provider,
+            self.clock,
+            owner=self.owner,
+            report_every=timedelta(seconds=self.loaded.loaded().report_every_seconds),
+            concurrency_max=settings.report_concurrency_max,
+            poll_seconds=settings.report_interval_seconds,
+        )
+        self._spawn(self.reporter.run(self.stop))
+
+    async def _start_servers(self) -> None:
+        servers = Servers(self)
+        if self.settings.has(Role.GATEWAY):
+            self.grpc_address = await servers.start_grpc(self._stack)
+            self.http_address = await servers.start_http(self._stack)
+        if self.settings.has(Role.ADMIN):
+            self.admin_address = await servers.start_admin(self._stack)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._workers.create_task(work)
+
+    async def _look_at_redis(self) -> None:
+        """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
+        await fix_shards(self.redis, self.settings.shards)
+        await self.redis.load_scripts()
+
+    async def _watch_redis(self) -> None:
+        while not self.stop.is_set():
+            try:
+                await self._look_at_redis()
+                self._store_problems.pop("redis", None)
+            except StoreUnavailable as error:
+                self._store_problems["redis"] = str(error)
+            await self._sleep(STORE_PAUSE_SECONDS)
+
+    async def _watch_postgres(self) -> None:
+        while not self.stop.is_set():
+            try:
+                current, head = await schema_status(self.postgres_dsn)
+                if current == head:
+                    self._store_problems.pop("postgres", None)
+                else:
+                    self._store_problems["postgres"] = (
+                        f"its schema is {current}, this version needs {head}; run `sidecar migrate`"
+                    )
+            except (StoreUnavailable, ConfigError) as error:
+                self._store_problems["postgres"] = str(error)
+            await self._sleep(STORE_PAUSE_SECONDS)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait, or return at once when the process is to stop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stop.wait(), seconds)

@@ -1,0 +1,70 @@
+"""What the commands run: serving until a signal, single rounds, Envoy's options."""
+
+import asyncio
+import signal
+from datetime import timedelta
+
+from sidecar import telemetry
+from sidecar.app.application import Application
+from sidecar.app.keys import load_secrets, read_secret
+from sidecar.domain.errors import ConfigError
+from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
+from sidecar.inbound.envoy.policy_routes import UPSTREAM, policy_routes
+from sidecar.outbound.embedded import default_data_dir
+from sidecar.outbound.policy_files.loader import load_policy
+from sidecar.settings import EnvoyDefaults, Settings
+
+
+async def serve_until_signal(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises ConfigError if it cannot start."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with Application(settings):
+        await stop.wait()
+        telemetry.get_logger().info("sidecar_stopping")
+
+
+async def settle_once(settings: Settings) -> int:
+    """One round of settlement over all shards."""
+    async with Application(settings) as application:
+        return await application.settlement.settle_once()
+
+
+async def report_once(settings: Settings) -> int:
+    """Seal and send everything that is settled."""
+    async with Application(settings) as application:
+        if application.reporter is None:
+            raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")
+        return await application.reporter.report_once(force=True)
+
+
+def envoy_options(
+    settings: Settings, defaults: EnvoyDefaults, *, admin: str | None = None
+) -> EnvoyOptions:
+    """
+    Options of the Envoy bootstrap: the policy's priced routes send their bodies to the check.
+
+    Raises:
+        ConfigError: Policy, address or upstream cannot be used.
+    """
+    policy = load_policy(settings.policy_dir).policy
+    token_file = settings.gateway_token_file
+    if token_file is None:
+        token_file = load_secrets(
+            settings, settings.data_dir or default_data_dir()
+        ).gateway_token_file
+    token = read_secret(token_file).split()[0] if token_file else None
+    return EnvoyOptions(
+        listen=Address.parse(defaults.listen),
+        upstreams=(Upstream.parse(defaults.upstream, name=UPSTREAM),),
+        authz=(Address.parse(defaults.authz or settings.grpc_listen),),
+        transport=defaults.transport,
+        body_bytes=defaults.body_bytes,
+        gateway_id=defaults.gateway_id,
+        gateway_token=token,
+        admin=Address.parse(admin) if admin else None,
+        routes=policy_routes(policy),
+        hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
+    )

@@ -1,0 +1,136 @@
+"""The listeners of each role, made of the edges and what they call."""
+
+import secrets
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from sidecar.domain.errors import ConfigError
+from sidecar.inbound.envoy.access_log import AccessLogHandler
+from sidecar.inbound.envoy.authz import CheckHandler
+from sidecar.inbound.envoy.log_entries import LogIntake
+from sidecar.inbound.envoy.otlp_logs import OtlpLogsHandler
+from sidecar.inbound.grpc.grpcio_engine import GrpcioEngine
+from sidecar.inbound.grpc.health import HealthHandler
+from sidecar.inbound.http.apps import admin_app, gateway_app
+from sidecar.inbound.http.listening import serve
+from sidecar.inbound.ingest import IngestHandler
+from sidecar.inbound.principals import (
+    GatewayTokens,
+    load_admin_tokens,
+    load_gateway_tokens,
+)
+from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
+from sidecar.services.metering import MeterPrincipal
+from sidecar.settings import is_local
+
+if TYPE_CHECKING:
+    from sidecar.app.application import Application
+
+GRPC_SERVICES = (
+    "envoy.service.auth.v3.Authorization",
+    "envoy.service.accesslog.v3.AccessLogService",
+    "opentelemetry.proto.collector.logs.v1.LogsService",
+    "sidecar.v1.UsageService",
+)
+
+
+def new_id(prefix: str) -> str:
+    """A fresh id with a prefix such as "crd"."""
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+class Servers:
+    """Starts listeners; each is stopped by the exit stack that it was started on."""
+
+    def __init__(self, application: "Application") -> None:
+        """Take the parts that the listeners serve."""
+        self._app = application
+        self._hosts = frozenset(application.settings.hosts)
+        token_file = application.secrets.gateway_token_file
+        self._gateway_tokens: GatewayTokens | None = (
+            load_gateway_tokens(token_file) if token_file is not None else None
+        )
+
+    async def start_grpc(self, stack: AsyncExitStack) -> str:
+        """Serve checks, logs, usage and health over gRPC; returns the address."""
+        app = self._app
+        settings = app.settings
+        check = CheckHandler(
+            checks=app.checks,
+            digests=app.digests,
+            clock=app.clock,
+            find_principal=self._find_principal,
+            checks_open=is_local(settings.grpc_listen),
+        )
+        otlp = OtlpLogsHandler(intake=self._intake("otlp"), find_principal=self._find_principal)
+        als = AccessLogHandler(intake=self._intake("als"), find_principal=self._find_principal)
+        ingest = IngestHandler(
+            metering=app.metering, clock=app.clock, find_principal=self._find_principal
+        )
+        health = HealthHandler(ready=app.problems, services=GRPC_SERVICES)
+        engine = GrpcioEngine(
+            [
+                *check.methods(),
+                *otlp.methods(),
+                *als.methods(),
+                *ingest.methods(),
+                *health.methods(),
+            ],
+            listen=settings.grpc_listen,
+        )
+        # Last in, first out: the engine refuses new calls, then what it began is drained.
+        stack.push_async_callback(check.drain, settings.drain_seconds)
+        stack.push_async_callback(als.drain, settings.drain_seconds)
+        address = await engine.start()
+        stack.push_async_callback(engine.stop, settings.drain_seconds)
+        return address
+
+    async def start_http(self, stack: AsyncExitStack) -> str:
+        """Serve checks and usage over HTTP; returns the address."""
+        app = self._app
+        gateway = gateway_app(
+            listen=app.settings.http_listen,
+            checks=app.checks,
+            metering=app.metering,
+            clock=app.clock,
+            tokens=self._gateway_tokens,
+            ready=app.problems,
+            new_id=new_id,
+            hosts=self._hosts,
+        )
+        return await stack.enter_async_context(
+            serve(gateway, app.settings.http_listen, shutdown_seconds=app.settings.drain_seconds)
+        )
+
+    async def start_admin(self, stack: AsyncExitStack) -> str:
+        """Serve the REST API; returns the address. Raises ConfigError without a token file."""
+        app = self._app
+        token_file = app.secrets.admin_token_file
+        if token_file is None:
+            raise ConfigError("the admin role needs SIDECAR_ADMIN_TOKEN_FILE")
+        admin = admin_app(
+            listen=app.settings.admin_listen,
+            accounts=app.accounts,
+            idempotency=PostgresIdempotencyKeys(app.pool),
+            tokens=load_admin_tokens(token_file),
+            ready=app.problems,
+            new_id=new_id,
+            hosts=self._hosts,
+        )
+        return await stack.enter_async_context(
+            serve(admin, app.settings.admin_listen, shutdown_seconds=app.settings.drain_seconds)
+        )
+
+    def _intake(self, edge: str) -> LogIntake:
+        app = self._app
+        return LogIntake(
+            edge=edge,
+            metering=app.metering,
+            quarantine=app.quarantine,
+            tokens=app.tokens,
+            digests=app.digests,
+            clock=app.clock,
+        )
+
+    def _find_principal(self, token: str) -> MeterPrincipal | None:
+        return None if self._gateway_tokens is None else self._gateway_tokens.find(token)

@@ -1,0 +1,35 @@
+"""`sidecar config check`."""
+
+import typer
+
+from sidecar.cli.common import ConfigFile, settings_from
+
+app = typer.Typer(help="Settings and policy files.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `check` a subcommand although it is the only one."""
+
+
+@app.command("check")
+def check(config: ConfigFile = None) -> None:
+    """Read settings and policy as `serve` would, run the rules' tests, and say what is wrong."""
+    from sidecar.outbound.policy_files.loader import load_policy
+    from sidecar.services.rule_tests import run_rule_tests
+
+    settings = settings_from(config)
+    loaded = load_policy(settings.policy_dir)
+    results = run_rule_tests(loaded.policy, loaded.tests)
+    failed = [result for result in results if not result.passed]
+    for result in failed:
+        for difference in result.differences:
+            print(f"FAILED {result.test.place} {result.test.rule}: {difference}")
+    policy = loaded.policy
+    print(
+        f"policy {policy.version}: {len(loaded.files)} files, {len(policy.rules)} rules, "
+        f"{len(policy.cards)} plans, {len(policy.meters)} meters; "
+        f"{len(results) - len(failed)} of {len(results)} tests passed"
+    )
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,159 @@
+"""Start everything, tell the story, read the numbers, stop everything."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from sidecar.app import Application, envoy_options, read_secret
+from sidecar.demo.admin_client import AdminClient
+from sidecar.demo.gateway import Envoy
+from sidecar.demo.numbers import UNSENT, disagreements, read_numbers, read_settled
+from sidecar.demo.screen import Screen
+from sidecar.demo.story import CUSTOMERS, Story, Tally
+from sidecar.demo.upstream import build_upstream
+from sidecar.domain.errors import ConfigError
+from sidecar.settings import EnvoyDefaults, Settings
+from sidecar.standins.stripe import StripeStandin
+
+CATCH_UP_SECONDS_MAX = 30.0
+REPORTED_METERS = ("input-tokens", "output-tokens")
+
+
+async def run_demo(*, as_json: bool, keep: bool, upstream: str) -> bool:
+    """
+    Tell the story once.
+
+    Args:
+        as_json: Print one JSON object and nothing else on standard output.
+        keep: Go on serving until a signal, so that a person can try things.
+        upstream: A real upstream's URL, or "" for the demo's own.
+
+    Returns:
+        Whether every number agrees with the others.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    screen = Screen(quiet=as_json)
+    try:
+        return await _run(screen, as_json=as_json, keep=keep, upstream=upstream)
+    except asyncio.CancelledError:
+        screen.say("stopped; every server it started has ended")
+        return False
+
+
+async def _run(screen: Screen, *, as_json: bool, keep: bool, upstream: str) -> bool:
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(_temporary_folder())
+        stripe = StripeStandin()
+        stripe_url = await stripe.start()
+        stack.push_async_callback(stripe.stop)
+        for _, stripe_id in CUSTOMERS.values():
+            if stripe_id is not None:
+                stripe.add_customer(stripe_id)
+        for meter in REPORTED_METERS:
+            stripe.add_meter(meter)
+        screen.say("starting Redis, Postgres, Sidecar and Envoy ...")
+        settings = _settings(folder, stripe_url)
+        application = await stack.enter_async_context(Application(settings))
+        upstream_url = upstream or await stack.enter_async_context(_serve_upstream())
+        envoy = await stack.enter_async_context(
+            Envoy(
+                folder,
+                lambda listen: envoy_options(
+                    settings,
+                    EnvoyDefaults(
+                        listen=listen, upstream=upstream_url, authz=application.grpc_address
+                    ),
+                ),
+            )
+        )
+        token_file = application.secrets.admin_token_file
+        assert token_file is not None
+        admin = await stack.enter_async_context(
+            AdminClient(f"http://{application.admin_address}", read_secret(token_file))
+        )
+        screen.started(application, envoy)
+        tally = Tally()
+        story = Story(gateway_url=envoy.url, admin=admin, tally=tally)
+        await story.prepare()
+        async for title, answers in story.tell():
+            await screen.chapter(title, answers, admin)
+        await _catch_up(application)
+        numbers = await read_numbers(
+            application, admin=admin, stripe=stripe, tally=tally, envoy_version=envoy.version
+        )
+        problems = disagreements(numbers, await read_settled(application))
+        if as_json:
+            print(json.dumps(numbers))
+        screen.summary(numbers, problems, application, envoy, story.keys, keep=keep)
+        if keep:
+            await asyncio.Event().wait()
+        return not problems
+
+
+def _settings(folder: Path, stripe_url: str) -> Settings:
+    key_file = folder / "stripe-key"
+    key_file.touch(mode=0o600)
+    key_file.write_text("sk_test_demo\n")
+    return Settings(
+        grpc_listen="127.0.0.1:0",
+        http_listen="127.0.0.1:0",
+        admin_listen="127.0.0.1:0",
+        policy_dir=find_policy(),
+        data_dir=folder / "data",
+        stripe_api_key_file=key_file,
+        stripe_base_url=stripe_url,
+        # Generous, because a laptop that starts four servers at once is not a quiet place.
+        store_timeout_ms=400,
+        log_level="warning",
+    )
+
+
+def find_policy() -> Path:
+    """The example policy of the repository. Raises ConfigError if this is not a checkout."""
+    folder = Path(__file__).resolve().parents[2] / "config" / "policy"
+    if not folder.is_dir():
+        raise ConfigError(f"the demo uses the repository's example policy; {folder} is not there")
+    return folder
+
+
+@asynccontextmanager
+async def _serve_upstream() -> AsyncIterator[str]:
+    runner = web.AppRunner(build_upstream(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of the demo's own, removed at the end whatever happens."""
+    path = Path(tempfile.mkdtemp(prefix=f"sidecar-demo-{os.getpid()}-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+async def _catch_up(application: Application) -> None:
+    """Wait until the workers have settled and reported everything."""
+    assert application.reporter is not None
+    async with asyncio.timeout(CATCH_UP_SECONDS_MAX):
+        await application.wait_settled()
+        while await application.pool.fetchval(UNSENT):
+            await application.reporter.report_once(force=True)
+            await asyncio.sleep(0.05)

@@ -1,0 +1,130 @@
+"""What the demo shows in the terminal."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sidecar.app import Application
+from sidecar.demo.admin_client import AdminClient
+from sidecar.demo.gateway import Envoy
+from sidecar.demo.story import PATH, Answer
+
+
+class Screen:
+    """Prints the story as it happens; says nothing on standard output when quiet."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        """Quiet sends everything to standard error instead."""
+        self._console = Console(stderr=quiet, highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line."""
+        self._console.print(text)
+
+    def started(self, application: Application, envoy: Envoy) -> None:
+        """What runs, and where."""
+        self.say(
+            f"Envoy {envoy.version} listens on {envoy.url}; Sidecar checks on "
+            f"{application.grpc_address}, its admin API is http://{application.admin_address}\n"
+        )
+
+    async def chapter(self, title: str, answers: Sequence[Answer], admin: AdminClient) -> None:
+        """A chapter's decisions, and the balance they left."""
+        self.say(f"[bold]{title}[/bold]")
+        if len(answers) > 20:  # noqa: PLR2004  More than fits a screen is counted.
+            counts = Counter((one.status, one.code or "allowed") for one in answers)
+            for (status, code), count in sorted(counts.items()):
+                self.say(f"  {count:>4} x {_mark(status)} {code}")
+        else:
+            line = ", ".join(
+                f"{_mark(one.status)} {one.code or one.note or 'ok'}" for one in answers
+            )
+            self.say(f"  {line}")
+        customer = answers[0].customer
+        if customer != "nobody":
+            balance = await admin.balance(customer)
+            self.say(
+                f"  [dim]{customer}: granted {balance['granted']}, used {balance['used']}, "
+                f"held {balance['held']}, available {balance['available']} "
+                f"{balance['currency']}[/dim]"
+            )
+        self.say("")
+
+    def summary(
+        self,
+        numbers: Mapping[str, Any],
+        problems: Sequence[str],
+        application: Application,
+        envoy: Envoy,
+        keys: Mapping[str, str],
+        *,
+        keep: bool,
+    ) -> None:
+        """All numbers side by side, whether they agree, and what to try next."""
+        self._console.print(_customers_table(numbers))
+        requests, holds, stripe = numbers["requests"], numbers["holds"], numbers["stripe"]
+        denied = ", ".join(f"{count} {code}" for code, count in requests["denied"].items())
+        self.say(
+            f"\nrequests  {requests['total']}: {requests['allowed']} allowed; {denied}\n"
+            f"holds     {holds['placed']} placed, {holds['captured']} captured, "
+            f"{holds['released']} released, {holds['expired']} expired, {holds['open']} open\n"
+            f"tokens    {numbers['tokens']['input']} in, {numbers['tokens']['output']} out, in "
+            f"{numbers['usage_events']} usage events\n"
+            f"Stripe    {stripe['meter_events']} meter events: "
+            + ", ".join(f"{name} {value}" for name, value in stripe["value"].items())
+            + f"\noverspend {numbers['overspend_nano']} nano\n"
+        )
+        if problems:
+            self.say("[bold red]The numbers do not agree:[/bold red]")
+            for problem in problems:
+                self.say(f"  {problem}")
+            return
+        self.say(
+            "[bold green]Redis, ledger and Stripe agree to the nano; overspend is 0.[/bold green]"
+        )
+        self._next_steps(application, envoy, keys, keep=keep)
+
+    def _next_steps(
+        self, application: Application, envoy: Envoy, keys: Mapping[str, str], *, keep: bool
+    ) -> None:
+        if not keep:
+            self.say(
+                "\nNext: `make serve` runs Sidecar for good, `sidecar envoy config --upstream URL` "
+                "prints the Envoy\nconfiguration for your own upstream, and config/policy holds "
+                "the rules and prices to edit."
+            )
+            return
+        token = application.secrets.admin_token_file
+        self.say(
+            "\nTry next, in another terminal (Ctrl-C here ends everything):\n\n"
+            f"  curl -i {envoy.url}{PATH} -H 'content-type: application/json' \\\n"
+            f"    -H 'authorization: Bearer {keys['cus_postpaid']}' \\\n"
+            '    -d \'{"model": "gpt-4o-mini", "max_tokens": 40, "messages": []}\'\n'
+            f"  curl -s http://{application.admin_address}"
+            "/api/v1/customers/cus_postpaid/balance \\\n"
+            f'    -H "authorization: Bearer $(cat {token})"\n'
+            f"  curl -s http://{application.http_address}/metrics | grep ^sidecar_checks\n"
+        )
+
+
+def _customers_table(numbers: Mapping[str, Any]) -> Table:
+    table = Table(title="nano-USD", title_justify="left")
+    for name in ("customer", "granted", "used", "available (Redis)", "available (ledger)"):
+        table.add_column(name, justify="left" if name == "customer" else "right")
+    for customer_id, one in numbers["customers"].items():
+        table.add_row(
+            customer_id,
+            f"{one['granted_nano']:,}",
+            f"{one['used_nano']:,}",
+            f"{one['available_nano_redis']:,}",
+            f"{one['available_nano_ledger']:,}",
+        )
+    return table
+
+
+def _mark(status: int) -> str:
+    colour = "green" if status < 400 else "red"  # noqa: PLR2004  The first error status.
+    return f"[{colour}]{status}[/{colour}]"

@@ -1,0 +1,116 @@
+"""Names of everything that we keep in Redis, and which shard a customer's state is on."""
+
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidecar.domain.errors import ConfigError, InvalidInput
+from sidecar.domain.holds import check_hold_id, dedupe_bucket
+
+META = "sc:meta"
+SHARDS_MAX = 1_024
+QUOTA_PREFIX = "q:"
+TOTAL_PREFIX = "t:"
+_NAME_BYTES_MAX = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace:
+    """
+    Key names for a fixed number of shards.
+
+    All keys of a shard share a hash tag, so they are in one Redis Cluster slot and one script
+    may use them together. A customer's shard is crc16(customer_id) mod shards.
+    """
+
+    shards: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shards <= SHARDS_MAX:
+            raise ConfigError(f"shards is {self.shards}; it must be 1 to {SHARDS_MAX}")
+
+    def shard_of(self, customer_id: str) -> int:
+        """The customer's shard; CRC16 as Redis Cluster computes it (XMODEM)."""
+        return binascii.crc_hqx(customer_id.encode(), 0) % self.shards
+
+    def customer(self, customer_id: str) -> str:
+        """Hash with the customer's balances, counters, holds and standing."""
+        return f"{_tag(self.shard_of(customer_id))}:c:{_check_name(customer_id, 'customer_id')}"
+
+    def shard(self, shard: int) -> str:
+        """Hash with the shard's clock, sequence number and epoch."""
+        return f"{_tag(shard)}:shard"
+
+    def usage(self, shard: int) -> str:
+        """Stream of the shard's decisions."""
+        return f"{_tag(shard)}:usage"
+
+    def expiry(self, shard: int) -> str:
+        """Sorted set: hold id by expiry in epoch milliseconds."""
+        return f"{_tag(shard)}:expiry"
+
+    def open(self, shard: int) -> str:
+        """Hash: hold id to customer id."""
+        return f"{_tag(shard)}:open"
+
+    def done(self, shard: int, hold_id: str) -> str:
+        """Hash that remembers how the ids of one 10-minute bucket ended."""
+        return f"{_tag(shard)}:done:{dedupe_bucket(check_hold_id(hold_id))}"
+
+    def hold_keys(self, customer_id: str, hold_id: str) -> Sequence[str]:
+        """KEYS of every script about one hold: customer, shard, done, expiry, open, usage."""
+        shard = self.shard_of(customer_id)
+        return (
+            self.customer(customer_id),
+            self.shard(shard),
+            self.done(shard, hold_id),
+            self.expiry(shard),
+            self.open(shard),
+            self.usage(shard),
+        )
+
+    def customer_keys(self, customer_id: str) -> Sequence[str]:
+        """KEYS of every script about one customer: customer, shard, usage."""
+        shard = self.shard_of(customer_id)
+        return (self.customer(customer_id), self.shard(shard), self.usage(shard))
+
+
+def credential_key(secret_hash: str) -> str:
+    """Hash that leads from a credential's keyed hash to its customer; in a slot of its own."""
+    return f"sc:cred:{_check_name(secret_hash, 'secret_hash')}"
+
+
+def card_key(version: str) -> str:
+    """The content of one version of a rate card."""
+    return f"sc:card:{_check_name(version, 'price_version')}"
+
+
+def total_field(key: str) -> str:
+    """Field of a running total in the customer's hash."""
+    return TOTAL_PREFIX + check_line(key.removeprefix(TOTAL_PREFIX), "total")
+
+
+def quota_field(field: str) -> str:
+    """A counter's field, which must not be able to name anything but a counter."""
+    if not field.startswith(QUOTA_PREFIX):
+        raise InvalidInput(f"a quota line names the field {field[:40]!r}", field="quota_lines")
+    return check_line(field, "quota_lines")
+
+
+def check_line(text: str, field: str) -> str:
+    """Refuse a text that would break a record, whose parts are lines."""
+    if "\n" in text or len(text) > _NAME_BYTES_MAX:
+        raise InvalidInput(f"{field} has a line break or is too long", field=field)
+    return text
+
+
+def _tag(shard: int) -> str:
+    return f"sc:{{s{shard:02d}}}"
+
+
+def _check_name(name: str, field: str) -> str:
+    if not name or len(name) > _NAME_BYTES_MAX or "\n" in name:
+        raise InvalidInput(
+            f"{field} must have 1 to {_NAME_BYTES_MAX} characters and no line break", field=field
+        )
+    return name

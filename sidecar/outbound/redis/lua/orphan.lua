@@ -1,0 +1,50 @@
+-- End an expired hold: give all of it back and append the fact to the stream.
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- ARGV: 1 hold id, 2 customer id, 3 currency, 4 price version, 5 event
+-- Reply: 'orphaned' | 'not_due' | 'broken' | 'interrupted', event of the capture to finish
+
+local customer, shard, done, expiry, open, usage =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id = ARGV[1]
+
+local expires = call('ZSCORE', expiry, id)
+local opened_for = call('HGET', open, id)
+call('HEXISTS', done, id)
+call('XLEN', usage)
+local moment = moment_of(shard)
+if opened_for ~= ARGV[2] or not expires or tonumber(expires) > moment.instant then return { 'not_due', '' } end
+
+local row = call('HMGET', customer, 'held', 'avail', 'h:' .. id, 'r:' .. id)
+local function look_again_later(status, event)
+  call('ZADD', expiry, text(moment.instant + RESERVED_GRACE_MS), id)
+  commit(shard, moment)
+  return { status, event }
+end
+if row[4] then
+  -- The capture that was interrupted gets the time to be finished before another look.
+  local reservation = read_reservation(row[4])
+  if not reservation then return look_again_later('broken', '') end
+  return look_again_later('interrupted', reservation.event)
+end
+if not row[3] then
+  -- Points to no hold (a customer's state was lost): nothing to end, but the sweep moves on.
+  close(customer, expiry, open, id)
+  commit(shard, moment)
+  return { 'not_due', '' }
+end
+local hold = read_hold(row[3])
+if not (hold and sane(row[1]) and sane(row[2]) and counters_sane(customer, hold.lines)) then
+  -- Later, so that it does not stand before the others for ever.
+  return look_again_later('broken', '')
+end
+give_back(customer, hold)
+close(customer, expiry, open, id)
+local marker = tombstone('orphaned', ARGV[2])
+marker.decided, marker.expires, marker.terms = hold.decided, expires, hold.terms
+remember(done, id, marker)
+commit(shard, moment)
+call('XADD', usage, '*', 'v', '1', 'k', 'orphan', 'id', id, 'c', ARGV[2], 'cur', ARGV[3],
+  'amt', '0', 'held', hold.amount, 'ov', '0', 'avail', call('HGET', customer, 'avail'),
+  'at', text(moment.instant), 'pre', '1', 'late', '0', 'pv', ARGV[4], 'ev', ARGV[5],
+  'seq', text(moment.seq), 'ep', moment.epoch)
+return { 'orphaned', '' }

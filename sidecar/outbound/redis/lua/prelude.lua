@@ -1,0 +1,287 @@
+-- Shared head of every script. Amounts and counters are canonical decimal strings of 64-bit
+-- integers. Lua numbers are doubles and lose digits above 2^53, so only HINCRBY does arithmetic
+-- on them, its exact result is read back with HGET, and comparing works on the text.
+-- Instants (milliseconds) and sequence numbers stay below 2^53 and may be Lua numbers.
+
+local AMOUNT_MAX = '4000000000000000000'
+local DEDUPE_SECONDS = 172800
+local WINDOW_KEPT_MS = 172800000
+local RESERVED_GRACE_MS = 30000
+-- A window that only a late capture knows: kept as long as the longest window can last.
+local WINDOW_UNKNOWN_MS = 366 * 86400000
+local call = redis.call
+
+local function negative(n)
+  return n:byte(1) == 45
+end
+
+local function negate(n)
+  if n == '0' then return n end
+  if negative(n) then return n:sub(2) end
+  return '-' .. n
+end
+
+-- -1, 0 or 1 as a is below, equal to or above b. Digits of equal count compare as bytes do.
+local function cmp(a, b)
+  if a == b then return 0 end
+  if negative(a) ~= negative(b) then return negative(a) and -1 or 1 end
+  local smaller
+  if #a ~= #b then smaller = #a < #b else smaller = a < b end
+  if negative(a) then smaller = not smaller end
+  return smaller and -1 or 1
+end
+
+-- Whether n is a canonical integer within +-AMOUNT_MAX: two of them always add up within 64 bits.
+local function sane(n)
+  if type(n) ~= 'string' then return false end
+  local digits = n:match('^%-?([1-9]%d*)$')
+  if not digits then return n == '0' end
+  return #digits < #AMOUNT_MAX or (#digits == #AMOUNT_MAX and digits <= AMOUNT_MAX)
+end
+
+local function sane_or_absent(n)
+  return n == false or sane(n)
+end
+
+local function add(key, field, delta)
+  if delta ~= '0' then call('HINCRBY', key, field, delta) end
+end
+
+-- a - b, exactly, by way of a scratch field; both sane.
+local function difference(key, a, b)
+  if b == '0' then return a end
+  call('HSET', key, 'scratch', a)
+  call('HINCRBY', key, 'scratch', negate(b))
+  local result = call('HGET', key, 'scratch')
+  call('HDEL', key, 'scratch')
+  return result
+end
+
+-- By how much max(0, -balance) grew from one balance to another; '0' if it fell.
+local function debt_growth(key, from, to)
+  if not negative(to) then return '0' end
+  local owed = negate(to)
+  if not negative(from) then return owed end
+  local owed_before = negate(from)
+  if cmp(owed, owed_before) <= 0 then return '0' end
+  return difference(key, owed, owed_before)
+end
+
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- The decision's moment: instant never runs backwards on a shard. Reads only.
+local function moment_of(shard)
+  local time = call('TIME')
+  local raw = time[1] * 1000 + math.floor(time[2] / 1000)
+  local stored = call('HMGET', shard, 'clock', 'seq', 'epoch')
+  local instant = math.max(raw, tonumber(stored[1] or '0') or 0)
+  return {
+    raw = raw,
+    instant = instant,
+    seq = tonumber(stored[2] or '0') or 0,
+    -- The instant of the shard's first decision tells one life of the store from another.
+    epoch = stored[3] or text(instant),
+  }
+end
+
+local function commit(shard, moment)
+  moment.seq = moment.seq + 1
+  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq),
+    'epoch', moment.epoch)
+end
+
+-- Records are lines of text, then (where there is one) an opaque tail.
+local function reader(record)
+  local position = 1
+  local function line()
+    local stop = record:find('\n', position, true)
+    if not stop then error('record is cut') end
+    local part = record:sub(position, stop - 1)
+    position = stop + 1
+    return part
+  end
+  local function lines(width)
+    local rows = {}
+    local count = tonumber(line())
+    if not count then error('record has no count') end
+    for i = 1, count do
+      local row = {}
+      for j = 1, width do row[j] = line() end
+      rows[i] = row
+    end
+    return rows
+  end
+  return line, lines, function() return record:sub(position) end
+end
+
+local function put_lines(out, rows)
+  out[#out + 1] = text(#rows)
+  for _, row in ipairs(rows) do
+    for _, part in ipairs(row) do out[#out + 1] = part end
+  end
+end
+
+local function all_sane(rows, columns)
+  for _, row in ipairs(rows) do
+    for _, column in ipairs(columns) do
+      if not sane(row[column]) then return false end
+    end
+  end
+  return true
+end
+
+-- A hold: its amount, the part of it that found no credit, what it took of each counter.
+local function write_hold(hold)
+  local out = { hold.decided, hold.amount, hold.uncovered, hold.fingerprint }
+  put_lines(out, hold.lines)
+  out[#out + 1] = hold.terms
+  return table.concat(out, '\n')
+end
+
+local function read_hold(record)
+  local function parse()
+    local line, lines, rest = reader(record)
+    local hold = {}
+    hold.decided = line()
+    hold.amount = line()
+    hold.uncovered = line()
+    hold.fingerprint = line()
+    hold.lines = lines(2)
+    hold.terms = rest()
+    return hold
+  end
+  local ok, hold = pcall(parse)
+  if ok and sane(hold.amount) and sane(hold.uncovered) and sane(hold.decided)
+    and all_sane(hold.lines, { 2 }) then
+    return hold
+  end
+  return nil
+end
+
+-- A marker in the dedupe bucket: how an id ended, and what a later event is compared with.
+local function write_marker(marker)
+  local out = {
+    marker.state, marker.amount, marker.overage, marker.estimated, marker.digest,
+    marker.corrections, marker.customer, marker.decided, marker.expires,
+  }
+  put_lines(out, marker.lines)
+  put_lines(out, marker.reserved)
+  out[#out + 1] = marker.terms
+  return table.concat(out, '\n')
+end
+
+local function read_marker(record)
+  local function parse()
+    local line, lines, rest = reader(record)
+    local marker = {}
+    marker.state = line()
+    marker.amount = line()
+    marker.overage = line()
+    marker.estimated = line()
+    marker.digest = line()
+    marker.corrections = line()
+    marker.customer = line()
+    marker.decided = line()
+    marker.expires = line()
+    marker.lines = lines(2)
+    marker.reserved = lines(3)
+    marker.terms = rest()
+    return marker
+  end
+  local ok, marker = pcall(parse)
+  if ok and sane(marker.amount) and sane(marker.overage) and sane(marker.corrections)
+    and all_sane(marker.lines, { 2 }) then
+    return marker
+  end
+  return { state = 'unreadable' }
+end
+
+local function tombstone(state, customer)
+  return {
+    state = state, amount = '0', overage = '0', estimated = '0', digest = '', corrections = '0',
+    customer = customer, decided = '0', expires = '0', lines = {}, reserved = {}, terms = '',
+  }
+end
+
+local function remember(done, id, marker)
+  call('HSET', done, id, write_marker(marker))
+  call('EXPIRE', done, DEDUPE_SECONDS)
+end
+
+-- A reservation: intervals of running totals {key, before, quantity}, and the event they are for.
+local function read_reservation(record)
+  local function parse()
+    local _, lines, rest = reader(record)
+    local reservation = {}
+    reservation.rows = lines(3)
+    reservation.event = rest()
+    return reservation
+  end
+  local ok, reservation = pcall(parse)
+  if ok and all_sane(reservation.rows, { 2, 3 }) then return reservation end
+  return nil
+end
+
+local function write_reservation(reservation)
+  local out = {}
+  put_lines(out, reservation.rows)
+  out[#out + 1] = reservation.event
+  return table.concat(out, '\n')
+end
+
+-- A counter's first use: note its window, and drop windows that ended long ago.
+local function open_window(customer, field, end_ms, instant)
+  local quota = field:match('^q:(.*):%-?%d+$') or field
+  local index = 'w:' .. quota
+  local kept = {}
+  for known, ended in (call('HGET', customer, index) or ''):gmatch('(%-?%d+)=(%-?%d+)') do
+    if tonumber(ended) < instant - WINDOW_KEPT_MS then
+      call('HDEL', customer, 'q:' .. quota .. ':' .. known)
+    else
+      kept[#kept + 1] = known .. '=' .. ended
+    end
+  end
+  kept[#kept + 1] = (field:match('(%-?%d+)$') or '0') .. '=' .. text(end_ms)
+  call('HSET', customer, index, table.concat(kept, ','))
+end
+
+local function count(customer, lines, instant)
+  for _, line in ipairs(lines) do
+    if line[2] ~= '0' then
+      if call('HEXISTS', customer, line[1]) == 0 then
+        open_window(customer, line[1], instant + WINDOW_UNKNOWN_MS, instant)
+      end
+      call('HINCRBY', customer, line[1], line[2])
+    end
+  end
+end
+
+-- Take back what was counted; a counter that was cleaned away stays away.
+local function uncount(customer, lines)
+  for _, line in ipairs(lines) do
+    if call('HEXISTS', customer, line[1]) == 1 then add(customer, line[1], negate(line[2])) end
+  end
+end
+
+local function counters_sane(customer, lines)
+  for _, line in ipairs(lines) do
+    if not sane_or_absent(call('HGET', customer, line[1])) then return false end
+  end
+  return true
+end
+
+-- Forget an open hold and all that points to it.
+local function close(customer, expiry, open, id)
+  call('HDEL', customer, 'h:' .. id, 'r:' .. id)
+  call('ZREM', expiry, id)
+  call('HDEL', open, id)
+end
+
+-- Undo a hold entirely.
+local function give_back(customer, hold)
+  add(customer, 'held', negate(hold.amount))
+  add(customer, 'avail', hold.amount)
+  uncount(customer, hold.lines)
+end

@@ -1,0 +1,55 @@
+"""
+Usage that cannot be captured: implements `Quarantine`.
+
+It travels on the usage stream like every decision, so that settlement brings it to where
+people look, once: the ledger's database collapses repeats of (key, reason).
+"""
+
+import json
+
+from sidecar.domain.usage import TOKEN_KINDS, UsageReport
+from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.keys import Keyspace
+
+KIND = "quarantine"
+_TEXT_CHARS_MAX = 256
+
+
+class RedisQuarantine:
+    """Implements Quarantine."""
+
+    def __init__(self, connection: RedisConnection, keyspace: Keyspace) -> None:
+        """Wire it."""
+        self._connection = connection
+        self._keyspace = keyspace
+
+    async def put(self, report: UsageReport, *, reason: str, key: str) -> None:
+        """Append it to the stream of the key's shard. Raises StoreUnavailable: repeat it."""
+        usage = self._keyspace.usage(self._keyspace.shard_of(key))
+        fields = ("v", "1", "k", KIND, "id", key, "reason", reason, "payload", _payload(report))
+        await self._connection.command("XADD", usage, "*", *fields)
+
+
+def _payload(report: UsageReport) -> str:
+    """What a person needs to decide; no token, no header, nothing that a client could fill up."""
+    content = {
+        "edge": report.edge,
+        "gateway_id": report.gateway_id,
+        "hold_id": report.hold_id,
+        "customer_id": report.customer_id,
+        "event_id": report.event_id,
+        "model": report.model,
+        "route": report.route,
+        "status": report.status,
+        "received_at": report.received_at.isoformat(),
+        "occurred_at": report.occurred_at.isoformat() if report.occurred_at else None,
+        "usage": {kind: getattr(report.usage, kind) for kind in TOKEN_KINDS},
+        "from_header": report.from_header,
+    }
+    return json.dumps(
+        {
+            name: value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value
+            for name, value in content.items()
+        },
+        separators=(",", ":"),
+    )

@@ -1,0 +1,46 @@
+"""The shards' streams, as settlement reads them: implements `UsageStream`."""
+
+from collections.abc import Sequence
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.records import read_entry
+from sidecar.services.ports import StreamRecord, UnreadableRecord
+
+
+class RedisUsageStream:
+    """Implements UsageStream."""
+
+    def __init__(self, connection: RedisConnection, keyspace: Keyspace) -> None:
+        """Wire it."""
+        self._connection = connection
+        self._keyspace = keyspace
+
+    async def read(
+        self, shard: int, after: str, limit: int
+    ) -> Sequence[StreamRecord | UnreadableRecord]:
+        """Records after an entry id ("0-0" for the start), in order; reading removes nothing."""
+        _split_id(after)
+        entries = await self._connection.command(
+            "XRANGE", self._keyspace.usage(shard), f"({after}", "+", "COUNT", limit
+        )
+        return [read_entry(entry_id, flat) for entry_id, flat in entries]
+
+    async def trim(self, shard: int, below: str) -> None:
+        """
+        Drop entries at or below a committed offset, and no other: never by length.
+
+        A crash before it costs nothing: the next trim drops these too.
+        """
+        milliseconds, sequence = _split_id(below)
+        await self._connection.command(
+            "XTRIM", self._keyspace.usage(shard), "MINID", "=", f"{milliseconds}-{sequence + 1}"
+        )
+
+
+def _split_id(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    if not (milliseconds.isdecimal() and sequence.isdecimal()):
+        raise InvalidInput(f"{entry_id[:40]!r} is no stream entry id", field="offset")
+    return int(milliseconds), int(sequence)

@@ -1,0 +1,71 @@
+"""One deployment per test session; a test that breaks things takes one of its own."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import asyncpg
+import pytest
+import pytest_asyncio
+from fixtures.stack import Stack
+
+from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+
+MakeStack = Callable[..., Awaitable[Stack]]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The servers of a session live on one loop, so its tests do too.
+    for item in items:
+        if "e2e" in item.path.parts:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"))
+            item.add_marker(pytest.mark.timeout(240))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    async with EmbeddedPostgres(tmp_path_factory.mktemp("stores")) as dsn:
+        yield dsn
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def make_stack(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str
+) -> AsyncIterator[MakeStack]:
+    """Start a deployment with a Redis and a database of its own."""
+    async with AsyncExitStack() as stack:
+        count = 0
+
+        async def make(**options: object) -> Stack:
+            nonlocal count
+            count += 1
+            name = f"e2e_{count}"
+            connection = await asyncpg.connect(postgres)
+            try:
+                await connection.execute(f"CREATE DATABASE {name}")
+            finally:
+                await connection.close()
+            redis = EmbeddedRedis(tmp_path_factory.mktemp("stores"), None)
+            url = await stack.enter_async_context(redis)
+            made = Stack(
+                tmp_path_factory.mktemp(name),
+                redis_url=url,
+                postgres_dsn=_database(postgres, name),
+                **options,  # type: ignore[arg-type]
+            )
+            stack.push_async_callback(made.close)
+            await made.start()
+            return made
+
+        yield make
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(make_stack: MakeStack) -> Stack:
+    """The deployment that tests share; each uses customers of its own."""
+    return await make_stack()
+
+
+def _database(dsn: str, name: str) -> str:
+    head, separator, query = dsn.partition("?")
+    return head.rpartition("/")[0] + "/" + name + separator + query
+
