@@ -13,14 +13,6 @@ from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
 MakeStack = Callable[..., Awaitable[Stack]]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The servers of a session live on one loop, so its tests do too.
-    for item in items:
-        if "e2e" in item.path.parts:
-            item.add_marker(pytest.mark.asyncio(loop_scope="session"))
-            item.add_marker(pytest.mark.timeout(240))
-
-
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     async with EmbeddedPostgres(tmp_path_factory.mktemp("stores")) as dsn:

@@ -5,6 +5,8 @@ import json
 import pytest
 from fixtures.stack import Stack
 
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
+
 
 async def test_without_a_key_it_is_401(stack: Stack):
     status, headers, body = await stack.ask(None)
