@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from sidecar import telemetry
 from sidecar.app.keys import load_secrets, read_secret
+from sidecar.app.parts import ControlPlane, DataPlane
 from sidecar.app.servers import Servers, new_id
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.inbound.extraction.request_body import read_request_facts
@@ -130,6 +131,7 @@ class Application:
         self._spawn(self._watch_redis())
         self._spawn(self.loaded.watch(self.stop, self.settings.policy_watch_seconds))
         self._spawn(self.policies.run(self.stop))
+        self._spawn(self.checks.run_releases(self.stop))
         if self._wants_postgres:
             self._spawn(self._watch_postgres())
             self._make_control_plane()
@@ -274,12 +276,26 @@ class Application:
         self._spawn(self.reporter.run(self.stop))
 
     async def _start_servers(self) -> None:
-        servers = Servers(self)
+        servers = Servers(
+            DataPlane(
+                settings=self.settings,
+                secrets=self.secrets,
+                clock=self.clock,
+                digests=self.digests,
+                tokens=self.tokens,
+                quarantine=self.quarantine,
+                checks=self.checks,
+                metering=self.metering,
+                problems=self.problems,
+            )
+        )
         if self.settings.has(Role.GATEWAY):
             self.grpc_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
-            self.admin_address = await servers.start_admin(self._stack)
+            self.admin_address = await servers.start_admin(
+                self._stack, ControlPlane(accounts=self.accounts, pool=self.pool)
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._workers.create_task(work)

@@ -2,8 +2,8 @@
 
 import secrets
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
 
+from sidecar.app.parts import ControlPlane, DataPlane
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.authz import CheckHandler
@@ -23,9 +23,6 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.services.metering import MeterPrincipal
 from sidecar.settings import is_local
 
-if TYPE_CHECKING:
-    from sidecar.app.application import Application
-
 GRPC_SERVICES = (
     "envoy.service.auth.v3.Authorization",
     "envoy.service.accesslog.v3.AccessLogService",
@@ -42,11 +39,11 @@ def new_id(prefix: str) -> str:
 class Servers:
     """Starts listeners; each is stopped by the exit stack that it was started on."""
 
-    def __init__(self, application: "Application") -> None:
-        """Take the parts that the listeners serve."""
-        self._app = application
-        self._hosts = frozenset(application.settings.hosts)
-        token_file = application.secrets.gateway_token_file
+    def __init__(self, parts: DataPlane) -> None:
+        """Take the parts that the listeners serve. Raises ConfigError for a bad token file."""
+        self._app = parts
+        self._hosts = frozenset(parts.settings.hosts)
+        token_file = parts.secrets.gateway_token_file
         self._gateway_tokens: GatewayTokens | None = (
             load_gateway_tokens(token_file) if token_file is not None else None
         )
@@ -102,7 +99,7 @@ class Servers:
             serve(gateway, app.settings.http_listen, shutdown_seconds=app.settings.drain_seconds)
         )
 
-    async def start_admin(self, stack: AsyncExitStack) -> str:
+    async def start_admin(self, stack: AsyncExitStack, control: ControlPlane) -> str:
         """Serve the REST API; returns the address. Raises ConfigError without a token file."""
         app = self._app
         token_file = app.secrets.admin_token_file
@@ -110,8 +107,8 @@ class Servers:
             raise ConfigError("the admin role needs SIDECAR_ADMIN_TOKEN_FILE")
         admin = admin_app(
             listen=app.settings.admin_listen,
-            accounts=app.accounts,
-            idempotency=PostgresIdempotencyKeys(app.pool),
+            accounts=control.accounts,
+            idempotency=PostgresIdempotencyKeys(control.pool),
             tokens=load_admin_tokens(token_file),
             ready=app.problems,
             new_id=new_id,

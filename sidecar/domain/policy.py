@@ -12,8 +12,8 @@ from datetime import datetime
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, QuotaLine
-from sidecar.domain.pricing import Billing, RateCard
-from sidecar.domain.quantities import estimate_quantities
+from sidecar.domain.pricing import Billing, Meter, RateCard
+from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.rules import (
     ApiKeySource,
@@ -169,6 +169,13 @@ class Policy:
                 rule="prices",
                 detail="the plan has no price for this model",
             )
+        credit_required = _credit_required(card, matched)
+        if credit_required and not self._bounded(request, routes, meters, priced):
+            return Refusal(
+                reason=DenyReason.BLOCKED,
+                rule="estimates",
+                detail="no estimate says how much this route can use",
+            )
         tokens, bound = self._token_bounds(request, routes, facts)
         quantities = estimate_quantities(meters, tokens[0], tokens[1], len(request.body or b""))
         try:
@@ -181,7 +188,7 @@ class Policy:
             quantities=quantities,
             amount_nano=amount,
             bound=bound,
-            credit_required=_credit_required(card, matched),
+            credit_required=credit_required,
             refuse_delinquent=any(
                 rule.template is RuleTemplate.UNPAID_INVOICES and rule.mode is Mode.ENFORCE
                 for rule in matched
@@ -202,6 +209,17 @@ class Policy:
             if rule.match.accepts(request, routes):
                 return rule
         return None
+
+    def _bounded(
+        self,
+        request: AccessRequest,
+        routes: frozenset[int],
+        meters: tuple[Meter, ...],
+        priced: frozenset[str],
+    ) -> bool:
+        """Whether what is priced by tokens has an estimate; without one a hold would be 0."""
+        by_tokens = any(m.name in priced and m.value in TOKEN_VALUES for m in meters)
+        return not by_tokens or self._estimate_rule(request, routes) is not None
 
     def _token_bounds(
         self, request: AccessRequest, routes: frozenset[int], facts: RequestFacts

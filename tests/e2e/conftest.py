@@ -60,4 +60,3 @@ async def stack(make_stack: MakeStack) -> Stack:
 def _database(dsn: str, name: str) -> str:
     head, separator, query = dsn.partition("?")
     return head.rpartition("/")[0] + "/" + name + separator + query
-

@@ -41,7 +41,7 @@ if not row[1] then
 end
 -- What was captured has its intervals; an event that differs from it books only a difference.
 -- An id of another customer is refused by the capture.
-if foreign or #demands == 0 then return reply end
+if captured or foreign or #demands == 0 then return reply end
 
 for _, demand in ipairs(demands) do
   reservation.rows[#reservation.rows + 1] = { demand[1], known[demand[1]], demand[2] }

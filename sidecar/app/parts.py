@@ -1,0 +1,35 @@
+"""What the listeners serve, apart from how it was made."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sidecar.app.keys import Secrets
+from sidecar.outbound.postgres.pool import Pool
+from sidecar.services.accounts import AccountService
+from sidecar.services.check import CheckService
+from sidecar.services.metering import MeteringService
+from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
+from sidecar.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlane:
+    """Checks and usage."""
+
+    settings: Settings
+    secrets: Secrets
+    clock: Clock
+    digests: RequestDigests
+    tokens: HoldTokens
+    quarantine: Quarantine
+    checks: CheckService
+    metering: MeteringService
+    problems: Callable[[], list[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlPlane:
+    """Administration."""
+
+    accounts: AccountService
+    pool: Pool

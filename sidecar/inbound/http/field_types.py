@@ -1,0 +1,169 @@
+"""Types of fields in bodies and queries: bounded, strict, and the same in the OpenAPI document."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.money import parse_currency
+from sidecar.services.accounts import LABELS_MAX
+
+T = TypeVar("T")
+
+_INSTANT = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
+)
+_WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}$"
+_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+INSTANT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
+INSTANT_MAX = datetime(2100, 1, 1, tzinfo=UTC)
+"""A hold id keeps its second in 32 bits; far outside these years a clock is wrong anyway."""
+
+
+class RequestModel(BaseModel):
+    """What a caller sends: nothing unknown, nothing converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class QueryModel(BaseModel):
+    """Parameters of a query; they arrive as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ResponseModel(BaseModel):
+    """What we answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def checked(parse: Callable[[T], T]) -> Callable[[T], T]:
+    """A domain parser as a validator: its InvalidInput becomes the field's error."""
+
+    def check(value: T) -> T:
+        try:
+            return parse(value)
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+
+    return check
+
+
+def _read_instant(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    match = _INSTANT.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be an RFC 3339 instant with a zone, such as 2026-01-31T12:00:00Z")
+    day, clock, fraction, zone = match.groups()
+    try:
+        # Sub-microseconds are cut: no store keeps them.
+        instant = datetime.fromisoformat(f"{day}T{clock}{(fraction or '')[:7]}{zone.upper()}")
+        instant = instant.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError("is no instant of the calendar") from error
+    if not INSTANT_MIN <= instant < INSTANT_MAX:
+        raise ValueError(f"must lie in the years {INSTANT_MIN.year} to {INSTANT_MAX.year - 1}")
+    return instant
+
+
+def format_instant(instant: datetime) -> str:
+    """RFC 3339 in UTC, as short as the instant allows."""
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _read_whole(value: Any) -> Any:
+    if isinstance(value, str):
+        if not _WHOLE.fullmatch(value):
+            raise ValueError("must be a whole number")
+        return int(value)
+    return value
+
+
+def only_default(value: Any) -> Any:
+    """A field of the contract that this version keeps at its default: null."""
+    if value is not None:
+        raise PydanticCustomError(
+            "unsupported", "is not supported in this version; leave it out or send null"
+        )
+    return value
+
+
+# Printable text: no control characters, since Postgres text holds no NUL and logs are lines.
+Text128 = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
+Text256 = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
+Text500 = Annotated[str, Field(max_length=500, pattern=_PRINTABLE)]
+CustomerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")]
+PlanName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
+Currency = Annotated[
+    str,
+    AfterValidator(checked(parse_currency)),
+    WithJsonSchema({"type": "string", "pattern": r"^([A-Z]{3}|credits)$"}),
+]
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(pattern=_LABEL_NAME)],
+        Text256,
+    ],
+    Field(max_length=LABELS_MAX),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "maxProperties": LABELS_MAX,
+            "propertyNames": {"pattern": _LABEL_NAME},
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": 256,
+                "pattern": _PRINTABLE,
+            },
+        }
+    ),
+]
+Instant = Annotated[
+    datetime,
+    BeforeValidator(_read_instant),
+    PlainSerializer(format_instant, return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "description": "RFC 3339 with a zone, in the years 2000 to 2099.",
+        }
+    ),
+]
+AmountText = Annotated[
+    str,
+    Field(
+        pattern=r"^\d{1,10}(\.\d{1,9})?$",
+        description='A decimal string such as "12.50": at most 9 decimals.',
+    ),
+]
+SignedAmountText = Annotated[str, Field(pattern=r"^-?\d{1,10}(\.\d{2,9})$")]
+NanoInt = Annotated[
+    int, Field(description="The same amount as an integer of 1e-9 of the currency's major unit.")
+]
+PageLimit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_read_whole)]
+Cursor = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=256,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="`next` of the page before; opaque.",
+    ),
+]
+NotYet = Annotated[None, BeforeValidator(only_default)]

@@ -1,0 +1,222 @@
+"""Listen addresses, and serving an application on one."""
+
+import asyncio
+import contextlib
+import ipaddress
+import re
+import socket
+import stat
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from sidecar.domain.errors import ConfigError
+from sidecar.inbound.http.edge import EDGE
+from sidecar.inbound.http.routing import Role
+
+UNIX_PREFIX = "unix:"
+UNIX_MODE = 0o660
+"""The owner and the group: a gateway joins the group, nobody else can connect."""
+
+_UNIX_PATH_BYTES_MAX = 107
+_PORT_MAX = 65_535
+_TCP = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[A-Za-z0-9.-]*)):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """A host (no name resolves to all interfaces but the empty one) and a port, 0 for any."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """A socket in the file system."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"{UNIX_PREFIX}{self.path}"
+
+
+ListenAddress = TcpAddress | UnixAddress
+
+
+def parse_listen(text: str) -> ListenAddress:
+    """
+    Read "host:port" (an IPv6 host in brackets) or "unix:PATH".
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text.startswith(UNIX_PREFIX):
+        path = text.removeprefix(UNIX_PREFIX)
+        if not path or len(path.encode()) > _UNIX_PATH_BYTES_MAX:
+            raise ConfigError(
+                f"listen address {text!r}: a socket's path has 1 to {_UNIX_PATH_BYTES_MAX} bytes"
+            )
+        return UnixAddress(Path(path))
+    match = _TCP.fullmatch(text)
+    if match is None or int(match["port"]) > _PORT_MAX:
+        raise ConfigError(
+            f"listen address {text!r} cannot be used; write host:port, [v6]:port or unix:PATH"
+        )
+    if match["v6"] is not None:
+        try:
+            ipaddress.IPv6Address(match["v6"])
+        except ValueError as error:
+            raise ConfigError(f"listen address {text!r} holds no IPv6 address") from error
+    return TcpAddress(match["v6"] or match["host"] or "", int(match["port"]))
+
+
+def is_private(address: ListenAddress) -> bool:
+    """Whether only this machine can connect: loopback or a unix socket."""
+    return isinstance(address, UnixAddress) or address.is_loopback
+
+
+def hosts_answered(address: ListenAddress, names: frozenset[str]) -> frozenset[str] | None:
+    """
+    Host names that a listener answers, or None for any.
+
+    Loopback listeners know theirs; on other addresses the operator's `names` decide, and
+    without any, whatever name leads here.
+    """
+    if isinstance(address, UnixAddress):
+        return None
+    own = frozenset({address.host.lower()}) if address.host else frozenset[str]()
+    if address.is_loopback:
+        own |= {"localhost", "127.0.0.1", "::1"}
+    elif not names:
+        return None
+    return own | {name.lower() for name in names}
+
+
+@contextlib.asynccontextmanager
+async def serve(
+    app: web.Application, listen: str, *, shutdown_seconds: float = 5.0
+) -> AsyncIterator[str]:
+    """
+    Serve an application until the context ends.
+
+    Args:
+        app: From `gateway_app` or `admin_app`.
+        listen: "host:port" or "unix:PATH"; a dead process's socket file is removed.
+        shutdown_seconds: How long requests in progress may take after the end.
+
+    Yields:
+        The actual address: the port is the one that was bound.
+
+    Raises:
+        ConfigError: If the address cannot be bound.
+    """
+    address = parse_listen(listen)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        auto_decompress=False,
+        # A gateway that goes away must be noticed, since it holds credit. An admin's write
+        # goes to its end instead.
+        handler_cancellation=app[EDGE].role is Role.GATEWAY,
+        shutdown_timeout=shutdown_seconds,
+    )
+    await runner.setup()
+    try:
+        try:
+            actual = await _start(runner, address)
+        except OSError as error:
+            raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
+        try:
+            yield actual
+        finally:
+            if isinstance(address, UnixAddress):  # Ours: it was bound above.
+                await asyncio.to_thread(address.path.unlink, missing_ok=True)
+    finally:
+        await runner.cleanup()
+
+
+async def _start(runner: web.AppRunner, address: ListenAddress) -> str:
+    if isinstance(address, UnixAddress):
+        sock = await asyncio.to_thread(_bind_unix, address.path)
+        await _UnixSocketSite(runner, sock, str(address)).start()
+        return str(address)
+    await web.TCPSite(runner, address.host or None, address.port).start()
+    return str(TcpAddress(address.host, runner.addresses[0][1]))
+
+
+class _UnixSocketSite(web.BaseSite):
+    """Serves on a unix socket that is bound already, so that its mode is set before it listens."""
+
+    __slots__ = ("_name", "_socket")
+
+    def __init__(self, runner: web.AppRunner, bound: socket.socket, name: str) -> None:
+        super().__init__(runner)
+        self._socket = bound
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The address."""
+        return self._name
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await super().start()
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(
+            server, sock=self._socket, backlog=self._backlog
+        )
+
+
+def _bind_unix(path: Path) -> socket.socket:
+    """Bind a socket that nobody can connect to before its mode is right: it listens later."""
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.setblocking(False)
+        bound.bind(str(path))
+        path.chmod(UNIX_MODE)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove the socket file of a process that is gone; never one that answers, nor other files."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(f"cannot listen on {UNIX_PREFIX}{path}: the file is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {UNIX_PREFIX}{path}: the socket there may be in use"
+            ) from error
+    raise ConfigError(f"cannot listen on {UNIX_PREFIX}{path}: another process listens there")

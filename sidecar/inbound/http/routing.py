@@ -1,0 +1,109 @@
+"""What a row of the route table is, and what a handler is given and gives back."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http import HTTPStatus
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from sidecar.inbound.principals import AdminPrincipal
+from sidecar.services.idempotency import IdempotencyClaim
+from sidecar.services.metering import MeterPrincipal
+
+WRITING_METHODS = frozenset({"POST", "PUT"})
+
+
+class Role(StrEnum):
+    """Which application serves a route; they listen apart."""
+
+    GATEWAY = "gateway"
+    ADMIN = "admin"
+
+
+class Auth(StrEnum):
+    """Who may call a route."""
+
+    OPEN = "open"
+    CHECK = "check"
+    """Anyone where the listener is loopback or a unix socket, elsewhere a gateway token."""
+    METER = "meter"
+    """A gateway token, always."""
+    ADMIN = "admin"
+    """An admin token, always."""
+
+
+Principal = MeterPrincipal | AdminPrincipal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One authenticated request: its checked query and body, and who sent it."""
+
+    request: web.Request
+    principal: Principal | None
+    query: BaseModel | None = None
+    body: BaseModel | None = None
+    claim: IdempotencyClaim | None = None
+    """Present where the sender gave an Idempotency-Key."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A success with a JSON body; errors are raised."""
+
+    body: BaseModel
+    status: int = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call], Awaitable[Answer | web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """
+    One row: everything the applications and the OpenAPI document know of a resource.
+
+    `statuses` begins with the success, then those errors that are the route's own; the ones
+    that come with its kind (a body, a principal) are added. `secret_fields` of an answer are
+    shown once: a repeat under the same Idempotency-Key reads null there.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    role: Role
+    auth: Auth
+    summary: str
+    statuses: tuple[HTTPStatus, ...]
+    request_model: type[BaseModel] | None = None
+    query_model: type[BaseModel] | None = None
+    response_model: type[BaseModel] | None = None
+    response_type: str = "application/json"
+    secret_fields: tuple[str, ...] = ()
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether the route is a write that an Idempotency-Key makes repeatable."""
+        return self.auth is Auth.ADMIN and self.method in WRITING_METHODS
+
+    @property
+    def all_statuses(self) -> tuple[HTTPStatus, ...]:
+        """Each status that the route may answer, the success first."""
+        found = [*self.statuses, HTTPStatus.MISDIRECTED_REQUEST, HTTPStatus.EXPECTATION_FAILED]
+        found += [HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE]
+        if self.auth is not Auth.OPEN:
+            found += [HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED]
+        if self.auth in (Auth.CHECK, Auth.METER):
+            found.append(HTTPStatus.FORBIDDEN)
+        if self.request_model is not None:
+            found += [
+                HTTPStatus.REQUEST_TIMEOUT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            ]
+        if self.takes_key:
+            found.append(HTTPStatus.CONFLICT)
+        return (self.statuses[0], *sorted({*found} - {self.statuses[0]}))

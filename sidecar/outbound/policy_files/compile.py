@@ -1,0 +1,183 @@
+"""A policy's parts, read from all its files, to the one compiled Policy."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import re2
+
+from sidecar.domain.errors import ConfigError
+from sidecar.domain.periods import CalendarUnit, CalendarWindow
+from sidecar.domain.policy import Policy
+from sidecar.domain.rules import (
+    ApiKeySource,
+    EstimateFrom,
+    EstimateRule,
+    ModelLimits,
+    Quota,
+    RouteSet,
+    Rule,
+)
+from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
+from sidecar.outbound.policy_files.compile_rules import compile_rule, compile_tests
+from sidecar.outbound.policy_files.places import Problems
+from sidecar.outbound.policy_files.references import Context, Patterns, index_by_name
+from sidecar.outbound.policy_files.sections import Marked, Section
+from sidecar.services.rule_tests import RuleTest
+
+REPORT_EVERY_SECONDS_DEFAULT = 300
+_LISTS = ("identity", "estimates", "free", "rules", "quotas", "meters", "plans")
+
+
+@dataclass(slots=True)
+class Parts:
+    """What all files say together."""
+
+    lists: dict[str, list[Section]] = field(default_factory=lambda: {key: [] for key in _LISTS})
+    models: dict[str, Marked] = field(default_factory=dict)
+    unmatched: Marked | None = None
+
+    def add(self, root: Section, problems: Problems) -> None:
+        """Join one file to those before it: lists are appended, the rest may stand once."""
+        for key in _LISTS:
+            self.lists[key].extend(root.sections(key))
+        for name, model in root.pairs("models"):
+            if name in self.models:
+                first = self.models[name].place
+                problems.add(model.place, f"model {name!r} stands twice; it is at {first} already")
+            self.models.setdefault(name, model)
+        if "unmatched" in root.values:
+            if self.unmatched is not None:
+                problems.add(
+                    root.place_of("unmatched"),
+                    f"`unmatched` may stand once; it is at {self.unmatched.place} already",
+                )
+            self.unmatched = self.unmatched or root.values["unmatched"]
+
+    def sound(self, key: str) -> list[Section]:
+        """The entries of a list that can be compiled."""
+        return [section for section in self.lists[key] if section.sound]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """A policy and what came with it."""
+
+    policy: Policy
+    tests: tuple[RuleTest, ...]
+    report_every_seconds: int
+
+
+def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled:
+    """
+    Compile, noting every problem first.
+
+    Raises:
+        ConfigError: If anything is wrong, here or in `problems` already.
+    """
+    patterns = Patterns(problems)
+    context = Context(
+        problems=problems,
+        patterns=patterns,
+        meters=index_by_name("meter", parts.lists["meters"], problems),
+        quotas=index_by_name("quota", parts.lists["quotas"], problems),
+        plans=index_by_name("plan", parts.lists["plans"], problems),
+    )
+    meter_rules = compile_meters(context)
+    meters = {rule.meter.name: rule.meter for rule in meter_rules}
+    rules, tests = _rules(context, parts)
+    free = tuple(context.match(section) for section in parts.sound("free"))
+    estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
+    cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    quotas = _quotas(context, parts)
+    problems.raise_if_any()
+    policy = Policy(
+        version=version,
+        routes=_route_set(patterns.in_order),
+        identity=tuple(_identity(section) for section in parts.sound("identity")),
+        cards=cards,
+        meters=meter_rules,
+        rules=rules,
+        quotas=quotas,
+        estimates=estimates,
+        models={name: _model(marked.value) for name, marked in parts.models.items()},
+        free=free,
+        allow_unmatched=parts.unmatched is not None and parts.unmatched.value == "allow",
+    )
+    return Compiled(
+        policy=policy,
+        tests=tests,
+        report_every_seconds=_report_every(context.meters.values()),
+    )
+
+
+def _rules(context: Context, parts: Parts) -> tuple[tuple[Rule, ...], tuple[RuleTest, ...]]:
+    by_name = index_by_name("rule", parts.lists["rules"], context.problems)
+    sound = [section for section in by_name.values() if section.sound]
+    rules = tuple(compile_rule(context, section) for section in sound)
+    tests = tuple(test for section in sound for test in compile_tests(context, section))
+    return rules, tests
+
+
+def _quotas(context: Context, parts: Parts) -> dict[str, Quota]:
+    """All quotas; one that no rule names would never be counted, so it is refused."""
+    used = {section.text("quota") for section in parts.lists["rules"]}
+    quotas: dict[str, Quota] = {}
+    for name, section in context.quotas.items():
+        if not section.sound:
+            continue
+        context.refer("meter", section.text("meter"), section.place_of("meter"))
+        if name not in used:
+            context.problems.add(
+                section.place_of("name"),
+                f"no rule names quota {name!r}, so it would never be counted; "
+                f"add a rule with template: quota and quota: {name}",
+            )
+        window = section.section("window")
+        assert window is not None
+        quotas[name] = Quota(
+            name=name,
+            meter=section.text("meter"),
+            limit=section.integer("limit"),
+            window=CalendarWindow(unit=CalendarUnit(window.text("calendar")), tz=window.text("tz")),
+            hard=section.flag("hard"),
+        )
+    return quotas
+
+
+def _estimate(context: Context, section: Section) -> EstimateRule:
+    default = section.section("default")
+    assert default is not None
+    return EstimateRule(
+        match=context.match(section.section("match")),
+        source=EstimateFrom(section.text("from")),
+        default_input=default.integer("input"),
+        default_output=default.integer("output"),
+    )
+
+
+def _identity(section: Section) -> ApiKeySource:
+    source = section.section("api_key")
+    assert source is not None
+    return ApiKeySource(headers=source.texts("headers"), remove=source.flag("remove"))
+
+
+def _model(section: Section) -> ModelLimits:
+    return ModelLimits(
+        max_output=section.optional_integer("max_output"),
+        max_input=section.optional_integer("max_input"),
+    )
+
+
+def _report_every(meters: Iterable[Section]) -> int:
+    stated = [meter.integer("report_every") for meter in meters if meter.given("report_every")]
+    return min(stated, default=REPORT_EVERY_SECONDS_DEFAULT)
+
+
+def _route_set(patterns: tuple[str, ...]) -> RouteSet:
+    try:
+        return RouteSet(patterns)
+    except re2.error as error:
+        raise ConfigError(
+            f"the policy's {len(patterns)} route patterns are too complex together; "
+            "use fewer or simpler ones"
+        ) from error

@@ -1,0 +1,83 @@
+"""Names that parts of a policy give each other, and the route patterns that they share."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from sidecar.domain.rules import Match
+from sidecar.outbound.policy_files.nearest import unknown
+from sidecar.outbound.policy_files.places import Place, Problems
+from sidecar.outbound.policy_files.sections import Marked, Section
+
+PATTERNS_MAX = 10_000
+
+
+def index_by_name(kind: str, sections: Iterable[Section], problems: Problems) -> dict[str, Section]:
+    """Sections by their name, which has to be unique; unsound ones are known too."""
+    found: dict[str, Section] = {}
+    for section in sections:
+        name = section.text("name")
+        if not name:
+            continue
+        if name in found:
+            problems.add(
+                section.place_of("name"),
+                f"{kind} {name!r} stands twice; it is at {found[name].place} already",
+            )
+            continue
+        found[name] = section
+    return found
+
+
+class Patterns:
+    """Numbers the distinct route patterns of a policy in the order of their first use."""
+
+    def __init__(self, problems: Problems) -> None:
+        self._numbers: dict[str, int] = {}
+        self._problems = problems
+
+    @property
+    def in_order(self) -> tuple[str, ...]:
+        """Patterns by their number."""
+        return tuple(self._numbers)
+
+    def number(self, pattern: str, place: Place) -> int:
+        """The pattern's number; the first pattern beyond PATTERNS_MAX is a problem."""
+        if pattern not in self._numbers and len(self._numbers) == PATTERNS_MAX:
+            self._problems.add(place, f"the policy has more than {PATTERNS_MAX} route patterns")
+        return self._numbers.setdefault(pattern, len(self._numbers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What compiling any part needs: where problems go, and all names."""
+
+    problems: Problems
+    patterns: Patterns
+    meters: Mapping[str, Section]
+    quotas: Mapping[str, Section]
+    plans: Mapping[str, Section]
+
+    def refer(self, kind: str, name: str, place: Place) -> bool:
+        """Whether a named meter, quota or plan exists; if not, a problem is noted."""
+        known = {"meter": self.meters, "quota": self.quotas, "plan": self.plans}[kind]
+        if name in known:
+            return True
+        self.problems.add(place, unknown(kind, name, known, label=f"there are these {kind}s"))
+        return False
+
+    def refer_each(self, kind: str, names: Iterable[Marked]) -> None:
+        """The same for a list."""
+        for item in names:
+            self.refer(kind, item.value, item.place)
+
+    def match(self, section: Section | None) -> Match:
+        """A compiled match; none at all matches every request."""
+        if section is None:
+            return Match()
+        return Match(
+            routes=frozenset(
+                self.patterns.number(item.value, item.place) for item in section.items("routes")
+            ),
+            methods=frozenset(section.texts("methods")),
+            headers=tuple((name, item.value) for name, item in section.pairs("headers")),
+        )

@@ -1,0 +1,251 @@
+"""
+The table of a policy file: every key, its kind, what it is for, its default.
+
+The loader reads by it, editors complete by the JSON Schema made from it, and the reference
+is tested against it.
+"""
+
+import json
+from typing import Any
+
+from sidecar.domain.periods import CalendarUnit
+from sidecar.domain.pricing import Billing, RoundPackages
+from sidecar.domain.quantities import METER_VALUES
+from sidecar.domain.rules import EstimateFrom
+from sidecar.domain.usage import QUANTITY_MAX, OnMissing
+from sidecar.outbound.policy_files import texts
+from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
+from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
+from sidecar.outbound.policy_files.schema_rules import MATCH, MATCH_FIELDS, RULE, TOKENS_MAX
+
+PRICE_MODELS = ("per_unit", "package")
+
+METER_MATCH = Record(
+    name="meter match",
+    doc="Which requests a meter counts.",
+    fields={
+        **MATCH.fields,
+        "status": Field(
+            spec=ListOf(Number(100, 599)),
+            doc="HTTP statuses of the response that count; others count as 0; absent: any.",
+        ),
+    },
+)
+FREE = Record(
+    name="free route",
+    doc="Requests that cost nothing and ask for no credential.",
+    fields={
+        "routes": Field(
+            spec=ListOf(texts.PATTERN),
+            doc="RE2 patterns, one of which is found in the normalised path.",
+            required=True,
+        ),
+        "methods": MATCH_FIELDS["methods"],
+    },
+)
+API_KEY = Record(
+    name="api_key",
+    doc="An API key in a header.",
+    fields={
+        "headers": Field(
+            spec=ListOf(texts.HEADER_NAME),
+            doc="Headers that may carry the key, in order; authorization carries it as a Bearer.",
+            required=True,
+        ),
+        "remove": Field(
+            spec=Flag(), doc="Whether the header is hidden from the upstream.", default=True
+        ),
+    },
+)
+IDENTITY = Record(
+    name="identity source",
+    doc="Where a caller's credential is read from.",
+    fields={"api_key": Field(spec=API_KEY, doc="An API key in a header.", required=True)},
+    later=frozenset({"jwt"}),
+)
+ESTIMATE_DEFAULT = Record(
+    name="estimate default",
+    doc="Token counts to hold where the request promises no bound.",
+    fields={
+        "input": Field(spec=Number(0, TOKENS_MAX), doc="Input tokens.", required=True),
+        "output": Field(spec=Number(0, TOKENS_MAX), doc="Output tokens.", required=True),
+    },
+)
+ESTIMATE = Record(
+    name="estimate",
+    doc="How usage is bounded before it is known; the first that matches counts.",
+    fields={
+        "match": Field(spec=MATCH, doc="Which requests; absent: all."),
+        "from": Field(
+            spec=Choice(tuple(EstimateFrom), later=("header",)),
+            doc="body: read bounds from an LLM request's JSON; none: always the default.",
+            default="body",
+        ),
+        "default": Field(
+            spec=ESTIMATE_DEFAULT, doc="Used where the request promises no bound.", required=True
+        ),
+    },
+)
+MODEL = Record(
+    name="model limits",
+    doc="The most tokens that a model takes and gives.",
+    fields={
+        "max_output": Field(spec=Number(1, TOKENS_MAX), doc="Output tokens of one choice."),
+        "max_input": Field(spec=Number(1, TOKENS_MAX), doc="Input tokens."),
+    },
+)
+WINDOW = Record(
+    name="window",
+    doc="The span that a quota counts in.",
+    fields={
+        "calendar": Field(
+            spec=Choice(tuple(CalendarUnit)),
+            doc="Calendar unit; weeks begin on Monday.",
+            required=True,
+        ),
+        "tz": Field(spec=texts.ZONE, doc="IANA time zone that the unit begins in.", default="UTC"),
+    },
+    later=frozenset({"anchor", "fixed", "rolling"}),
+)
+QUOTA = Record(
+    name="quota",
+    doc="At most `limit` of a meter's quantity in each window, for each customer.",
+    fields={
+        "name": Field(spec=texts.NAME, doc="Unique among quotas.", required=True),
+        "meter": Field(spec=texts.NAME, doc="The meter that it counts.", required=True),
+        "limit": Field(spec=Number(1, QUANTITY_MAX), doc="In the meter's unit.", required=True),
+        "window": Field(spec=WINDOW, doc="When the count begins anew.", required=True),
+        "hard": Field(
+            spec=Flag(),
+            doc="Whether it refuses beyond the limit even where its rules only warn.",
+            default=True,
+        ),
+    },
+    later=frozenset({"thresholds"}),
+)
+METER = Record(
+    name="meter",
+    doc="Which requests count, and which quantity of them.",
+    fields={
+        "name": Field(
+            spec=texts.NAME,
+            doc="Unique among meters; the billing provider's event name.",
+            required=True,
+        ),
+        "match": Field(spec=METER_MATCH, doc="Which requests; absent: all."),
+        "value": Field(
+            spec=Choice(tuple(sorted(METER_VALUES))),
+            doc="The quantity of one request.",
+            required=True,
+        ),
+        "aggregation": Field(
+            spec=Choice(("sum",), later=("count", "max", "latest", "unique_count")),
+            doc="How quantities join.",
+            default="sum",
+        ),
+        "on_missing": Field(
+            spec=Choice(tuple(OnMissing)),
+            doc="What counts where a response says nothing of its usage.",
+            default="capture-estimate",
+        ),
+        "report": Field(spec=Flag(), doc="Whether the billing provider is told.", default=True),
+        "report_every": Field(
+            spec=texts.DURATION, doc="How often; the shortest of all meters is used; absent: 5m."
+        ),
+    },
+    later=frozenset({"group_by"}),
+)
+PRICE = Record(
+    name="price",
+    doc="A meter's price.",
+    fields={
+        "meter": Field(spec=texts.NAME, doc="The meter.", required=True),
+        "model": Field(
+            spec=Choice(
+                PRICE_MODELS, later=("graduated", "volume", "flat", "free_quota", "minimum")
+            ),
+            doc="per_unit: linear; package: by begun packages of the running total.",
+            required=True,
+        ),
+        "amount": Field(
+            spec=texts.AMOUNT, doc="For `per` units, in the plan's currency.", required=True
+        ),
+        "per": Field(spec=Number(1, 10**12), doc="Units that the amount is for.", default=1),
+        "round": Field(
+            spec=Choice(tuple(RoundPackages)),
+            doc="Package: whether a begun one counts; absent: up.",
+        ),
+        "models": Field(
+            spec=ListOf(texts.FREE_NAME),
+            doc="LLM models of this price; absent: any that has no price of its own.",
+        ),
+    },
+    later=frozenset({"effective_at", "free", "minimum", "tiers"}),
+)
+PLAN = Record(
+    name="plan",
+    doc="Prices, and how usage is paid.",
+    fields={
+        "name": Field(spec=texts.NAME, doc="Unique among plans; customers name it.", required=True),
+        "billing": Field(
+            spec=Choice(
+                (Billing.PREPAID.value, Billing.POSTPAID.value),
+                later=(Billing.CREDIT_THEN_INVOICE.value,),
+            ),
+            doc="prepaid burns credit; postpaid is invoiced.",
+            required=True,
+        ),
+        "currency": Field(spec=texts.CURRENCY, doc="Of all its amounts.", required=True),
+        "prices": Field(
+            spec=ListOf(PRICE, may_be_empty=True), doc="Prices of its meters.", required=True
+        ),
+    },
+)
+POLICY = Record(
+    name="policy",
+    doc="Sidecar's policy. All *.yaml files of the folder are one policy; lists are joined.",
+    fields={
+        "identity": Field(
+            spec=ListOf(IDENTITY, may_be_empty=True),
+            doc="Where credentials are read from, in order.",
+        ),
+        "estimates": Field(
+            spec=ListOf(ESTIMATE, may_be_empty=True),
+            doc="Upper bounds of usage before it is known.",
+        ),
+        "models": Field(spec=MapOf(key=texts.FREE_NAME, value=MODEL), doc="Limits of LLM models."),
+        "unmatched": Field(
+            spec=Choice(("deny", "allow")),
+            doc="What happens to requests that no rule and no price covers; absent: deny.",
+        ),
+        "free": Field(
+            spec=ListOf(FREE, may_be_empty=True), doc="Routes that cost nothing and ask for nobody."
+        ),
+        "rules": Field(
+            spec=ListOf(RULE, may_be_empty=True), doc="Rules, evaluated from top to bottom."
+        ),
+        "quotas": Field(
+            spec=ListOf(QUOTA, may_be_empty=True), doc="Quotas; a rule has to name each."
+        ),
+        "meters": Field(spec=ListOf(METER, may_be_empty=True), doc="Meters."),
+        "plans": Field(spec=ListOf(PLAN, may_be_empty=True), doc="Plans."),
+    },
+)
+SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
+
+
+def policy_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one policy file."""
+    defs: dict[str, dict[str, Any]] = {}
+    root = POLICY.definition(defs)
+    return {
+        "$schema": SCHEMA_ID,
+        "title": "Sidecar policy",
+        **root,
+        "$defs": dict(sorted(defs.items())),
+    }
+
+
+def policy_schema_text() -> str:
+    """The same as the text of config/policy.schema.json."""
+    return json.dumps(policy_schema(), indent=2) + "\n"

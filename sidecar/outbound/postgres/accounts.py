@@ -1,0 +1,195 @@
+"""Customers, credentials, grants and standings of record: the port `Accounts`."""
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
+from sidecar.domain.standing import Standing, StandingFact
+from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Pool, translate_errors
+from sidecar.outbound.postgres.queries import query
+from sidecar.services.ports import Credential, Customer, Grant, GrantState
+
+LIST_MAX: Final = 1_000
+"""Most rows of one page, whatever the caller asks for."""
+
+
+class PostgresAccounts:
+    """Writes are inserts that a repeat finds again; a repeat with other content is a Conflict."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create_customer(self, customer: Customer) -> Customer:
+        """Store it, or return it if it is there. Raises Conflict if the id has other content."""
+        with translate_errors():
+            await self._pool.execute(
+                query("insert_customer"),
+                customer.customer_id,
+                customer.plan,
+                customer.currency,
+                json.dumps(dict(customer.labels)),
+                customer.stripe_customer_id,
+            )
+        stored = await self.read_customer(customer.customer_id)
+        if stored is None:
+            raise InvariantViolated("a customer that was just stored is gone")
+        same = (
+            stored.plan == customer.plan
+            and stored.currency == customer.currency
+            and dict(stored.labels) == dict(customer.labels)
+            and stored.stripe_customer_id == customer.stripe_customer_id
+        )
+        if not same:
+            raise Conflict(f"customer {customer.customer_id!r} exists with other content")
+        return stored
+
+    async def read_customer(self, customer_id: str) -> Customer | None:
+        """One customer."""
+        with translate_errors():
+            row = await self._pool.fetchrow(query("read_customer"), customer_id)
+        return None if row is None else _customer(row)
+
+    async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
+        """Customers by id, those after `after`; at most LIST_MAX."""
+        with translate_errors():
+            rows = await self._pool.fetch(query("list_customers"), after, min(limit, LIST_MAX))
+        return [_customer(row) for row in rows]
+
+    async def create_credential(self, credential: Credential) -> Credential:
+        """
+        Store it, or return it if it is there.
+
+        Raises:
+            NotFound: Unknown customer.
+            Conflict: The id has other content, or the secret belongs to another credential.
+        """
+        with translate_errors():
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(),
+            ):
+                inserted = await connection.fetchval(
+                    query("insert_credential"),
+                    credential.customer_id,
+                    credential.credential_id,
+                    credential.secret_hash,
+                    credential.user_id,
+                    credential.name,
+                    credential.generation,
+                )
+                if inserted is not None:
+                    await connection.execute(
+                        query("insert_credential_hash"),
+                        credential.secret_hash,
+                        credential.customer_id,
+                        credential.credential_id,
+                    )
+                row = await connection.fetchrow(
+                    query("read_credential"), credential.customer_id, credential.credential_id
+                )
+        if row is None:
+            raise InvariantViolated("a credential that was just stored is gone")
+        stored = _credential(row)
+        if (stored.secret_hash, stored.user_id, stored.name) != (
+            credential.secret_hash,
+            credential.user_id,
+            credential.name,
+        ):
+            raise Conflict(f"credential {credential.credential_id!r} exists with other content")
+        return stored
+
+    async def list_credentials(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[Credential]:
+        """A customer's credentials by id; at most LIST_MAX."""
+        with translate_errors():
+            rows = await self._pool.fetch(
+                query("list_credentials"), customer_id, after, min(limit, LIST_MAX)
+            )
+        return [_credential(row) for row in rows]
+
+    async def create_grant(self, grant: Grant) -> Grant:
+        """
+        Write the intent, or return the grant if it is there, posted or not.
+
+        Raises:
+            NotFound: Unknown customer.
+            Conflict: Another currency than the customer's, or the id has other content.
+        """
+        customer = await self.read_customer(grant.customer_id)
+        if customer is None:
+            raise NotFound(f"there is no customer {grant.customer_id!r}")
+        if customer.currency != grant.currency:
+            raise Conflict(
+                f"the grant is in {grant.currency}, the customer's currency is {customer.currency}"
+            )
+        with translate_errors():
+            await self._pool.execute(
+                query("insert_grant"),
+                grant.customer_id,
+                grant.grant_id,
+                grant.amount_nano,
+                grant.currency,
+                grant.kind,
+            )
+            row = await self._pool.fetchrow(query("read_grant"), grant.customer_id, grant.grant_id)
+        if row is None:
+            raise InvariantViolated("a grant that was just stored is gone")
+        stored = _grant(row)
+        if (stored.amount_nano, stored.currency, stored.kind) != (
+            grant.amount_nano,
+            grant.currency,
+            grant.kind,
+        ):
+            raise Conflict(f"grant {grant.grant_id!r} exists with other content")
+        return stored
+
+    async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """A customer's grants by id; at most LIST_MAX."""
+        with translate_errors():
+            rows = await self._pool.fetch(
+                query("list_grants"), customer_id, after, min(limit, LIST_MAX)
+            )
+        return [_grant(row) for row in rows]
+
+    async def pending_grants(self, *, limit: int) -> Sequence[Grant]:
+        """Intents that may not have been applied yet, oldest first; at most LIST_MAX."""
+        with translate_errors():
+            rows = await self._pool.fetch(query("pending_grants"), min(limit, LIST_MAX))
+        return [_grant(row) for row in rows]
+
+    async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
+        """Set it. Raises NotFound for an unknown customer."""
+        with translate_errors():
+            await self._pool.execute(
+                query("put_standing"),
+                customer_id,
+                standing.standing.value,
+                standing.reason,
+                standing.until,
+            )
+
+    async def read_standing(self, customer_id: str) -> StandingFact:
+        """Good if none was set."""
+        with translate_errors():
+            row = await self._pool.fetchrow(query("read_standing"), customer_id)
+        if row is None:
+            return StandingFact(standing=Standing.GOOD)
+        return StandingFact(
+            standing=Standing(row["standing"]), reason=row["reason"], until=row["until"]
+        )
+
+
+def _customer(row: asyncpg.Record) -> Customer:
+    return Customer(**dict(row) | {"labels": json.loads(row["labels"])})
+
+
+def _credential(row: asyncpg.Record) -> Credential:
+    return Credential(**dict(row))
+
+
+def _grant(row: asyncpg.Record) -> Grant:
+    return Grant(**dict(row) | {"state": GrantState(row["state"])})

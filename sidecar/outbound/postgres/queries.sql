@@ -1,0 +1,319 @@
+-- Every statement that Sidecar sends to Postgres: parameters only, columns listed.
+
+-- name: insert_customer
+INSERT INTO customers (customer_id, plan, currency, labels, stripe_customer_id)
+VALUES ($1, $2, $3, $4::jsonb, $5)
+ON CONFLICT (customer_id) DO NOTHING
+
+-- name: read_customer
+SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
+FROM customers WHERE customer_id = $1
+
+-- name: list_customers
+SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
+FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
+
+-- name: insert_credential
+INSERT INTO credentials (customer_id, credential_id, secret_hash, user_id, name, generation)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (customer_id, credential_id) DO NOTHING
+RETURNING credential_id
+
+-- name: insert_credential_hash
+INSERT INTO credential_hashes (secret_hash, customer_id, credential_id) VALUES ($1, $2, $3)
+
+-- name: read_credential
+SELECT credential_id, customer_id, secret_hash, user_id, name, generation, created_at, revoked_at
+FROM credentials WHERE customer_id = $1 AND credential_id = $2
+
+-- name: list_credentials
+SELECT credential_id, customer_id, secret_hash, user_id, name, generation, created_at, revoked_at
+FROM credentials WHERE customer_id = $1 AND credential_id > $2 ORDER BY credential_id LIMIT $3
+
+-- name: insert_grant
+INSERT INTO grants (customer_id, grant_id, amount_nano, currency, kind)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (customer_id, grant_id) DO NOTHING
+
+-- name: read_grant
+SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
+FROM grants WHERE customer_id = $1 AND grant_id = $2
+
+-- name: list_grants
+SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
+FROM grants WHERE customer_id = $1 AND grant_id > $2 ORDER BY grant_id LIMIT $3
+
+-- name: pending_grants
+SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
+FROM grants WHERE state = 'intent' ORDER BY created_at, grant_id LIMIT $1
+
+-- name: put_standing
+INSERT INTO standings (customer_id, standing, reason, until) VALUES ($1, $2, $3, $4)
+ON CONFLICT (customer_id) DO UPDATE
+SET standing = excluded.standing, reason = excluded.reason, until = excluded.until,
+    updated_at = now()
+
+-- name: read_standing
+SELECT standing, reason, until FROM standings WHERE customer_id = $1
+
+-- name: begin_idempotent
+-- A first use, or one that has stayed without an answer so long that its process must be gone.
+INSERT INTO idempotency_keys (principal, key, route, body_hash) VALUES ($1, $2, $3, $4)
+ON CONFLICT (principal, key) DO UPDATE SET created_at = now()
+WHERE idempotency_keys.status IS NULL
+    AND idempotency_keys.route = excluded.route
+    AND idempotency_keys.body_hash = excluded.body_hash
+    AND idempotency_keys.created_at <= now() - $5::interval
+RETURNING key
+
+-- name: read_idempotent
+SELECT route, body_hash, status, response FROM idempotency_keys WHERE principal = $1 AND key = $2
+
+-- name: finish_idempotent
+UPDATE idempotency_keys SET status = $3, response = $4
+WHERE principal = $1 AND key = $2 AND status IS NULL
+
+-- name: abandon_idempotent
+DELETE FROM idempotency_keys WHERE principal = $1 AND key = $2 AND status IS NULL
+
+-- name: sweep_idempotent
+DELETE FROM idempotency_keys WHERE (principal, key) IN (
+    SELECT principal, key FROM idempotency_keys
+    WHERE created_at < now() - $1::interval ORDER BY created_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
+
+-- name: ensure_shard
+INSERT INTO shards (shard) SELECT $1::integer
+WHERE NOT EXISTS (SELECT FROM shards WHERE shard = $1)
+ON CONFLICT (shard) DO NOTHING
+
+-- name: claim_shard
+-- A row that is locked is being settled by its owner: skip it rather than wait.
+WITH free AS (
+    SELECT shard FROM shards
+    WHERE shard = $1 AND (lease_owner IS NULL OR lease_owner = $2 OR lease_until <= now())
+    FOR UPDATE SKIP LOCKED)
+UPDATE shards
+SET fence = fence + CASE WHEN lease_owner = $2 THEN 0 ELSE 1 END,
+    lease_owner = $2, lease_until = now() + $3::interval
+FROM free WHERE shards.shard = free.shard
+RETURNING fence, stream_offset
+
+-- name: lock_shard
+SELECT epoch, stream_offset, fence, lease_owner FROM shards WHERE shard = $1 FOR UPDATE
+
+-- name: advance_offset
+UPDATE shards SET stream_offset = $2 WHERE shard = $1
+
+-- name: settled_customers
+SELECT customer_id, currency, stripe_customer_id FROM customers WHERE customer_id = ANY ($1::text[])
+
+-- name: insert_events
+INSERT INTO usage_events (
+    customer_id, day, hold_id, kind, transaction_id, shard, entry_id, currency,
+    amount_nano, overage_nano, held_nano, prepaid, late,
+    plan, price_version, model, user_id, credential_id, route, edge, gateway_id, status,
+    input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, reasoning_tokens,
+    total_tokens, duration_ms, request_bytes, response_bytes, estimated, estimate_reason,
+    client_key, request_id, occurred_at, received_at, decided_at)
+SELECT * FROM unnest(
+    $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[],
+    $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[], $13::boolean[],
+    $14::text[], $15::text[], $16::text[], $17::text[], $18::text[], $19::text[], $20::text[],
+    $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
+    $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[], $32::boolean[],
+    $33::text[], $34::text[], $35::bytea[], $36::timestamptz[], $37::timestamptz[],
+    $38::timestamptz[])
+ON CONFLICT (customer_id, day, hold_id, kind) DO NOTHING
+RETURNING customer_id, hold_id, kind
+
+-- name: stored_amounts
+SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.currency
+FROM unnest($1::text[], $2::date[], $3::text[], $4::text[])
+    AS k (customer_id, day, hold_id, kind)
+JOIN usage_events e USING (customer_id, day, hold_id, kind)
+
+-- name: stored_lines
+SELECT l.customer_id, l.hold_id, l.meter,
+    sum(l.quantity)::bigint AS quantity, sum(l.amount_nano)::bigint AS amount_nano
+FROM unnest($1::text[], $2::date[], $3::text[]) AS k (customer_id, day, hold_id)
+JOIN usage_lines l USING (customer_id, day, hold_id)
+GROUP BY l.customer_id, l.hold_id, l.meter
+
+-- name: insert_lines
+INSERT INTO usage_lines (
+    customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq)
+SELECT * FROM unnest(
+    $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
+    $8::timestamptz[], $9::integer[])
+
+-- name: insert_client_keys
+INSERT INTO usage_client_keys (customer_id, client_key, hold_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
+ON CONFLICT (customer_id, client_key) DO NOTHING
+
+-- name: clashing_client_keys
+SELECT k.client_key
+FROM unnest($1::text[], $2::text[], $3::text[]) AS k (customer_id, client_key, hold_id)
+JOIN usage_client_keys s USING (customer_id, client_key)
+WHERE s.hold_id <> k.hold_id
+LIMIT 1
+
+-- name: post_grants
+UPDATE grants SET state = 'posted', posted_at = now()
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
+    AS k (customer_id, grant_id, amount_nano, currency)
+WHERE grants.customer_id = k.customer_id AND grants.grant_id = k.grant_id
+    AND grants.amount_nano = k.amount_nano AND grants.currency = k.currency
+    AND grants.state = 'intent'
+RETURNING grants.customer_id, grants.grant_id
+
+-- name: posted_grants
+SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, grant_id)
+JOIN grants g USING (customer_id, grant_id)
+WHERE g.state = 'posted'
+
+-- name: insert_transactions
+INSERT INTO ledger_transactions (
+    customer_id, transaction_id, kind, currency, shard, first_entry_id, last_entry_id, event_count)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[],
+    $8::integer[])
+
+-- name: insert_entries
+INSERT INTO ledger_entries (customer_id, transaction_id, account, amount_nano)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
+
+-- name: add_to_balances
+INSERT INTO account_balances AS b (
+    customer_id, currency, customer_credit_nano, customer_overage_nano,
+    customer_receivable_nano, funding_nano, revenue_nano)
+SELECT * FROM unnest(
+    $1::text[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
+    $7::numeric[])
+ON CONFLICT (customer_id, currency) DO UPDATE SET
+    customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
+    customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
+    customer_receivable_nano = b.customer_receivable_nano + excluded.customer_receivable_nano,
+    funding_nano = b.funding_nano + excluded.funding_nano,
+    revenue_nano = b.revenue_nano + excluded.revenue_nano,
+    updated_at = now()
+
+-- name: read_available
+SELECT coalesce(
+    b.customer_credit_nano + b.customer_overage_nano + b.customer_receivable_nano, 0
+) AS available_nano
+FROM customers c LEFT JOIN account_balances b USING (customer_id, currency)
+WHERE c.customer_id = $1
+
+-- name: insert_quarantine
+INSERT INTO quarantine (shard, reason, key, customer_id, entry_id, problem, payload)
+SELECT * FROM unnest(
+    $1::integer[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+ON CONFLICT (shard, reason, key) DO NOTHING
+RETURNING reason
+
+-- name: add_to_windows
+-- The proposed seq is used only where no row is open. Settlement of a customer is serial (its
+-- shard's row is locked), so nobody else adds a seq meanwhile; a seal that is under way is
+-- waited for, and then the next seq is inserted.
+INSERT INTO report_windows AS w (
+    customer_id, provider, meter, window_start, seq, provider_customer_id, quantity)
+SELECT a.customer_id, $1, a.meter, a.window_start,
+    coalesce((
+        SELECT max(o.seq) FROM report_windows o
+        WHERE o.customer_id = a.customer_id AND o.provider = $1 AND o.meter = a.meter
+            AND o.window_start = a.window_start
+    ), 0) + 1,
+    a.provider_customer_id, a.quantity
+FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
+    AS a (customer_id, meter, window_start, provider_customer_id, quantity)
+ON CONFLICT (customer_id, provider, meter, window_start) WHERE state = 'open'
+DO UPDATE SET quantity = w.quantity + excluded.quantity
+RETURNING w.customer_id, w.meter, w.window_start, w.seq
+
+-- name: seal_windows
+-- Rows that settlement is adding to are skipped until the next round. Stripe takes at most five
+-- minutes of future, and an event must not leave its window, hence event_at's two bounds.
+-- Lanes are inserted in key order, so that two seals cannot wait for each other.
+WITH due AS (
+    SELECT customer_id, row_id FROM report_windows
+    WHERE state = 'open' AND opened_at < $2 AND provider = $1
+    ORDER BY opened_at LIMIT $3
+    FOR UPDATE SKIP LOCKED),
+sealed AS (
+    UPDATE report_windows w
+    SET state = CASE WHEN w.quantity = 0 THEN 'sent' ELSE 'pending' END,
+        sealed_at = now(),
+        next_attempt_at = CASE WHEN w.quantity = 0 THEN NULL ELSE now() END,
+        finished_at = CASE WHEN w.quantity = 0 THEN now() END,
+        last_detail = CASE WHEN w.quantity = 0 THEN 'nothing to report' ELSE '' END,
+        event_at = greatest(w.window_start, least(
+            w.window_start + interval '3599 seconds', date_trunc('second', now()))),
+        identifier = 'sc1:' || encode(sha256(convert_to(json_build_array(
+            i.ledger_id, w.customer_id, w.provider, w.meter,
+            extract(epoch FROM w.window_start)::bigint, w.seq)::text, 'UTF8')), 'hex')
+    FROM due, ledger_identity i
+    WHERE w.customer_id = due.customer_id AND w.row_id = due.row_id
+    RETURNING w.customer_id, w.provider, w.meter),
+lanes AS (
+    INSERT INTO report_lanes (customer_id, provider, meter)
+    SELECT DISTINCT customer_id, provider, meter FROM sealed ORDER BY customer_id, provider, meter
+    ON CONFLICT (customer_id, provider, meter) DO NOTHING)
+SELECT count(*) FROM sealed
+
+-- name: fence_reports
+-- Providers remember an identifier for at least 24 h; after 23 h a resend could count twice.
+UPDATE report_windows w
+SET state = 'uncertain', next_attempt_at = NULL, finished_at = now()
+WHERE w.provider = $1 AND w.state = 'pending'
+    AND w.first_attempt_at <= now() - interval '23 hours'
+    AND NOT EXISTS (
+        SELECT FROM report_lanes l
+        WHERE l.customer_id = w.customer_id AND l.provider = w.provider AND l.meter = w.meter
+            AND l.row_id = w.row_id AND l.lease_until > now())
+RETURNING w.row_id, w.identifier
+
+-- name: claim_reports
+-- The lane's row is locked with the report's, so both are judged by their newest versions.
+-- first_attempt_at is committed before the first send: the 23 h run from then, crash or not.
+WITH due AS (
+    SELECT w.customer_id, w.row_id, w.provider, w.meter, w.attempts
+    FROM report_windows w
+    JOIN report_lanes l USING (customer_id, provider, meter)
+    WHERE w.provider = $1 AND w.state = 'pending' AND w.next_attempt_at <= now()
+        AND (w.first_attempt_at IS NULL OR w.first_attempt_at > now() - interval '23 hours')
+        AND (l.lease_until IS NULL OR l.lease_until <= now())
+        AND NOT EXISTS (
+            SELECT FROM report_windows o
+            WHERE o.customer_id = w.customer_id AND o.provider = w.provider
+                AND o.meter = w.meter AND o.state = 'pending'
+                AND o.next_attempt_at <= now() AND o.row_id < w.row_id)
+    ORDER BY w.next_attempt_at, w.row_id LIMIT $3
+    FOR UPDATE OF w, l SKIP LOCKED),
+leased AS (
+    UPDATE report_lanes l
+    SET lease_owner = $2, lease_until = now() + $4::interval,
+        row_id = due.row_id, attempt = due.attempts + 1
+    FROM due
+    WHERE l.customer_id = due.customer_id AND l.provider = due.provider AND l.meter = due.meter)
+UPDATE report_windows w
+SET attempts = w.attempts + 1, first_attempt_at = coalesce(w.first_attempt_at, now())
+FROM due
+WHERE w.customer_id = due.customer_id AND w.row_id = due.row_id
+RETURNING w.row_id, w.customer_id, w.provider_customer_id, w.meter, w.quantity, w.identifier,
+    w.event_at, w.http_generation, w.attempts, w.first_attempt_at
+
+-- name: finish_report
+-- Delivered is true whoever says it. Any other word counts only from the newest attempt: a
+-- worker whose lease ran out must not undo what its successor found.
+WITH finished AS (
+    UPDATE report_windows
+    SET state = $6, http_generation = http_generation + $7::integer, next_attempt_at = $8,
+        finished_at = CASE WHEN $6 = 'pending' THEN NULL ELSE now() END, last_detail = $9
+    WHERE customer_id = $1 AND row_id = $4 AND state IN ('pending', 'uncertain')
+        AND ($6 = 'sent' OR (attempts = $5 AND state = 'pending')))
+UPDATE report_lanes
+SET lease_owner = NULL, lease_until = NULL, row_id = NULL, attempt = NULL
+WHERE customer_id = $1 AND provider = $2 AND meter = $3 AND row_id = $4 AND attempt = $5

@@ -1,0 +1,346 @@
+"""Stream records as rows: pure functions, so that settlement's SQL stays a list of steps."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Final, TypeVar
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.holds import check_hold_id, hold_day
+from sidecar.domain.ledger import Account, Entry, grant_entries, usage_entries
+from sidecar.domain.periods import from_epoch_ms
+from sidecar.domain.usage import EventKind, TokenUsage
+from sidecar.services.ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
+
+EventKey = tuple[str, str, str]
+"""customer_id, hold_id, kind; the day is inside the hold id."""
+HoldKey = tuple[str, str]
+"""customer_id, hold_id."""
+WindowKey = tuple[str, str, datetime]
+"""customer_id, meter, window_start."""
+
+UNREADABLE: Final = "unreadable"
+_NO_USAGE: Final = TokenUsage()
+_ACCOUNTS: Final = tuple(Account)
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A shard's records after its committed offset, by what they become."""
+
+    shard: int
+    epoch: int
+    offset: str
+    usage: tuple[StreamRecord, ...]
+    grants: tuple[StreamRecord, ...]
+    aside: tuple[SetAsideRecord | UnreadableRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """What one record changes of one meter; `window` is where it is reported, if anywhere."""
+
+    record: StreamRecord
+    meter: str
+    quantity: int
+    amount_nano: int
+    window: WindowKey | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerTransaction:
+    """A balanced transaction of one customer and currency, and the stream entries it posts."""
+
+    customer_id: str
+    transaction_id: str
+    kind: str
+    currency: str
+    first_entry_id: str
+    last_entry_id: str
+    event_count: int
+    entries: tuple[Entry, ...]
+
+
+def make_batch(
+    records: Sequence[AnyRecord], *, shard: int, epoch: int, offset: str
+) -> Batch | None:
+    """The records above the offset, or None if there are none: a replay ends here."""
+    floor = entry_order(offset)
+    fresh = [record for record in records if entry_order(record.entry_id) > floor]
+    if not fresh:
+        return None
+    decided = [record for record in fresh if isinstance(record, StreamRecord)]
+    return Batch(
+        shard=shard,
+        epoch=epoch,
+        offset=fresh[-1].entry_id,
+        usage=tuple(record for record in decided if record.kind != EventKind.GRANT),
+        grants=tuple(record for record in decided if record.kind == EventKind.GRANT),
+        aside=tuple(record for record in fresh if not isinstance(record, StreamRecord)),
+    )
+
+
+def entry_order(entry_id: str) -> tuple[int, int]:
+    """Where an entry stands in its stream; ids are `milliseconds-sequence`, not text."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
+
+
+def event_key(record: StreamRecord) -> EventKey:
+    """What makes a usage event unique."""
+    return record.customer_id, record.hold_id, record.kind
+
+
+def usage_transaction_ids(batch: Batch) -> dict[tuple[str, str], str]:
+    """
+    The ledger transaction of each (customer, currency) of the batch.
+
+    Named by the first stream entry of the customer and currency in the batch. An entry is
+    settled in one committed batch only (the offset sees to it), so no other batch can come to
+    the same name however a replay cuts the stream; the epoch tells a stream that began anew.
+    """
+    ids: dict[tuple[str, str], str] = {}
+    for record in batch.usage:
+        ids.setdefault(
+            (record.customer_id, record.currency),
+            f"usage:{batch.shard}:{batch.epoch}:{record.entry_id}",
+        )
+    return ids
+
+
+def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple[Any, ...]:
+    """
+    A record's row, in the order of `insert_events`; an orphan may have no event of its own.
+
+    Raises:
+        InvalidInput: If the record contradicts its event, or its hold id is none.
+    """
+    event = record.event
+    if event is not None and (event.customer_id, event.hold_id, event.currency) != (
+        record.customer_id,
+        record.hold_id,
+        record.currency,
+    ):
+        raise InvalidInput(f"entry {record.entry_id}: the event is not the record's")
+    usage = _NO_USAGE if event is None else event.usage
+    decided_at = from_epoch_ms(record.decided_at_ms)
+    head = (
+        record.customer_id,
+        hold_day(check_hold_id(record.hold_id)),
+        record.hold_id,
+        record.kind,
+        transaction_id,
+        shard,
+        record.entry_id,
+        record.currency,
+        record.amount_nano,
+        record.overage_nano,
+        record.held_nano,
+        record.prepaid,
+        record.late,
+    )
+    tokens = (
+        usage.input,
+        usage.output,
+        usage.cache_read,
+        usage.cache_creation,
+        usage.reasoning,
+        usage.total,
+    )
+    if event is None:
+        facts: tuple[Any, ...] = ("", "", "", "", "", "", "", "", None)
+        tail: tuple[Any, ...] = (0, 0, 0, False, "", "", b"", decided_at, decided_at)
+    else:
+        facts = (
+            event.plan,
+            event.price_version,
+            event.model,
+            event.user_id,
+            event.credential_id,
+            event.route,
+            event.edge,
+            event.gateway_id,
+            event.status,
+        )
+        tail = (
+            event.duration_ms,
+            event.request_bytes,
+            event.response_bytes,
+            event.estimated,
+            event.estimate_reason,
+            event.client_key,
+            event.request_id,
+            event.occurred_at,
+            event.received_at,
+        )
+    return (*head, *facts, *tokens, *tail, decided_at)
+
+
+def make_lines(
+    records: Iterable[StreamRecord],
+    stored: Mapping[HoldKey, Mapping[str, tuple[int, int]]],
+    windows_for: Mapping[str, str],
+    reported_meters: Mapping[str, frozenset[str]],
+) -> list[Line]:
+    """
+    What each new record changes of each meter.
+
+    A record carries full quantities. Where the hold has lines already (a correction, a late
+    capture after an orphan), only the signed difference is new.
+
+    Args:
+        records: New ones, in stream order.
+        stored: Quantity and amount by meter that holds had before this batch.
+        windows_for: Customers that are reported, with the provider's id.
+        reported_meters: By price version.
+
+    Raises:
+        InvalidInput: If a record's amount is not what its lines come to.
+    """
+    current = {hold: dict(meters) for hold, meters in stored.items()}
+    lines: list[Line] = []
+    for record in records:
+        hold = (record.customer_id, record.hold_id)
+        wanted = _meters(record)
+        before = current.get(hold, {})
+        amount = 0
+        for meter in sorted(wanted.keys() | before.keys()):
+            quantity = wanted.get(meter, (0, 0))[0] - before.get(meter, (0, 0))[0]
+            line_amount = wanted.get(meter, (0, 0))[1] - before.get(meter, (0, 0))[1]
+            amount += line_amount
+            if quantity or line_amount:
+                lines.append(
+                    Line(
+                        record=record,
+                        meter=meter,
+                        quantity=quantity,
+                        amount_nano=line_amount,
+                        window=_window(record, meter, quantity, windows_for, reported_meters),
+                    )
+                )
+        if amount != record.amount_nano:
+            raise InvalidInput(
+                f"entry {record.entry_id}: its lines come to {amount}, "
+                f"its amount is {record.amount_nano}"
+            )
+        current[hold] = wanted
+    return lines
+
+
+def usage_transactions(
+    new: Iterable[StreamRecord], ids: Mapping[tuple[str, str], str]
+) -> list[LedgerTransaction]:
+    """One transaction per customer and currency, from the new records alone."""
+    groups: dict[tuple[str, str], list[StreamRecord]] = {}
+    for record in new:
+        groups.setdefault((record.customer_id, record.currency), []).append(record)
+    return [
+        LedgerTransaction(
+            customer_id=customer_id,
+            transaction_id=ids[customer_id, currency],
+            kind="usage",
+            currency=currency,
+            first_entry_id=records[0].entry_id,
+            last_entry_id=records[-1].entry_id,
+            event_count=len(records),
+            entries=_usage_entries(records),
+        )
+        for (customer_id, currency), records in sorted(groups.items())
+    ]
+
+
+def grant_transactions(new: Sequence[StreamRecord]) -> list[LedgerTransaction]:
+    """One transaction per grant, named by the grant: posting it twice cannot succeed."""
+    return [
+        LedgerTransaction(
+            customer_id=record.customer_id,
+            transaction_id=f"grant:{record.grant_id}",
+            kind="grant",
+            currency=record.currency,
+            first_entry_id=record.entry_id,
+            last_entry_id=record.entry_id,
+            event_count=1,
+            entries=grant_entries(record.amount_nano),
+        )
+        for record in new
+    ]
+
+
+def balance_rows(transactions: Iterable[LedgerTransaction]) -> list[tuple[Any, ...]]:
+    """Sums by customer and currency with a column per account, in key order."""
+    sums: dict[tuple[str, str], dict[Account, int]] = {}
+    for transaction in transactions:
+        accounts = sums.setdefault((transaction.customer_id, transaction.currency), {})
+        for entry in transaction.entries:
+            accounts[entry.account] = accounts.get(entry.account, 0) + entry.amount_nano
+    return [
+        (*key, *(accounts.get(account, 0) for account in _ACCOUNTS))
+        for key, accounts in sorted(sums.items())
+    ]
+
+
+def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
+    """What the batch adds to each report window."""
+    return _summed((line.window, line.quantity) for line in lines if line.window is not None)
+
+
+def columns(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Rows as one array per column, for unnest."""
+    return list(zip(*rows, strict=True))
+
+
+def day_of(record: StreamRecord) -> date:
+    """The UTC day inside the record's hold id."""
+    return hold_day(record.hold_id)
+
+
+def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
+    """Entries are linear in amounts, so those of the sums are the sums of those."""
+    totals = {True: [0, 0], False: [0, 0]}
+    for record in records:
+        totals[record.prepaid][0] += record.amount_nano
+        totals[record.prepaid][1] += record.overage_nano
+    entries = _summed(
+        (entry.account, entry.amount_nano)
+        for prepaid, (amount, overage) in totals.items()
+        for entry in usage_entries(amount, overage_nano=overage, prepaid=prepaid)
+    )
+    return tuple(
+        Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
+    )
+
+
+def _meters(record: StreamRecord) -> dict[str, tuple[int, int]]:
+    wanted: dict[str, tuple[int, int]] = {}
+    if record.event is None or (record.kind == EventKind.ORPHAN and record.amount_nano == 0):
+        # A released orphan's lines say what the hold was for, not what was used.
+        return wanted
+    for line in record.event.lines:
+        quantity, amount = wanted.get(line.meter, (0, 0))
+        wanted[line.meter] = quantity + line.quantity, amount + line.amount_nano
+    return wanted
+
+
+def _window(
+    record: StreamRecord,
+    meter: str,
+    quantity: int,
+    windows_for: Mapping[str, str],
+    reported_meters: Mapping[str, frozenset[str]],
+) -> WindowKey | None:
+    """The UTC hour that the quantity is reported in; what credit paid is never also invoiced."""
+    event = record.event
+    if event is None or record.prepaid or not quantity or record.customer_id not in windows_for:
+        return None
+    if meter not in reported_meters.get(event.price_version, frozenset()):
+        return None
+    hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    return record.customer_id, meter, hour
+
+
+def _summed(pairs: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+    sums: dict[_Key, int] = {}
+    for key, value in pairs:
+        sums[key] = sums.get(key, 0) + value
+    return sums

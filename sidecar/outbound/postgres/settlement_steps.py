@@ -1,0 +1,305 @@
+"""The statements of one settled batch, in order, inside one transaction."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.outbound.postgres.pool import Connection
+from sidecar.outbound.postgres.queries import query
+from sidecar.outbound.postgres.settlement_batch import (
+    UNREADABLE,
+    Batch,
+    HoldKey,
+    LedgerTransaction,
+    Line,
+    WindowKey,
+    balance_rows,
+    columns,
+    day_of,
+    event_key,
+    event_row,
+    grant_transactions,
+    make_lines,
+    usage_transaction_ids,
+    usage_transactions,
+    window_sums,
+)
+from sidecar.services.ports import SetAsideRecord, StreamRecord, UnreadableRecord
+
+_PAYLOAD_CHARS_MAX: Final = 65_536
+_PROBLEM_CHARS_MAX: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posted:
+    """How many records of each sort were new."""
+
+    events: int
+    grants: int
+    aside: int
+
+
+class SettlementSteps:
+    """
+    One batch. Only records whose key was not there yet go into lines, ledger and windows.
+
+    Every step raises InvalidInput for a record that contradicts what is stored; the whole
+    transaction then rolls back.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        batch: Batch,
+        provider: str,
+        reported_meters: Mapping[str, frozenset[str]],
+    ) -> None:
+        self._connection = connection
+        self._batch = batch
+        self._provider = provider
+        self._reported_meters = reported_meters
+        self._transaction_ids = usage_transaction_ids(batch)
+
+    async def run(self) -> Posted:
+        """All steps, the offset last."""
+        batch = self._batch
+        windows_for = await self._customers()
+        events = await self._insert_events()
+        await self._insert_client_keys(events)
+        lines = make_lines(
+            events, await self._stored_lines(events), windows_for, self._reported_meters
+        )
+        await self._insert_lines(lines, await self._add_to_windows(lines, windows_for))
+        grants = await self._post_grants()
+        await self._post(
+            [
+                *usage_transactions(events, self._transaction_ids),
+                *grant_transactions(grants),
+            ]
+        )
+        aside = await self._insert_quarantine()
+        await self._connection.execute(query("advance_offset"), batch.shard, batch.offset)
+        return Posted(events=len(events), grants=len(grants), aside=aside)
+
+    async def _customers(self) -> dict[str, str]:
+        """The reported customers' provider ids; refuses records of unknown customers."""
+        records = (*self._batch.usage, *self._batch.grants)
+        ids = sorted({record.customer_id for record in records})
+        rows = await self._fetch("settled_customers", ids) if ids else []
+        currencies = {row["customer_id"]: row["currency"] for row in rows}
+        for record in records:
+            if currencies.get(record.customer_id) != record.currency:
+                known = record.customer_id in currencies
+                raise InvalidInput(
+                    f"entry {record.entry_id}: "
+                    + ("another currency than the customer's" if known else "unknown customer")
+                )
+        return {
+            row["customer_id"]: row["stripe_customer_id"]
+            for row in rows
+            if row["stripe_customer_id"] is not None
+        }
+
+    async def _insert_events(self) -> list[StreamRecord]:
+        """Insert what is not there; the first of two records with one key counts."""
+        batch = self._batch
+        if not batch.usage:
+            return []
+        rows = [
+            event_row(
+                record,
+                shard=batch.shard,
+                transaction_id=self._transaction_ids[record.customer_id, record.currency],
+            )
+            for record in batch.usage
+        ]
+        inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
+        new: list[StreamRecord] = []
+        repeated: list[StreamRecord] = []
+        for record in batch.usage:
+            key = event_key(record)
+            (new if key in inserted else repeated).append(record)
+            inserted.discard(key)
+        await self._check_repeated(repeated)
+        return new
+
+    async def _check_repeated(self, repeated: Sequence[StreamRecord]) -> None:
+        """A repeat that says something else was decided twice: that is for people to see."""
+        if not repeated:
+            return
+        rows = await self._fetch(
+            "stored_amounts",
+            *columns([(r.customer_id, day_of(r), r.hold_id, r.kind) for r in repeated]),
+        )
+        stored = {
+            (row["customer_id"], row["hold_id"], row["kind"]): (
+                row["amount_nano"],
+                row["currency"],
+            )
+            for row in rows
+        }
+        for record in repeated:
+            if stored[event_key(record)] != (record.amount_nano, record.currency):
+                raise InvalidInput(
+                    f"entry {record.entry_id}: the hold is settled with another amount"
+                )
+
+    async def _insert_client_keys(self, events: Iterable[StreamRecord]) -> None:
+        rows = [
+            (record.customer_id, record.event.client_key, record.hold_id)
+            for record in events
+            if record.event is not None and record.event.client_key
+        ]
+        if not rows:
+            return
+        arrays = columns(rows)
+        await self._connection.execute(query("insert_client_keys"), *arrays)
+        if await self._connection.fetchval(query("clashing_client_keys"), *arrays) is not None:
+            raise InvalidInput("a client's event id came with two different times")
+
+    async def _stored_lines(
+        self, events: Iterable[StreamRecord]
+    ) -> dict[HoldKey, dict[str, tuple[int, int]]]:
+        """What holds had before, for records that may follow another of their hold."""
+        following = [
+            record for record in events if record.late or record.kind.startswith("correction:")
+        ]
+        if not following:
+            return {}
+        keys = sorted({(r.customer_id, day_of(r), r.hold_id) for r in following})
+        stored: dict[HoldKey, dict[str, tuple[int, int]]] = {}
+        for row in await self._fetch("stored_lines", *columns(keys)):
+            meters = stored.setdefault((row["customer_id"], row["hold_id"]), {})
+            meters[row["meter"]] = row["quantity"], row["amount_nano"]
+        return stored
+
+    async def _add_to_windows(
+        self, lines: Sequence[Line], windows_for: Mapping[str, str]
+    ) -> dict[WindowKey, int]:
+        """Add to the open windows; returns the seq that each quantity went into."""
+        sums = window_sums(lines)
+        if not sums:
+            return {}
+        rows = [
+            (customer_id, meter, start, windows_for[customer_id], quantity)
+            for (customer_id, meter, start), quantity in sorted(sums.items())
+        ]
+        touched = await self._fetch("add_to_windows", self._provider, *columns(rows))
+        return {
+            (row["customer_id"], row["meter"], row["window_start"]): row["seq"] for row in touched
+        }
+
+    async def _insert_lines(self, lines: Sequence[Line], seqs: Mapping[WindowKey, int]) -> None:
+        rows = [
+            (
+                line.record.customer_id,
+                day_of(line.record),
+                line.record.hold_id,
+                line.record.kind,
+                line.meter,
+                line.quantity,
+                line.amount_nano,
+                None if line.window is None else line.window[2],
+                None if line.window is None else seqs[line.window],
+            )
+            for line in lines
+        ]
+        if rows:
+            await self._connection.execute(query("insert_lines"), *columns(rows))
+
+    async def _post_grants(self) -> list[StreamRecord]:
+        """Turn intents into posted grants; one that is posted already is a repeat."""
+        grants = self._batch.grants
+        if not grants:
+            return []
+        rows = [(r.customer_id, r.grant_id, r.amount_nano, r.currency) for r in grants]
+        posted = {tuple(row) for row in await self._fetch("post_grants", *columns(rows))}
+        new: list[StreamRecord] = []
+        repeated: list[StreamRecord] = []
+        for record in grants:
+            key = (record.customer_id, record.grant_id)
+            (new if key in posted else repeated).append(record)
+            posted.discard(key)
+        if repeated:
+            keys = [(r.customer_id, r.grant_id) for r in repeated]
+            known = {tuple(row) for row in await self._fetch("posted_grants", *columns(keys))}
+            for r in repeated:
+                if (r.customer_id, r.grant_id, r.amount_nano, r.currency) not in known:
+                    raise InvalidInput(f"entry {r.entry_id}: no such grant of this amount")
+        return new
+
+    async def _post(self, transactions: Sequence[LedgerTransaction]) -> None:
+        """Write the ledger and move the balances by the same entries."""
+        if not transactions:
+            return
+        await self._connection.execute(
+            query("insert_transactions"),
+            *columns(
+                [
+                    (
+                        t.customer_id,
+                        t.transaction_id,
+                        t.kind,
+                        t.currency,
+                        self._batch.shard,
+                        t.first_entry_id,
+                        t.last_entry_id,
+                        t.event_count,
+                    )
+                    for t in transactions
+                ]
+            ),
+        )
+        entries = [
+            (t.customer_id, t.transaction_id, entry.account.value, entry.amount_nano)
+            for t in transactions
+            for entry in t.entries
+        ]
+        if entries:
+            # One statement: the database checks that it is balanced.
+            await self._connection.execute(query("insert_entries"), *columns(entries))
+            await self._connection.execute(
+                query("add_to_balances"), *columns(balance_rows(transactions))
+            )
+
+    async def _insert_quarantine(self) -> int:
+        rows = [_quarantine_row(self._batch, record) for record in self._batch.aside]
+        if not rows:
+            return 0
+        return len(await self._fetch("insert_quarantine", *columns(rows)))
+
+    async def _fetch(self, name: str, *arguments: Any) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await self._connection.fetch(query(name), *arguments)
+        return rows
+
+
+def _quarantine_row(
+    batch: Batch, record: SetAsideRecord | UnreadableRecord
+) -> tuple[int, str, str, str | None, str, str, str]:
+    if isinstance(record, SetAsideRecord):
+        reason, key, problem = record.reason, record.key, record.reason
+        customer_id, payload = None, record.payload
+    else:
+        reason, problem = UNREADABLE, record.problem
+        key = f"{batch.epoch}:{record.entry_id}"
+        customer_id = record.fields.get("customer_id")
+        # ASCII, so that whatever the entry held fits into text.
+        payload = json.dumps(dict(record.fields))
+    return (
+        batch.shard,
+        _clean(reason),
+        _clean(key),
+        None if customer_id is None else _clean(customer_id),
+        record.entry_id,
+        _clean(problem)[:_PROBLEM_CHARS_MAX],
+        _clean(payload)[:_PAYLOAD_CHARS_MAX],
+    )
+
+
+def _clean(text: str) -> str:
+    """Postgres takes neither NUL nor half a surrogate pair in text."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,150 @@
+"""
+Reporting: settled quantities to the billing provider, each counted once.
+
+A row is sealed (its quantity frozen), claimed, sent, and finished. Its identifier is a hash of
+the facts, so every attempt at it is the same event for the provider.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+from sidecar import telemetry
+from sidecar.domain.errors import SidecarError
+from sidecar.services.ports import (
+    Clock,
+    MeterReporter,
+    Outbox,
+    ReportRow,
+    ReportVerdict,
+)
+
+RETRY_SECONDS_FIRST = 1.0
+RETRY_SECONDS_MAX = 900.0
+_SEAL_BATCH = 1_000
+_SEAL_ROUNDS_MAX = 1_000
+_BACKOFF_SECONDS_MAX = 60.0
+_DELIVERED = frozenset({ReportVerdict.DELIVERED, ReportVerdict.DUPLICATE})
+
+
+class Reporter:
+    """Reports what is sealed; any number may run, one at a time has a (customer, meter)."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        provider: MeterReporter,
+        clock: Clock,
+        *,
+        owner: str,
+        report_every: timedelta = timedelta(minutes=5),
+        concurrency_max: int = 8,
+        lease_seconds: int = 120,
+        poll_seconds: float = 1.0,
+    ) -> None:
+        """
+        Wire the ports.
+
+        Args:
+            outbox, provider, clock: Ports.
+            owner: Names this worker among all that run.
+            report_every: How long a window gathers usage before it is sealed.
+            concurrency_max: Calls to the provider at a time.
+            lease_seconds: Must be longer than the provider's longest call.
+            poll_seconds: Pause of `run` between rounds.
+        """
+        self._outbox = outbox
+        self._provider = provider
+        self._clock = clock
+        self._owner = owner
+        self._report_every = report_every
+        self._concurrency_max = concurrency_max
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+
+    async def report_once(self, *, force: bool = False) -> int:
+        """
+        One round: seal what has gathered long enough, then send all that is due.
+
+        1. Seal. *A crash:* the transaction was all or nothing.
+        2. Claim: the first attempt's instant is committed before anything is sent. *A crash:*
+           the lane waits until its lease ends.
+        3. Send. *A crash after the provider took it:* the next attempt carries the same
+           identifier, and "already exists" counts as delivered.
+        4. Finish. *A crash before it:* as in 3.
+
+        Args:
+            force: Seal every open window, however young.
+
+        Returns:
+            How many rows the provider has, as of this round.
+
+        Raises:
+            StoreUnavailable: A step may or may not have happened; report again.
+        """
+        margin = timedelta(days=1) if force else -self._report_every
+        opened_before = self._clock.now() + margin
+        for _ in range(_SEAL_ROUNDS_MAX):
+            if not await self._outbox.seal(opened_before=opened_before, limit=_SEAL_BATCH):
+                break
+        delivered = 0
+        while rows := await self._outbox.claim(
+            self._owner, limit=self._concurrency_max, lease_seconds=self._lease_seconds
+        ):
+            delivered += await self._send_all(rows)
+        return delivered
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Report until stopped; failures of the store are counted and backed off."""
+        failures = 0
+        while not stop.is_set():
+            pause = self._poll_seconds
+            try:
+                await self.report_once()
+                failures = 0
+            except SidecarError as error:
+                failures += 1
+                pause = min(_BACKOFF_SECONDS_MAX, self._poll_seconds * 2**failures)
+                telemetry.WORKER_FAILURES.labels("reporting").inc()
+                telemetry.get_logger().warning("reporting_failed", error=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause)
+
+    async def _send_all(self, rows: Sequence[ReportRow]) -> int:
+        """Send leased rows side by side; a failure waits until the others are finished."""
+        results = await asyncio.gather(*(self._send(row) for row in rows), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result is True for result in results)
+
+    async def _send(self, row: ReportRow) -> bool:
+        """Send one row and record what came of it; True if the provider has it."""
+        attempt = await self._provider.report(row)
+        retry_at = self._clock.now() + timedelta(seconds=retry_seconds(row))
+        await self._outbox.finish(row, attempt, retry_at=retry_at)
+        telemetry.REPORTS.labels(attempt.verdict.value).inc()
+        if attempt.verdict is ReportVerdict.REJECTED:
+            telemetry.get_logger().error(
+                "report_rejected",
+                identifier=row.identifier,
+                customer_id=row.customer_id,
+                detail=attempt.detail,
+            )
+        return attempt.verdict in _DELIVERED
+
+
+def retry_seconds(row: ReportRow) -> float:
+    """
+    How long a row waits after a failed attempt: doubling up to a cap, less up to half of it.
+
+    The jitter is a hash of identifier and attempt, so that rows which failed together do not
+    come back together, and a replay waits as long as the first time.
+    """
+    doubled = RETRY_SECONDS_FIRST * 2.0 ** min(max(row.attempts - 1, 0), 30)
+    ceiling: float = min(RETRY_SECONDS_MAX, doubled)
+    digest = hashlib.sha256(f"{row.identifier}:{row.attempts}".encode()).digest()
+    fraction = int.from_bytes(digest[:4]) / 2**32
+    return ceiling * (1.0 - fraction / 2)

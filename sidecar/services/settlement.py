@@ -1,0 +1,318 @@
+"""
+Settlement: from the shards' streams into the ledger, once in effect.
+
+Redis decided every record with its numbers; here they are posted, never decided again. What
+makes it exact is the ledger's transaction, which holds rows and offset together, and the keys
+of its rows. A worker may die anywhere; the next one goes on from the committed offset.
+"""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+
+from sidecar import telemetry
+from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
+from sidecar.domain.periods import from_epoch_ms
+from sidecar.domain.pricing import Billing
+from sidecar.services.ports import (
+    AnyRecord,
+    Clock,
+    Ledger,
+    RateCards,
+    SetAsideRecord,
+    ShardLease,
+    StreamRecord,
+    UnreadableRecord,
+    UsageStream,
+)
+
+STREAM_START = "0-0"
+REFUSED = "refused"
+UNKNOWN_PRICE_VERSION = "unknown_price_version"
+_CARDS_MAX = 1_000
+_BACKOFF_SECONDS_MAX = 30.0
+
+
+@dataclass(slots=True)
+class _Held:
+    lease: ShardLease
+    renew_at: datetime
+
+
+class SettlementWorker:
+    """
+    Settles shards; any number of workers may run, one at a time has a shard.
+
+    A lease is kept while the worker runs and given back when `run` ends, so an idle round
+    costs one read of each stream and nothing in the database.
+    """
+
+    def __init__(
+        self,
+        stream: UsageStream,
+        ledger: Ledger,
+        rate_cards: RateCards,
+        clock: Clock,
+        *,
+        owner: str,
+        shards: Iterable[int],
+        batch_max: int = 1_000,
+        lease_seconds: int = 30,
+        poll_seconds: float = 0.2,
+        concurrency_max: int = 4,
+    ) -> None:
+        """
+        Wire the ports.
+
+        Args:
+            stream, ledger, rate_cards, clock: Ports.
+            owner: Names this worker among all that run; must be unique.
+            shards: Which shards to settle.
+            batch_max: Records of one database transaction.
+            lease_seconds: How long a dead worker's shards wait for the next one.
+            poll_seconds: Pause of `run` after a round that found nothing.
+            concurrency_max: Shards at a time.
+        """
+        self._stream = stream
+        self._ledger = ledger
+        self._rate_cards = rate_cards
+        self._clock = clock
+        self._owner = owner
+        self._shards = tuple(shards)
+        self._batch_max = batch_max
+        self._lease_seconds = lease_seconds
+        self._poll_seconds = poll_seconds
+        self._concurrency_max = concurrency_max
+        self._held: dict[int, _Held] = {}
+        self._taken_until: dict[int, datetime] = {}
+        self._cards: dict[str, frozenset[str]] = {}
+
+    async def settle_shard(self, shard: int) -> int:
+        """
+        Settle a shard until its stream is empty.
+
+        1. Lease. *A crash after it:* the shard waits until the lease ends.
+        2. Read from the offset that Postgres has. *A crash:* nothing was changed.
+        3. Post the batch with its new offset in one transaction. *A crash before the commit:*
+           all of it is read again. *After it:* step 4 is left over.
+        4. Trim what the offset covers. *A crash before it:* entries stay in the stream, are
+           never read again, and go with the next trim.
+
+        Returns:
+            How many records were new; 0 while another worker has the shard.
+
+        Raises:
+            StoreUnavailable: A step may or may not have happened; settle again.
+        """
+        held = await self._lease(shard)
+        settled = 0
+        while held is not None:
+            lease = held.lease
+            records = await self._stream.read(shard, lease.offset, self._batch_max)
+            if not records:
+                break
+            try:
+                settled += await self._settle(lease, records)
+            except Conflict:
+                # Another worker took over; it reads the offset that was committed.
+                self._held.pop(shard, None)
+                telemetry.get_logger().warning("shard_lease_lost", shard=shard)
+                break
+            held.lease = replace(lease, offset=records[-1].entry_id)
+            await self._stream.trim(shard, held.lease.offset)
+            self._note_lag(records)
+            held = await self._lease(shard)
+        return settled
+
+    async def settle_once(self) -> int:
+        """
+        One round over all shards that can be had, each until it is empty.
+
+        A shard that fails does not keep the others from being settled.
+
+        Returns:
+            How many records were new.
+
+        Raises:
+            SidecarError: The first failure, after all shards had their turn.
+        """
+        gate = asyncio.Semaphore(self._concurrency_max)
+
+        async def settle_gated(shard: int) -> int:
+            async with gate:
+                return await self.settle_shard(shard)
+
+        results = await asyncio.gather(
+            *(settle_gated(shard) for shard in self._shards), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return sum(result for result in results if isinstance(result, int))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Settle until stopped, then give the leases back; failures are counted and backed off."""
+        failures = 0
+        try:
+            while not stop.is_set():
+                try:
+                    settled = await self.settle_once()
+                    failures = 0
+                    pause = 0.0 if settled else self._poll_seconds
+                except SidecarError as error:
+                    failures += 1
+                    pause = min(_BACKOFF_SECONDS_MAX, self._poll_seconds * 2**failures)
+                    telemetry.WORKER_FAILURES.labels("settlement").inc()
+                    telemetry.get_logger().warning("settlement_failed", error=str(error))
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause)
+        finally:
+            with suppress(StoreUnavailable):
+                await self.release()
+
+    async def release(self) -> None:
+        """Give all leases back, so that the next worker need not wait for them to end."""
+        held, self._held = self._held, {}
+        for shard in held:
+            await self._ledger.claim_shard(shard, self._owner, 0)
+
+    async def _lease(self, shard: int) -> _Held | None:
+        """The lease at hand, or a new or renewed one once half of its time has passed."""
+        now = self._clock.now()
+        held = self._held.get(shard)
+        if held is not None and now < held.renew_at:
+            return held
+        if held is None and now < self._taken_until.get(shard, now):
+            return None
+        lease = await self._ledger.claim_shard(shard, self._owner, self._lease_seconds)
+        half = timedelta(seconds=self._lease_seconds / 2)
+        if lease is None:
+            self._held.pop(shard, None)
+            self._taken_until[shard] = now + half
+            return None
+        self._taken_until.pop(shard, None)
+        if held is None and lease.offset != STREAM_START:
+            # Entries that a predecessor committed but did not trim.
+            await self._stream.trim(shard, lease.offset)
+        renewed = self._held[shard] = _Held(lease=lease, renew_at=now + half)
+        return renewed
+
+    async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
+        """Post a batch; count what it set aside once that is committed."""
+        prepared, reported_meters = await self._prepare(records)
+        aside: list[str] = []
+        settled = await self._post(lease, prepared, reported_meters, aside)
+        for before, after in zip(records, prepared, strict=True):
+            if isinstance(after, UnreadableRecord):
+                aside.append("unreadable")
+            elif before is not after and isinstance(after, SetAsideRecord):
+                aside.append(after.reason)
+        for reason in aside:
+            telemetry.QUARANTINED.labels(reason).inc()
+        return settled
+
+    async def _post(
+        self,
+        lease: ShardLease,
+        records: Sequence[AnyRecord],
+        reported_meters: Mapping[str, frozenset[str]],
+        aside: list[str],
+    ) -> int:
+        """
+        Post records; a batch that the ledger refuses is halved, in order, down to the culprit.
+
+        The culprit goes to quarantine with all its numbers, in one transaction with its offset.
+        A crash between two halves costs nothing: the first has moved the offset.
+        """
+        try:
+            return await self._ledger.settle(lease, records, reported_meters)
+        except InvalidInput as error:
+            if len(records) > 1:
+                middle = len(records) // 2
+                first = await self._post(lease, records[:middle], reported_meters, aside)
+                return first + await self._post(lease, records[middle:], reported_meters, aside)
+            (record,) = records
+            if not isinstance(record, StreamRecord):
+                raise
+            telemetry.get_logger().error(
+                "record_quarantined",
+                shard=lease.shard,
+                entry_id=record.entry_id,
+                customer_id=record.customer_id,
+                error=str(error),
+            )
+            refused = _set_aside(record, REFUSED, str(error))
+            settled = await self._ledger.settle(lease, [refused], {})
+            aside.append(REFUSED)
+            return settled
+
+    async def _prepare(
+        self, records: Sequence[AnyRecord]
+    ) -> tuple[list[AnyRecord], dict[str, frozenset[str]]]:
+        """
+        Find which meters of the batch are reported; what no rate card explains is set aside.
+
+        Only usage that credit did not pay can be reported, so only it needs its rate card.
+        """
+        reported: dict[str, frozenset[str]] = {}
+        prepared: list[AnyRecord] = []
+        for record in records:
+            if not isinstance(record, StreamRecord) or record.prepaid or record.event is None:
+                prepared.append(record)
+                continue
+            version = record.event.price_version
+            meters = await self._reported_meters(version)
+            if meters is None:
+                prepared.append(_set_aside(record, UNKNOWN_PRICE_VERSION, version))
+            else:
+                reported[version] = meters
+                prepared.append(record)
+        return prepared, reported
+
+    async def _reported_meters(self, version: str) -> frozenset[str] | None:
+        known = self._cards.get(version)
+        if known is not None:
+            return known
+        card = await self._rate_cards.read(version)
+        if card is None:
+            return None
+        # What the plan does not price is counted for quotas and people, not for the provider.
+        meters = frozenset(
+            name
+            for name in card.priced_meters()
+            if card.meters[name].reported and card.billing is not Billing.PREPAID
+        )
+        if len(self._cards) >= _CARDS_MAX:
+            self._cards.pop(next(iter(self._cards)))
+        self._cards[version] = meters
+        return meters
+
+    def _note_lag(self, records: Sequence[AnyRecord]) -> None:
+        newest = max(
+            (record.decided_at_ms for record in records if isinstance(record, StreamRecord)),
+            default=None,
+        )
+        if newest is not None:
+            age = self._clock.now() - from_epoch_ms(newest)
+            telemetry.SETTLEMENT_LAG.set(max(0.0, age.total_seconds()))
+
+
+def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:
+    """A record for quarantine, with all that is needed to post it later."""
+    return SetAsideRecord(
+        entry_id=record.entry_id,
+        key=record.entry_id,
+        reason=reason,
+        payload=json.dumps({"problem": problem, "record": asdict(record)}, default=_plain),
+    )
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return value.hex()
+    return str(value)

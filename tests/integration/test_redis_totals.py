@@ -1,0 +1,143 @@
+"""Running totals: intervals reserved once, and captures cut off after reserving."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from fixtures.live_store import (
+    CUSTOMER,
+    LiveStore,
+    event_of,
+    hold_id_of,
+    hold_of,
+)
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.holds import HoldState
+from sidecar.outbound.redis.errors import StoreDamaged
+from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[LiveStore]:
+    store = await LiveStore.open(redis_url)
+    yield store
+    await store.connection.aclose()
+
+
+async def test_intervals_of_a_total_are_disjoint_and_reserved_once(store):
+    facts = await store.add_customer(granted=100)
+    holds = [hold_of(facts, n, 10) for n in range(20)]
+
+    async def reserve(number: int) -> tuple[int, ...]:
+        demands = [
+            RatingDemand(key="v:0:1", quantity=3),
+            RatingDemand(key="v:1:1", quantity=number),
+        ]
+        event = event_of(holds[number], 0)
+        return await store.balances.reserve_totals(CUSTOMER, hold_id_of(number), event, demands)
+
+    totals = await asyncio.gather(*(reserve(n % 20) for n in range(60)))
+    assert totals[:20] == totals[20:40] == totals[40:]
+    assert sorted(total[0] for total in totals[:20]) == list(range(0, 60, 3))
+    assert (await store.fields())[b"t:v:0:1"] == b"60"
+    assert (await store.fields())[b"t:v:1:1"] == str(sum(range(20))).encode()
+
+
+async def test_a_captured_id_keeps_its_interval(store):
+    facts = await store.add_customer(granted=100)
+    hold = hold_of(facts, 1, 10)
+    await store.balances.place_hold(hold)
+    event = event_of(hold, 5)
+    demand = RatingDemand(key="v:0:1", quantity=4)
+    await store.balances.reserve_totals(
+        CUSTOMER, hold_id_of(9), event_of(hold_of(facts, 9, 0), 0), [demand]
+    )
+    assert await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand]) == (4,)
+    await store.balances.capture_hold(event, (), prepaid=True)
+    again = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
+    assert again == (4,)
+    assert (await store.fields())[b"t:v:0:1"] == b"8"
+    before = await store.dump()
+    other = RatingDemand(key="v:1:1", quantity=4)
+    assert await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [other]) == (0,)
+    assert await store.dump() == before
+    with pytest.raises(InvalidInput, match="same running total"):
+        await store.balances.reserve_totals(CUSTOMER, hold_id_of(2), event, [other, other])
+    assert f"r:{hold_id_of(1)}".encode() not in await store.fields()
+
+
+async def test_a_capture_cut_off_after_reserving_is_handed_to_the_sweep(store):
+    facts = await store.add_customer(granted=100)
+    hold = hold_of(facts, 1, 10, ttl_ms=1)
+    placed = await store.balances.place_hold(hold)
+    event = event_of(hold, 0, placed)
+    demand = RatingDemand(key="v:0:1", quantity=4)
+    await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
+    assert await store.balances.release_hold(CUSTOMER, hold_id_of(1)) is False
+    await store.wait_due(hold_id_of(1))
+    assert await store.balances.orphan_hold(CUSTOMER, hold_id_of(1)) == event
+    stored = await store.balances.read_hold(CUSTOMER, hold_id_of(1))
+    assert stored.state is HoldState.OPEN
+    assert stored.terms.expires_at_ms > placed.expires_at_ms + 20_000
+    assert await store.balances.orphan_hold(CUSTOMER, hold_id_of(1)) is None
+    finished = await store.balances.capture_hold(event_of(hold, 5, placed), (), prepaid=True)
+    assert (finished.status, finished.held_nano) == (CaptureStatus.CAPTURED, 10)
+
+
+async def test_late_usage_cut_off_after_reserving_is_found_by_the_sweep_too(store):
+    facts = await store.add_customer(granted=100)
+    event = event_of(hold_of(facts, 1, 10), 0)
+    demand = RatingDemand(key="v:0:1", quantity=4)
+    await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
+    assert (await store.place(facts, 1, 10)).status is PlaceStatus.MISMATCH
+    shard = store.keyspace.shard_of(CUSTOMER)
+    await store.connection.command("ZADD", store.keyspace.expiry(shard), 1, hold_id_of(1))
+    assert await store.balances.due_holds(shard, 10) == [(CUSTOMER, hold_id_of(1))]
+    assert await store.balances.orphan_hold(CUSTOMER, hold_id_of(1)) == event
+    stored = await store.balances.read_hold(CUSTOMER, hold_id_of(1))
+    assert stored.terms.estimate == {line.meter: line.quantity for line in event.lines}
+    assert (
+        await store.balances.capture_hold(event_of(hold_of(facts, 1, 10), 5), (), prepaid=True)
+    ).status is CaptureStatus.LATE
+    assert await store.connection.command("ZCARD", store.keyspace.expiry(shard)) == 0
+    assert await store.connection.command("HLEN", store.keyspace.open(shard)) == 0
+
+
+async def test_totals_of_an_unknown_customer_or_of_rubbish_are_not_moved(store):
+    facts = await store.add_customer()
+    stranger = replace(facts, customer_id="cus_nobody")
+    demand = RatingDemand(key="v:0:1", quantity=4)
+    event = event_of(hold_of(stranger, 1, 0), 0)
+    before = await store.dump()
+    assert await store.balances.reserve_totals("cus_nobody", hold_id_of(1), event, [demand]) == (0,)
+    assert await store.dump() == before
+    await store.set_field("t:v:0:1", "lots")
+    with pytest.raises(StoreDamaged):
+        await store.balances.reserve_totals(
+            CUSTOMER, hold_id_of(2), event_of(hold_of(facts, 2, 0), 0), [demand]
+        )
+
+
+async def test_what_is_remembered_of_an_id_expires_after_two_days(store):
+    facts = await store.add_customer(granted=100)
+    await store.balances.capture_hold(event_of(hold_of(facts, 1, 0), 5), (), prepaid=True)
+    done = store.keyspace.done(store.keyspace.shard_of(CUSTOMER), hold_id_of(1))
+    assert 172_700 < await store.connection.command("TTL", done) <= 172_800
+
+
+async def test_every_decision_of_a_shard_has_its_own_number(store):
+    facts = await store.add_customer(granted=100)
+    for number in range(5):
+        await store.balances.capture_hold(event_of(hold_of(facts, number, 0), 5), (), prepaid=True)
+    shard = store.keyspace.shard_of(CUSTOMER)
+    entries = await store.connection.command("XRANGE", store.keyspace.usage(shard), "-", "+")
+    fields = [dict(zip(flat[::2], flat[1::2], strict=True)) for _, flat in entries]
+    numbers = [int(entry[b"seq"]) for entry in fields]
+    assert numbers == sorted(set(numbers))
+    assert len({entry[b"ep"] for entry in fields}) == 1
+    instants = [int(entry[b"at"]) for entry in fields]
+    assert instants == sorted(instants)
+    assert abs(instants[0] / 1_000 - datetime.now(UTC).timestamp()) < 3_600
