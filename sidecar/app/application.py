@@ -18,7 +18,7 @@ from sidecar import telemetry
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import ControlPlane, DataPlane
 from sidecar.app.servers import Servers, new_id
-from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 from sidecar.inbound.extraction.request_body import read_request_facts
 from sidecar.outbound.embedded import (
     EmbeddedPostgres,
@@ -28,6 +28,7 @@ from sidecar.outbound.embedded import (
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.outbox import PostgresOutbox
@@ -54,6 +55,7 @@ from sidecar.settings import Role, Settings
 STORE_PAUSE_SECONDS = 0.5
 """Between two looks at a store that is away."""
 SETTLED_POLL_SECONDS = 0.05
+FORGET_PAUSE_SECONDS = 600.0
 
 
 class SystemClock:
@@ -226,6 +228,8 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
+        if settings.has(Role.ADMIN):
+            self._spawn(self._forget_idempotency_keys())
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -327,6 +331,17 @@ class Application:
             except (StoreUnavailable, ConfigError) as error:
                 self._store_problems["postgres"] = str(error)
             await self._sleep(STORE_PAUSE_SECONDS)
+
+    async def _forget_idempotency_keys(self) -> None:
+        """Drop answers that have been kept long enough."""
+        keys = PostgresIdempotencyKeys(self.pool)
+        while not self.stop.is_set():
+            try:
+                await keys.sweep()
+            except SidecarError as error:
+                telemetry.WORKER_FAILURES.labels("idempotency").inc()
+                telemetry.get_logger().warning("idempotency_sweep_failed", error=str(error))
+            await self._sleep(FORGET_PAUSE_SECONDS)
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, or return at once when the process is to stop."""

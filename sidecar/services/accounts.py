@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, NotFound, StoreUnavailable
+from sidecar.domain.errors import InvalidInput, NotFound, SidecarError
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import StandingFact
 from sidecar.services.ports import (
@@ -196,7 +196,7 @@ class AccountService:
         while not stop.is_set():
             try:
                 await self.apply_pending()
-            except StoreUnavailable as error:
+            except SidecarError as error:
                 telemetry.WORKER_FAILURES.labels("grants").inc()
                 telemetry.get_logger().warning("grants_pending_failed", error=str(error))
             try:

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import suppress
 
 from sidecar import telemetry
-from sidecar.domain.errors import StoreUnavailable
+from sidecar.domain.errors import SidecarError, StoreUnavailable
 from sidecar.domain.policy import Policy
 from sidecar.services.ports import Policies, RateCards
 
@@ -55,7 +55,7 @@ class PublishedPolicies:
                 try:
                     await self.publish()
                     published_at = loop.time()
-                except StoreUnavailable as error:
+                except SidecarError as error:
                     telemetry.WORKER_FAILURES.labels("publishing").inc()
                     telemetry.get_logger().warning("policy_publish_failed", error=str(error))
             with suppress(TimeoutError):

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 
 from sidecar import telemetry
-from sidecar.domain.errors import StoreUnavailable
+from sidecar.domain.errors import SidecarError
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Balances
 
@@ -50,11 +50,11 @@ class Sweeper:
         return ended
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Sweep until stopped; a store that is away is counted and tried again."""
+        """Sweep until stopped; a failed round is counted, and the next one tries again."""
         while not stop.is_set():
             try:
                 await self.sweep_once()
-            except StoreUnavailable as error:
+            except SidecarError as error:
                 telemetry.WORKER_FAILURES.labels("sweep").inc()
                 telemetry.get_logger().warning("sweep_failed", error=str(error))
             try:

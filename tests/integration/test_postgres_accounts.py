@@ -7,7 +7,8 @@ import pytest
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.postgres.accounts import PostgresAccounts
-from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys, StoredAnswer
+from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
+from sidecar.services.idempotency import IdempotencyRecord
 from sidecar.services.ports import Credential, Customer, Grant, GrantState
 
 CUSTOMER = Customer(customer_id="cus_a", plan="prepaid", currency="USD", labels={"region": "eu"})
@@ -134,31 +135,28 @@ async def test_a_repeated_write_gets_the_first_answer(postgres_pool):
     keys = PostgresIdempotencyKeys(postgres_pool)
     use = {"route": "POST /grants", "body_hash": "h"}
     assert await keys.begin("admin", "k", **use) is None
-    with pytest.raises(Conflict, match="under way"):
-        await keys.begin("admin", "k", **use)
+    assert await keys.begin("admin", "k", **use) == IdempotencyRecord(**use)
     await keys.finish("admin", "k", status=201, body=b"{}")
     await keys.finish("admin", "k", status=500, body=b"later")
-    assert await keys.begin("admin", "k", **use) == StoredAnswer(status=201, body=b"{}")
+    assert await keys.begin("admin", "k", **use) == IdempotencyRecord(**use, status=201, body=b"{}")
     assert await keys.begin("other", "k", **use) is None
 
 
 @pytest.mark.parametrize("other", [{"route": "POST /x"}, {"body_hash": "other"}])
-async def test_a_key_for_another_request_is_a_conflict(postgres_pool, other):
+async def test_a_key_for_another_request_shows_the_record_that_stands(postgres_pool, other):
     keys = PostgresIdempotencyKeys(postgres_pool)
     use = {"route": "POST /grants", "body_hash": "h"}
     await keys.begin("admin", "k", **use)
-    with pytest.raises(Conflict, match="another request"):
-        await keys.begin("admin", "k", **(use | other))
+    assert await keys.begin("admin", "k", **(use | other)) == IdempotencyRecord(**use)
 
 
 async def test_of_many_first_uses_one_goes_ahead(postgres_pool):
     keys = PostgresIdempotencyKeys(postgres_pool)
     results = await asyncio.gather(
-        *(keys.begin("admin", "k", route="r", body_hash="h") for _ in range(8)),
-        return_exceptions=True,
+        *(keys.begin("admin", "k", route="r", body_hash="h") for _ in range(8))
     )
     assert results.count(None) == 1
-    assert sum(isinstance(result, Conflict) for result in results) == 7
+    assert results.count(IdempotencyRecord(route="r", body_hash="h")) == 7
 
 
 async def test_a_key_whose_process_died_is_taken_over_and_old_keys_are_swept(postgres_pool):
@@ -171,8 +169,7 @@ async def test_a_key_whose_process_died_is_taken_over_and_old_keys_are_swept(pos
     await age(postgres_pool, timedelta(hours=25))
     await keys.begin("admin", "young", route="r", body_hash="h")
     assert await keys.sweep() == 1
-    with pytest.raises(Conflict):
-        await keys.begin("admin", "young", route="r", body_hash="h")
+    assert await keys.begin("admin", "young", route="r", body_hash="h") is not None
 
 
 async def age(pool, by: timedelta) -> None:

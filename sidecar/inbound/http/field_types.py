@@ -36,19 +36,19 @@ INSTANT_MAX = datetime(2100, 1, 1, tzinfo=UTC)
 class RequestModel(BaseModel):
     """What a caller sends: nothing unknown, nothing converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, hide_input_in_errors=True)
 
 
 class QueryModel(BaseModel):
     """Parameters of a query; they arrive as text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class ResponseModel(BaseModel):
     """What we answer."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def checked(parse: Callable[[T], T]) -> Callable[[T], T]:

@@ -1,12 +1,12 @@
 """Answers of writes that carried an Idempotency-Key, kept so that a repeat gets the same one."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sidecar.domain.errors import Conflict
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
+from sidecar.services.idempotency import IdempotencyRecord
 
 RETENTION: Final = timedelta(hours=24)
 """How long an answer is kept at least."""
@@ -14,17 +14,9 @@ IN_PROGRESS_MAX: Final = timedelta(seconds=60)
 """A first use without an answer for this long has lost its process; a repeat takes it over."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredAnswer:
-    """The answer that the first use got."""
-
-    status: int
-    body: bytes
-
-
 class PostgresIdempotencyKeys:
     """
-    Remembers answers by (principal, key).
+    Implements IdempotencyStore: remembers answers by (principal, key).
 
     Only an answer that is final is stored: after an error that a repeat may mend, `abandon`.
     """
@@ -34,15 +26,12 @@ class PostgresIdempotencyKeys:
 
     async def begin(
         self, principal: str, key: str, *, route: str, body_hash: str
-    ) -> StoredAnswer | None:
+    ) -> IdempotencyRecord | None:
         """
-        Take the key, or find the answer of its first use.
-
-        Returns:
-            None if the caller is the first and must `finish` or `abandon`, else the answer.
+        Take the key, or find the record that stands.
 
         Raises:
-            Conflict: The key was used for another route or body, or its first use is under way.
+            StoreUnavailable: Also where the key was given back at this very moment: repeat it.
         """
         with translate_errors():
             taken = await self._pool.fetchval(
@@ -51,11 +40,14 @@ class PostgresIdempotencyKeys:
             if taken is not None:
                 return None
             row = await self._pool.fetchrow(query("read_idempotent"), principal, key)
-        if row is not None and (row["route"], row["body_hash"]) != (route, body_hash):
-            raise Conflict("the idempotency key was used for another request")
-        if row is None or row["status"] is None:
-            raise Conflict("a request with this idempotency key is under way")
-        return StoredAnswer(status=row["status"], body=row["response"])
+        if row is None:
+            raise StoreUnavailable("the idempotency key was given back meanwhile; repeat it")
+        return IdempotencyRecord(
+            route=row["route"],
+            body_hash=row["body_hash"],
+            status=row["status"],
+            body=row["response"] or b"",
+        )
 
     async def finish(self, principal: str, key: str, *, status: int, body: bytes) -> None:
         """Store the answer; the first one stays."""

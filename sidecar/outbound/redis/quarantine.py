@@ -10,8 +10,8 @@ import json
 from sidecar.domain.usage import TOKEN_KINDS, UsageReport
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.records import QUARANTINE_KIND
 
-KIND = "quarantine"
 _TEXT_CHARS_MAX = 256
 
 
@@ -26,7 +26,18 @@ class RedisQuarantine:
     async def put(self, report: UsageReport, *, reason: str, key: str) -> None:
         """Append it to the stream of the key's shard. Raises StoreUnavailable: repeat it."""
         usage = self._keyspace.usage(self._keyspace.shard_of(key))
-        fields = ("v", "1", "k", KIND, "id", key, "reason", reason, "payload", _payload(report))
+        fields = (
+            "v",
+            "1",
+            "k",
+            QUARANTINE_KIND,
+            "id",
+            key,
+            "reason",
+            reason,
+            "payload",
+            _payload(report),
+        )
         await self._connection.command("XADD", usage, "*", *fields)
 
 

@@ -17,11 +17,13 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
-from sidecar.services.ports import StreamRecord, UnreadableRecord
+from sidecar.services.ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
 RECORD_VERSION = 1
+QUARANTINE_KIND = b"quarantine"
+"""Kind of an entry that is no decision: usage that waits for people."""
 STREAM_VERSION = b"1"
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 _STATUS_CLASS = 100
@@ -275,7 +277,7 @@ def at_instants(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int) -> Hol
     return replace(terms, decided_at_ms=decided_at_ms, expires_at_ms=expires_at_ms)
 
 
-def read_entry(entry_id: bytes, flat: list[bytes]) -> StreamRecord | UnreadableRecord:
+def read_entry(entry_id: bytes, flat: list[bytes]) -> AnyRecord:
     """Decode one stream entry (id, then names and values in turn); never raises."""
     fields = dict(zip(flat[::2], flat[1::2], strict=False))
     try:
@@ -287,9 +289,20 @@ def read_entry(entry_id: bytes, flat: list[bytes]) -> StreamRecord | UnreadableR
         )
 
 
-def _parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord:
+def _parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord | SetAsideRecord:
     if fields[b"v"] != STREAM_VERSION:
         raise InvalidInput("the record's version is unknown")
+    if fields[b"k"] == QUARANTINE_KIND:
+        return SetAsideRecord(
+            entry_id=entry_id,
+            key=fields[b"id"].decode(),
+            reason=fields[b"reason"].decode(),
+            payload=fields[b"payload"].decode(),
+        )
+    return _parse_decision(entry_id, fields)
+
+
+def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord:
     kind = fields[b"k"].decode()
     name, _, number = kind.partition(":")
     is_correction = EventKind(name) is EventKind.CORRECTION

@@ -6,7 +6,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import read_entry
-from sidecar.services.ports import StreamRecord, UnreadableRecord
+from sidecar.services.ports import AnyRecord
 
 
 class RedisUsageStream:
@@ -17,9 +17,7 @@ class RedisUsageStream:
         self._connection = connection
         self._keyspace = keyspace
 
-    async def read(
-        self, shard: int, after: str, limit: int
-    ) -> Sequence[StreamRecord | UnreadableRecord]:
+    async def read(self, shard: int, after: str, limit: int) -> Sequence[AnyRecord]:
         """Records after an entry id ("0-0" for the start), in order; reading removes nothing."""
         _split_id(after)
         entries = await self._connection.command(
