@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 it was tried and did not hold (a check, a comparison), 2 u
 configuration, 3 a store or provider is away.
 """
 
+import os
 import sys
 
 import typer
@@ -49,6 +50,9 @@ def main() -> None:
     if sys.flags.optimize:
         # Asserts state our invariants about money; without them a bug would go on counting.
         sys.exit("sidecar does not run under python -O")
+    # Our children are started with exec at once, so gRPC has nothing to prepare for a fork;
+    # left on, it writes a warning for each.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         app()
     except ConfigError as error:

@@ -48,7 +48,7 @@ async def run_demo(*, as_json: bool, keep: bool, upstream: str) -> bool:
     try:
         return await _run(screen, as_json=as_json, keep=keep, upstream=upstream)
     except asyncio.CancelledError:
-        screen.say("stopped; every server it started has ended")
+        screen.say("\nstopped; every server it started has ended")
         return False
 
 
@@ -87,8 +87,7 @@ async def _run(screen: Screen, *, as_json: bool, keep: bool, upstream: str) -> b
         tally = Tally()
         story = Story(gateway_url=envoy.url, admin=admin, tally=tally)
         await story.prepare()
-        async for title, answers in story.tell():
-            await screen.chapter(title, answers, admin)
+        await screen.show(story.tell(), admin)
         await _catch_up(application)
         numbers = await read_numbers(
             application, admin=admin, stripe=stripe, tally=tally, envoy_version=envoy.version

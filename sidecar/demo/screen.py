@@ -1,7 +1,7 @@
 """What the demo shows in the terminal."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,7 +10,10 @@ from rich.table import Table
 from sidecar.app import Application
 from sidecar.demo.admin_client import AdminClient
 from sidecar.demo.gateway import Envoy
-from sidecar.demo.story import PATH, Answer
+from sidecar.demo.story import PATH, Answer, Chapter
+
+SHOWN_MAX = 20
+"""More decisions of one chapter are counted rather than shown."""
 
 
 class Screen:
@@ -31,24 +34,35 @@ class Screen:
             f"{application.grpc_address}, its admin API is http://{application.admin_address}\n"
         )
 
-    async def chapter(self, title: str, answers: Sequence[Answer], admin: AdminClient) -> None:
-        """A chapter's decisions, and the balance they left."""
-        self.say(f"[bold]{title}[/bold]")
-        if len(answers) > 20:  # noqa: PLR2004  More than fits a screen is counted.
-            counts = Counter((one.status, one.code or "allowed") for one in answers)
-            for (status, code), count in sorted(counts.items()):
-                self.say(f"  {count:>4} x {_mark(status)} {code}")
-        else:
-            line = ", ".join(
-                f"{_mark(one.status)} {one.code or one.note or 'ok'}" for one in answers
-            )
-            self.say(f"  {line}")
-        customer = answers[0].customer
-        if customer != "nobody":
-            balance = await admin.balance(customer)
+    async def show(self, story: AsyncIterator[Chapter | Answer], admin: AdminClient) -> None:
+        """Chapters and decisions as they come, and the balance that each chapter left."""
+        chapter: Chapter | None = None
+        counts: Counter[str] = Counter()
+        async for event in story:
+            if isinstance(event, Chapter):
+                await self._end_chapter(chapter, counts, admin)
+                chapter, counts = event, Counter()
+                self.say(f"[bold]{chapter.title}[/bold]")
+                continue
+            mark = f"{_mark(event.status)} {event.code or event.note or 'ok'}"
+            counts[mark] += 1
+            if counts.total() <= SHOWN_MAX:
+                self._console.print(f"  {mark}", end="")
+        await self._end_chapter(chapter, counts, admin)
+
+    async def _end_chapter(
+        self, chapter: Chapter | None, counts: Counter[str], admin: AdminClient
+    ) -> None:
+        if chapter is None:
+            return
+        self.say("" if counts.total() <= SHOWN_MAX else " ...")
+        if counts.total() > SHOWN_MAX:
+            self.say("  in all " + ", ".join(f"{n} x {mark}" for mark, n in sorted(counts.items())))
+        if chapter.customer:
+            balance = await admin.balance(chapter.customer)
             self.say(
-                f"  [dim]{customer}: granted {balance['granted']}, used {balance['used']}, "
-                f"held {balance['held']}, available {balance['available']} "
+                f"  [dim]{chapter.customer}: granted {balance['granted']}, used "
+                f"{balance['used']}, held {balance['held']}, available {balance['available']} "
                 f"{balance['currency']}[/dim]"
             )
         self.say("")

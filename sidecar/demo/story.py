@@ -43,6 +43,14 @@ class Answer:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A new part of the story, and whose balance it is about ("" for nobody's)."""
+
+    title: str
+    customer: str
+
+
 @dataclass(slots=True)
 class Tally:
     """What the client itself saw; compared with what the stores say."""
@@ -98,61 +106,51 @@ class Story:
         await self._admin.grant("cus_burst", "0.02")
         await self._admin.put_standing("cus_overdue", "delinquent", "invoice in_demo is overdue")
 
-    async def tell(self) -> AsyncIterator[tuple[str, list[Answer]]]:
-        """Each chapter's title and its answers, as they happen."""
+    async def tell(self) -> AsyncIterator[Chapter | Answer]:
+        """Each chapter's title, then its answers as they come."""
         connector = aiohttp.TCPConnector(limit=BURST_REQUESTS)
         timeout = aiohttp.ClientTimeout(total=30)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-            yield (
-                "cus_prepaid spends its credit",
-                await self._sequence(session, "cus_prepaid", PREPAID_REQUESTS, 50),
-            )
-            yield (
-                "cus_overdue has an unpaid invoice",
-                await self._sequence(session, "cus_overdue", OVERDUE_REQUESTS, 50),
-            )
-            yield (
-                "cus_postpaid is in good standing: JSON, then a stream",
-                [
-                    *await self._sequence(session, "cus_postpaid", POSTPAID_REQUESTS, 40),
-                    await self._stream(session, cut=False),
-                ],
-            )
-            yield (
-                "cus_postpaid's client hangs up mid-stream",
-                [await self._stream(session, cut=True)],
-            )
-            yield (
-                "cus_quota reaches its monthly token quota",
-                await self._sequence(session, "cus_quota", QUOTA_REQUESTS, 16_000),
-            )
-            yield (
-                "somebody guesses a key",
-                [
-                    await self._ask(session, "nobody", "sk-guess", 10)
-                    for _ in range(UNKNOWN_REQUESTS)
-                ],
-            )
-            yield (
+            yield Chapter("cus_prepaid spends its credit", "cus_prepaid")
+            async for answer in self._sequence(session, "cus_prepaid", PREPAID_REQUESTS, 50):
+                yield answer
+            yield Chapter("cus_overdue has an unpaid invoice", "cus_overdue")
+            async for answer in self._sequence(session, "cus_overdue", OVERDUE_REQUESTS, 50):
+                yield answer
+            yield Chapter("cus_postpaid is in good standing: JSON, then a stream", "cus_postpaid")
+            async for answer in self._sequence(session, "cus_postpaid", POSTPAID_REQUESTS, 40):
+                yield answer
+            yield await self._stream(session, cut=False)
+            yield Chapter("cus_postpaid's client hangs up mid-stream", "cus_postpaid")
+            yield await self._stream(session, cut=True)
+            yield Chapter("cus_quota reaches its monthly token quota", "cus_quota")
+            async for answer in self._sequence(session, "cus_quota", QUOTA_REQUESTS, 16_000):
+                yield answer
+            yield Chapter("somebody guesses a key", "")
+            for _ in range(UNKNOWN_REQUESTS):
+                yield await self._ask(session, "", "sk-guess", 10)
+            yield Chapter(
                 f"cus_burst sends {BURST_REQUESTS} requests at once at credit worth {BURST_WORTH}",
-                await asyncio.gather(
-                    *(
-                        self._ask(session, "cus_burst", self._keys["cus_burst"], 10)
-                        for _ in range(BURST_REQUESTS)
-                    )
-                ),
+                "cus_burst",
             )
+            for answer in await self._burst(session):
+                yield answer
             for customer_id in CUSTOMERS:
                 await self._until_captured(customer_id)
 
     async def _sequence(
         self, session: aiohttp.ClientSession, customer: str, count: int, max_tokens: int
-    ) -> list[Answer]:
-        answers = []
+    ) -> AsyncIterator[Answer]:
         for _ in range(count):
-            answers.append(await self._ask(session, customer, self._keys[customer], max_tokens))
+            answer = await self._ask(session, customer, self._keys[customer], max_tokens)
             await self._until_captured(customer)
-        return answers
+            yield answer
+
+    async def _burst(self, session: aiohttp.ClientSession) -> list[Answer]:
+        key = self._keys["cus_burst"]
+        return await asyncio.gather(
+            *(self._ask(session, "cus_burst", key, 10) for _ in range(BURST_REQUESTS))
+        )
 
     async def _until_captured(self, customer: str) -> None:
         """Wait until no amount of the customer is in flight, so that the next check sees it all."""

@@ -7,6 +7,7 @@ four characters (at least one), the completion as many tokens as `max_tokens` al
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -45,7 +46,12 @@ async def _complete(request: web.Request) -> web.StreamResponse:
     except (ValueError, AttributeError, TypeError):
         return web.json_response({"error": {"message": "not a chat request"}}, status=400)
     if body.get("stream"):
-        return await _stream(request, body, usage)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        # A client that hangs up is part of the story.
+        with suppress(ConnectionResetError):
+            await _stream(response, body, usage)
+        return response
     return web.json_response(
         {
             "id": "chatcmpl-demo",
@@ -64,10 +70,8 @@ async def _complete(request: web.Request) -> web.StreamResponse:
 
 
 async def _stream(
-    request: web.Request, body: dict[str, Any], usage: dict[str, int]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"content-type": "text/event-stream"})
-    await response.prepare(request)
+    response: web.StreamResponse, body: dict[str, Any], usage: dict[str, int]
+) -> None:
     options = body.get("stream_options") or {}
     # A body that asks for it is told slowly, so that a client has time to leave.
     pause = 1.0 if body.get("user") == "slow" else _CHUNK_PAUSE
@@ -78,7 +82,6 @@ async def _stream(
         await _send(response, _chunk(body, [], usage))
     await response.write(b"data: [DONE]\n\n")
     await response.write_eof()
-    return response
 
 
 def _chunk(
