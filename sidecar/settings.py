@@ -90,6 +90,7 @@ class Settings(BaseModel):
 
     shards: int = Field(default=64, ge=1, le=1_024)
     hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)
+    check_timeout_ms: int = Field(default=500, ge=50, le=30_000)
     store_timeout_ms: int = Field(default=50, ge=5, le=10_000)
     usage_store_timeout_ms: int = Field(default=2_000, ge=5, le=60_000)
     redis_connections_max: int = Field(default=64, ge=1, le=10_000)

@@ -91,6 +91,12 @@ POLICY_RELOAD_FAILING = Gauge(
     "1 while the policy files on disk cannot be used and an older policy is in force.",
     registry=REGISTRY,
 )
+HTTP_FAILURES = Counter(
+    "sidecar_http_failures_total",
+    "Requests answered 500 because of a fault of ours, by role and route.",
+    ["role", "route"],
+    registry=REGISTRY,
+)
 WORKER_FAILURES = Counter(
     "sidecar_worker_failures_total",
     "Times that a background worker's round failed and was backed off.",

@@ -67,4 +67,5 @@ def envoy_options(
         admin=Address.parse(admin) if admin else None,
         routes=policy_routes(policy),
         hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
+        check_timeout=timedelta(milliseconds=settings.check_timeout_ms),
     )

@@ -58,6 +58,7 @@ class Servers:
             clock=app.clock,
             find_principal=self._find_principal,
             checks_open=is_local(settings.grpc_listen),
+            wait_seconds_max=settings.check_timeout_ms / 1_000,
         )
         otlp = OtlpLogsHandler(intake=self._intake("otlp"), find_principal=self._find_principal)
         als = AccessLogHandler(intake=self._intake("als"), find_principal=self._find_principal)
@@ -94,6 +95,7 @@ class Servers:
             ready=app.problems,
             new_id=new_id,
             hosts=self._hosts,
+            check_deadline_ms=app.settings.check_timeout_ms,
         )
         return await stack.enter_async_context(
             serve(gateway, app.settings.http_listen, shutdown_seconds=app.settings.drain_seconds)

@@ -38,6 +38,7 @@ PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
 """A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
 
 
+NOT_COVERED = "the sender may not report on this gateway or customer"
 HEADER_FACTOR_MAX = 10
 """A response header that claims more than this many times the hold is set aside: an upstream's
 header is easily wrong by a unit, and nobody should pay for that unseen."""
@@ -132,18 +133,25 @@ class MeteringService:
                 those that were captured collapse on their ids.
         """
         gate = asyncio.Semaphore(self._concurrency_max)
+        by_hold: dict[str, list[int]] = {}
+        for position, report in enumerate(reports):
+            key = report.hold_token or report.hold_id or f"{report.customer_id} {report.event_id}"
+            by_hold.setdefault(key, []).append(position)
+        results: dict[int, UsageResult] = {}
 
-        async def capture_one(report: UsageReport) -> UsageResult:
-            async with gate:
-                return await self.capture(report, principal)
+        async def capture_in_order(positions: list[int]) -> None:
+            for position in positions:
+                async with gate:
+                    results[position] = await self.capture(reports[position], principal)
 
-        results = await asyncio.gather(
-            *(capture_one(report) for report in reports), return_exceptions=True
+        outcomes = await asyncio.gather(
+            *(capture_in_order(positions) for positions in by_hold.values()),
+            return_exceptions=True,
         )
-        failures = [result for result in results if isinstance(result, BaseException)]
-        if failures:
-            raise failures[0]
-        return [result for result in results if isinstance(result, UsageResult)]
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [results[position] for position in range(len(reports))]
 
     async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
         """
@@ -207,17 +215,20 @@ class MeteringService:
 
     async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:
         """The hold's terms, from its signed token or else from the store."""
+        terms: HoldTerms | None
         if report.hold_token:
-            terms: HoldTerms | None = self._tokens.read(report.hold_token)
-            if terms is not None and report.hold_id and report.hold_id != terms.hold_id:
+            terms = signed = self._tokens.read(report.hold_token)
+            if report.hold_id not in ("", signed.hold_id):
                 raise InvalidInput("hold_id is not the one of hold_token", field="hold_id")
+            if report.customer_id not in ("", signed.customer_id):
+                raise InvalidInput("customer_id is not the one of hold_token", field="customer_id")
         else:
             hold_id = check_hold_id(report.hold_id)
             customer_id = report.customer_id or await self._balances.find_hold(hold_id)
             stored = customer_id and await self._balances.read_hold(customer_id, hold_id)
             terms = stored.terms if stored else None
         if terms is not None and not principal.covers(terms):
-            raise InvalidInput("the sender may not report on this gateway or customer")
+            raise InvalidInput(NOT_COVERED)
         return terms
 
     async def _unheld_terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms:
@@ -241,7 +252,7 @@ class MeteringService:
             b"unheld", report.customer_id.encode(), report.event_id.encode()
         )
         meters = [card.meters[name] for name in sorted(card.priced_meters())]
-        return HoldTerms(
+        terms = HoldTerms(
             hold_id=make_hold_id(to_epoch_ms(report.occurred_at) // 1_000, digest),
             gateway_id=report.gateway_id,
             customer_id=customer.customer_id,
@@ -256,6 +267,9 @@ class MeteringService:
             bound=Bound.ESTIMATED,
             decided_at_ms=to_epoch_ms(report.occurred_at),
         )
+        if not principal.covers(terms):
+            raise InvalidInput(NOT_COVERED)
+        return terms
 
     async def _price(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> _Priced | str:
         """Measure and price, or say why it must be set aside."""

@@ -16,10 +16,10 @@ from sidecar.domain.errors import (
     StoreUnavailable,
 )
 from sidecar.inbound.http import bodies
-from sidecar.inbound.http.endpoint import HTTP_FAILURES
 from sidecar.inbound.http.listening import serve
 from sidecar.inbound.http.problems import ProblemCode, problem_of
 from sidecar.inbound.http.table import ROUTES
+from sidecar.telemetry import HTTP_FAILURES
 
 CUSTOMERS = "/api/v1/customers"
 GOOD = b'{"id":"cus_1","plan":"prepaid","currency":"USD"}'
@@ -114,6 +114,16 @@ async def test_a_body_has_a_largest_size_stated_or_not():
     assert full.status == 201
     is_problem(stated, 413, "body_too_large")
     is_problem(chunked, 413, "body_too_large")
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for():
+    async with serve(World().admin(), "127.0.0.1:0", shutdown_seconds=1) as address:
+        head = await raw(
+            address,
+            f"POST {CUSTOMERS} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_TOKEN}"
+            f"\r\nContent-Type: application/json\r\nContent-Length: {10**12}\r\n\r\n",
+        )
+    assert head.startswith("HTTP/1.1 413 ")
 
 
 async def test_a_body_that_does_not_come_is_a_408(monkeypatch: pytest.MonkeyPatch):

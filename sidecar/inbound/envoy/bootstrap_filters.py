@@ -64,9 +64,6 @@ JSON_FILTER: Final = "envoy.filters.http.json_to_metadata"
 DECOMPRESSOR_FILTER: Final = "envoy.filters.http.decompressor"
 ROUTER_FILTER: Final = "envoy.filters.http.router"
 
-CHECK_TIMEOUT: Final = timedelta(milliseconds=500)
-"""Over all tries of one check; Envoy's default is 200 ms."""
-
 SSE_EVENT_BYTES_MAX: Final = 1_048_576
 """Envoy's default of 8 KiB loses the usage of a last event that carries the whole answer."""
 
@@ -185,7 +182,7 @@ def _ext_authz(options: EnvoyOptions) -> ExtAuthz:
         stat_prefix="credit",
         grpc_service=GrpcService(
             envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=AUTHZ_CLUSTER),
-            timeout=CHECK_TIMEOUT,
+            timeout=options.check_timeout,
             retry_policy=RetryPolicy(
                 retry_on="unavailable,connect-failure,reset",
                 num_retries=3,
@@ -193,7 +190,7 @@ def _ext_authz(options: EnvoyOptions) -> ExtAuthz:
                     base_interval=timedelta(milliseconds=25),
                     # Envoy takes this for the limit of one try as well. Below the timeout it
                     # would cancel a slow check, whose hold is then given back, and ask again.
-                    max_interval=CHECK_TIMEOUT,
+                    max_interval=options.check_timeout,
                 ),
             ),
             initial_metadata=gateway_metadata(options),

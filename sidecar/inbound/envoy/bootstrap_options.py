@@ -20,6 +20,9 @@ RETRIABLE_BODY_BYTES_MAX: Final = 49_152
 UNIX_PATH_BYTES_MAX: Final = 107
 """Linux: sun_path has 108 bytes, one of them the final NUL."""
 
+CHECK_TIMEOUT: Final = timedelta(milliseconds=500)
+"""Over all tries of one check; Envoy's own default is 200 ms."""
+
 USAGE_RETRIES: Final = 20
 USAGE_BACKOFF_BASE: Final = timedelta(milliseconds=200)
 
@@ -222,7 +225,7 @@ class EnvoyOptions:
     `routes` empty means that everything is priced and goes to the first upstream. `usage` empty
     means where the checks go. `gateway_token` is written into the result. `body_bytes` 0
     sends no body with any check. `flush_interval` None turns heartbeats off and so caps a stream's
-    duration (`stream_duration_max`).
+    duration (`stream_duration_max`). `check_timeout` is over all tries of one check.
     `usage_backoff_max` is the longest wait between two tries to deliver logs and the limit of one.
 
     Raises:
@@ -244,6 +247,7 @@ class EnvoyOptions:
     usage_backoff_max: timedelta = timedelta(seconds=1)
     flush_interval: timedelta | None = timedelta(seconds=30)
     hold_ttl: timedelta = timedelta(seconds=120)
+    check_timeout: timedelta = CHECK_TIMEOUT
 
     def __post_init__(self) -> None:
         if self.transport not in set(Transport):
@@ -324,6 +328,8 @@ class EnvoyOptions:
                 )
 
     def _check_lifetimes(self) -> None:
+        if self.check_timeout <= timedelta(0):
+            raise ConfigError("check timeout: expected more than 0 s")
         if self.usage_backoff_max < USAGE_BACKOFF_BASE:
             least = USAGE_BACKOFF_BASE.total_seconds()
             raise ConfigError(f"usage back-off: expected at least {least:g} s")

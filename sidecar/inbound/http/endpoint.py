@@ -4,7 +4,6 @@ import json
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
-from prometheus_client import Counter
 
 from sidecar import telemetry
 from sidecar.domain.errors import SidecarError
@@ -24,13 +23,6 @@ from sidecar.services.idempotency import (
     check_key,
     hash_fields,
     write_once,
-)
-
-HTTP_FAILURES = Counter(
-    "sidecar_http_failures_total",
-    "Requests answered 500 because of a fault of ours, by role and route.",
-    ["role", "route"],
-    registry=telemetry.REGISTRY,
 )
 
 Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -195,7 +187,7 @@ def _fail(request: web.Request, error: Exception) -> web.Response:
     reference = edge.new_id("err")
     resource = request.match_info.route.resource
     route = resource.canonical if resource else "none"
-    HTTP_FAILURES.labels(edge.role.value, route).inc()
+    telemetry.HTTP_FAILURES.labels(edge.role.value, route).inc()
     telemetry.get_logger().error(
         "http_request_failed",
         role=edge.role.value,
