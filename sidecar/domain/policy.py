@@ -226,9 +226,17 @@ class Policy:
     ) -> tuple[tuple[int, int], Bound]:
         """Input and output tokens that the hold covers, and whether no response can exceed them."""
         rule = self._estimate_rule(request, routes)
-        limits = self.models.get(facts.model, ModelLimits())
         default_input = rule.default_input if rule else 0
         default_output = rule.default_output if rule else 0
+        if facts.unread:
+            # Whoever hides what a request says must not hold less for it.
+            largest = [limits.max_input or 0 for limits in self.models.values()]
+            longest = [limits.max_output or 0 for limits in self.models.values()]
+            return (
+                max(default_input, *largest, 0),
+                max(default_output, *longest, 0),
+            ), Bound.ESTIMATED
+        limits = self.models.get(facts.model, ModelLimits())
         input_bound = _least(facts.input_bound, limits.max_input)
         model_output = None if limits.max_output is None else limits.max_output * facts.choices
         output_bound = _least(facts.output_bound, model_output)

@@ -22,12 +22,14 @@ class RequestFacts:
 
     `input_bound` and `output_bound` are token counts no response can exceed, or None where
     the body cannot promise one (cut, compressed, stateful). Counts are whole numbers >= 0.
+    `unread` says that there is a body which does not even tell its model for certain.
     """
 
     model: str = ""
     input_bound: int | None = None
     output_bound: int | None = None
     choices: int = 1
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 from fixtures.envoy_bench import TOKEN, running
 
-from sidecar.inbound.envoy.attributes import (
-    GATEWAY_HEADER,
-    TOKEN_HEADER,
-    LogAttribute,
-    SseUsageKey,
-)
+from sidecar.inbound.envoy.attributes import LogAttribute
 from sidecar.inbound.envoy.bootstrap import EnvoyRoute
+from sidecar.inbound.extraction.token_usage import UsageKey
+from sidecar.inbound.grpc.metadata import GATEWAY_HEADER, TOKEN_HEADER
 
 ROUTES = (
     EnvoyRoute(name="free", prefix="/free", free=True, upstream="upstream"),
@@ -141,11 +138,11 @@ async def test_a_stream_that_the_caller_cuts_after_its_usage_is_still_metered(
         record = await bench.policy.record(details="downstream_remote_disconnect")
         assert LogAttribute.AI_INPUT not in record
         assert json.loads(record[LogAttribute.SSE_USAGE]) == {
-            SseUsageKey.PROMPT: 11,
-            SseUsageKey.COMPLETION: 7,
-            SseUsageKey.TOTAL: 18,
-            SseUsageKey.CACHED: 4,
-            SseUsageKey.REASONING: 2,
+            UsageKey.PROMPT: 11,
+            UsageKey.COMPLETION: 7,
+            UsageKey.TOTAL: 18,
+            UsageKey.CACHED: 4,
+            UsageKey.REASONING: 2,
         }
         assert record[LogAttribute.SSE_MODEL] == "gpt-fake"
 
@@ -153,13 +150,13 @@ async def test_a_stream_that_the_caller_cuts_after_its_usage_is_still_metered(
 async def test_an_anthropic_stream_is_metered_and_claims_no_output_before_its_end(
     tmp_path: Path,
 ) -> None:
-    started = {SseUsageKey.INPUT: 11, SseUsageKey.CACHE_READ: 4, SseUsageKey.CACHE_CREATION: 1}
+    started = {UsageKey.INPUT: 11, UsageKey.CACHE_READ: 4, UsageKey.CACHE_CREATION: 1}
     async with running(tmp_path, routes=ROUTES, flush_interval=timedelta(seconds=1)) as bench:
         await bench.post("/v1/messages?answer=anthropic", json={})
         whole = await bench.policy.record(log_type="DownstreamEnd")
         assert whole[LogAttribute.AI_INPUT] == "16"
         assert whole[LogAttribute.AI_OUTPUT] == "7"
-        assert json.loads(whole[LogAttribute.SSE_USAGE]) == {**started, SseUsageKey.OUTPUT: 7}
+        assert json.loads(whole[LogAttribute.SSE_USAGE]) == {**started, UsageKey.OUTPUT: 7}
         # The second stays open: it beats with its hold once a second, until it ends.
         call = asyncio.create_task(bench.post("/v1/messages?answer=anthropic-cut", json={}))
         beat = await bench.policy.record(log_type="DownstreamPeriodic")

@@ -31,11 +31,8 @@ from fixtures.http_edges import METER_TOKEN, SCOPED_TOKEN, World
 
 from sidecar.domain.decisions import Allow, Deny, DenyReason
 from sidecar.domain.errors import InvariantViolated
-from sidecar.inbound.envoy import attributes
 from sidecar.inbound.envoy.authz_answer import clean_header_value, encode_allow, encode_deny
 from sidecar.inbound.envoy.authz_request import CheckLimits
-from sidecar.inbound.extraction.token_usage import UsageKey
-from sidecar.inbound.grpc import metadata as grpc_metadata
 from sidecar.inbound.grpc.engine import GrpcError, GrpcStatus
 from sidecar.wire import envoy_authz_pb2 as wire
 
@@ -363,11 +360,31 @@ async def test_a_body_counts_as_whole_only_if_nothing_speaks_against_it(
     assert "x-envoy-auth-partial-body" not in found.headers
 
 
-async def test_a_clients_word_that_the_body_is_whole_does_not_outweigh_envoys():
+@pytest.mark.parametrize(
+    ("size", "headers", "complete"),
+    [
+        (0, {}, True),
+        (-1, {"content-length": "0"}, True),
+        (0, {"x-envoy-auth-partial-body": "false"}, True),
+        (0, {"x-envoy-auth-partial-body": "true"}, False),
+        (0, {"content-length": "9"}, False),
+        (0, {"transfer-encoding": "chunked"}, False),
+        (9, {}, False),
+    ],
+)
+async def test_a_body_that_was_not_sent_along_is_told_from_none_at_all(size, headers, complete):
+    request = check_request(headers=headers)
+    request.attributes.request.http.size = size
+    found = await asked(request)
+    assert (found.body, found.body_complete) == (None, complete)
+
+
+@pytest.mark.parametrize("words", [(b"false", b"true"), (b"true", b"false")])
+async def test_a_clients_word_that_the_body_is_whole_does_not_outweigh_envoys(words):
     request = check_request()
     http = request.attributes.request.http
     http.raw_body, http.size = b"{}", 2
-    for said in (b"false", b"true"):
+    for said in words:
         http.headers.add(key=b"x-envoy-auth-partial-body", value=said)
     assert (await asked(request)).body_complete is False
 
@@ -390,8 +407,8 @@ async def test_a_body_above_the_limit_counts_as_cut():
         (lambda r: setattr(r.attributes.request.http, "path", b"/\xff"), "not UTF-8"),
         (lambda r: setattr(r.attributes.request.http, "path", b"/" + b"a" * 8_192), "8192"),
         (
-            lambda r: [r.attributes.request.http.headers.add(key=b"x-%d" % n) for n in range(101)],
-            "100 headers",
+            lambda r: [r.attributes.request.http.headers.add(key=b"x-%d" % n) for n in range(129)],
+            "128 headers",
         ),
         (
             lambda r: r.attributes.request.http.headers.add(key=b"x", value=b"v" * 65_536),
@@ -542,11 +559,3 @@ async def test_what_envoy_really_sent_is_read(case):
         assert (found.body, found.body_complete) == (b'{"model":"m","messages":[]}', True)
     else:
         assert found.body is None
-
-
-def test_the_names_that_are_written_twice_are_the_same():
-    assert grpc_metadata.GATEWAY_HEADER == attributes.GATEWAY_HEADER
-    assert grpc_metadata.TOKEN_HEADER == attributes.TOKEN_HEADER
-    assert {key.name: key.value for key in UsageKey} == {
-        key.name: key.value for key in attributes.SseUsageKey
-    }

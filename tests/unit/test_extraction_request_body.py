@@ -11,6 +11,7 @@ from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.inbound.extraction.request_body import TOOL_PROMPT_TOKENS, read_request_facts
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
+UNREAD = RequestFacts(unread=True)
 MESSAGES = [{"role": "user", "content": "hello"}]
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
@@ -239,14 +240,23 @@ def test_a_key_that_nobody_knows_changes_nothing():
     "raw",
     [
         b'{"model":"m","model":"big","max_tokens":5}',
-        b'{"model":"m","max_tokens":5,"max_tokens":5000}',
         b'{"model":"m","n":1,"N":50,"max_tokens":5}',
-        b'{"model":"m","max_token\xc5\xbf":5000,"max_tokens":5}',
         b'{"model":"m","models":["big"],"max_tokens":5}',
     ],
 )
 def test_what_decides_and_could_be_read_in_another_way_leaves_nothing_certain(raw):
-    assert facts_of(raw) == RequestFacts()
+    assert facts_of(raw) == UNREAD
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"m","n":2,"max_tokens":5,"max_tokens":5000}',
+        b'{"model":"m","n":2,"max_token\xc5\xbf":5000,"max_tokens":5}',
+    ],
+)
+def test_a_limit_that_stands_twice_is_none_and_the_model_stays(raw):
+    assert facts_of(raw) == RequestFacts(model="m", choices=2)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +280,6 @@ def test_a_repeat_keeps_the_number_of_answers():
 @pytest.mark.parametrize(
     "raw",
     [
-        b"",
         b"null",
         b"[]",
         b"7",
@@ -289,26 +298,28 @@ def test_a_repeat_keeps_the_number_of_answers():
         b"\x1f\x8b\x08\x00",
     ],
 )
-def test_a_body_that_is_no_json_object_says_nothing(raw):
-    assert facts_of(raw) == RequestFacts()
+def test_a_body_that_is_no_json_object_is_unread(raw):
+    assert facts_of(raw) == UNREAD
 
 
-def test_a_cut_body_says_nothing_since_its_end_may_say_otherwise():
-    assert facts_of(chat(max_tokens=5), complete=False) == RequestFacts()
+def test_a_cut_body_is_unread_since_its_end_may_say_otherwise():
+    assert facts_of(chat(max_tokens=5), complete=False) == UNREAD
+    assert read_request_facts(request_of(None, complete=False)) == UNREAD
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip", "GZIP"])
-def test_a_compressed_body_says_nothing(encoding):
+def test_a_compressed_body_is_unread(encoding):
     headers = {"content-encoding": encoding}
-    assert facts_of(chat(max_tokens=5), headers=headers) == RequestFacts()
+    assert facts_of(chat(max_tokens=5), headers=headers) == UNREAD
 
 
 def test_identity_is_no_compression():
     assert facts_of(chat(max_tokens=5), headers={"content-encoding": "identity"}).output_bound == 5
 
 
-def test_no_body_says_nothing():
-    assert read_request_facts(request_of(None)) == RequestFacts()
+@pytest.mark.parametrize("body", [None, b""])
+def test_no_body_says_nothing(body):
+    assert read_request_facts(request_of(body)) == RequestFacts()
 
 
 @pytest.mark.parametrize("model", [None, 5, ["m"], {"m": 1}])

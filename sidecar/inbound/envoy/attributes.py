@@ -7,7 +7,7 @@ AUTHZ_NAMESPACE: Final = "envoy.filters.http.ext_authz"
 """Every ext_authz filter writes here, whatever its name: believe only a signed hold token."""
 
 SSE_USAGE_NAMESPACE: Final = "billing.usage"
-"""Dynamic metadata that sse_to_metadata fills with numbers (keys: SseUsageKey)."""
+"""Dynamic metadata that sse_to_metadata fills with numbers (keys: extraction.UsageKey)."""
 
 SSE_MODEL_NAMESPACE: Final = "billing.model"
 """Dynamic metadata with the one key SSE_MODEL_KEY; apart, so that the numbers stay bounded."""
@@ -16,12 +16,6 @@ SSE_MODEL_KEY: Final = "model"
 
 AI_USAGE_NAMESPACE: Final = "envoy.ai.token_usage"
 """Typed metadata (envoy.data.ai.v3.TokenUsage) of ai_protocol_manager."""
-
-GATEWAY_HEADER: Final = "x-sidecar-gateway"
-"""gRPC metadata with the gateway's id, on checks and on logs."""
-
-TOKEN_HEADER: Final = "x-sidecar-token"  # noqa: S105  The name of a header, not a secret.
-"""gRPC metadata with the gateway's shared secret, on checks and on logs."""
 
 OWN_HEADER_PREFIX: Final = "x-sidecar-"
 """Request headers that only we set; a client's copies are dropped before the check."""
@@ -79,34 +73,3 @@ class LogAttribute(StrEnum):
     TOKENS_USED = "tokens_used"
     TOKENS_INPUT = "tokens_input"
     TOKENS_OUTPUT = "tokens_output"
-
-
-class SseUsageKey(StrEnum):
-    """
-    Keys inside the JSON object of LogAttribute.SSE_USAGE; each dialect keeps its own.
-
-    They are not merged because they do not mean the same: Anthropic's input excludes its
-    cache counts, OpenAI's includes them, Gemini's candidates exclude the thoughts.
-    """
-
-    # OpenAI chat completions: `usage` of the last chunk.
-    PROMPT = "prompt_tokens"
-    COMPLETION = "completion_tokens"
-    TOTAL = "total_tokens"
-    CACHED = "cached_tokens"
-    REASONING = "reasoning_tokens"
-    # OpenAI responses: `response.usage` of response.completed.
-    RESPONSE_INPUT = "response_input_tokens"
-    RESPONSE_OUTPUT = "response_output_tokens"
-    RESPONSE_CACHED = "response_cached_tokens"
-    RESPONSE_REASONING = "response_reasoning_tokens"
-    # Anthropic messages: `message.usage` of message_start, `usage` of message_delta.
-    INPUT = "input_tokens"
-    OUTPUT = "output_tokens"
-    CACHE_READ = "cache_read_input_tokens"
-    CACHE_CREATION = "cache_creation_input_tokens"
-    # Gemini: `usageMetadata` of every chunk, cumulative.
-    GEMINI_PROMPT = "prompt_token_count"
-    GEMINI_CANDIDATES = "candidates_token_count"
-    GEMINI_THOUGHTS = "thoughts_token_count"
-    GEMINI_CACHED = "cached_content_token_count"

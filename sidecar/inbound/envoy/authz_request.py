@@ -32,9 +32,13 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckLimits:
-    """How much of a request is looked at; a larger one is denied, a larger body counts as cut."""
+    """
+    How much of a request is looked at; a larger one is denied, a larger body counts as cut.
 
-    headers_max: int = 100
+    Envoy itself refuses more than 100 headers of a client, then adds some of its own.
+    """
+
+    headers_max: int = 128
     header_bytes_max: int = 65_536
     path_bytes_max: int = 8_192
     body_bytes_max: int = 1_048_576
@@ -206,8 +210,9 @@ def _read_body(
     length = headers.raw.get("content-length")
     stated = int(length) if length is not None and _LENGTH.fullmatch(length) else None
     if not body:
-        # Nothing was there, or Envoy does not send bodies.
-        return None, not headers.partial and http.size <= 0 and not stated
+        # Nothing was there, or Envoy does not send bodies; a chunked one may be to come.
+        chunked = "transfer-encoding" in headers.raw
+        return None, not (headers.partial or chunked or stated or http.size > 0)
     complete = (
         not headers.partial
         and http.size <= len(body)

@@ -8,13 +8,10 @@ import betterproto2
 
 from sidecar.inbound.envoy.attributes import (
     AUTHZ_NAMESPACE,
-    GATEWAY_HEADER,
     OWN_HEADER_PREFIX,
     SSE_MODEL_KEY,
     SSE_MODEL_NAMESPACE,
     SSE_USAGE_NAMESPACE,
-    TOKEN_HEADER,
-    SseUsageKey,
 )
 from sidecar.inbound.envoy.bootstrap_clusters import AUTHZ_CLUSTER
 from sidecar.inbound.envoy.bootstrap_messages import (
@@ -57,6 +54,8 @@ from sidecar.inbound.envoy.bootstrap_messages import (
     TypedStruct,
 )
 from sidecar.inbound.envoy.bootstrap_options import EnvoyOptions, LlmProtocol
+from sidecar.inbound.extraction.token_usage import UsageKey
+from sidecar.inbound.grpc.metadata import GATEWAY_HEADER, TOKEN_HEADER
 
 AI_FILTER: Final = "envoy.filters.http.ai_protocol_manager"
 SSE_FILTER: Final = "envoy.filters.http.sse_to_metadata"
@@ -70,35 +69,35 @@ SSE_EVENT_BYTES_MAX: Final = 1_048_576
 AI_JSON_BYTES_MAX: Final = 10_485_760
 """The most that ai_protocol_manager takes; a longer JSON answer passes, but unread."""
 
-USAGE_PATHS: Final[Sequence[tuple[tuple[str, ...], SseUsageKey]]] = (
-    (("usage", "prompt_tokens"), SseUsageKey.PROMPT),
-    (("usage", "completion_tokens"), SseUsageKey.COMPLETION),
-    (("usage", "total_tokens"), SseUsageKey.TOTAL),
-    (("usage", "prompt_tokens_details", "cached_tokens"), SseUsageKey.CACHED),
-    (("usage", "completion_tokens_details", "reasoning_tokens"), SseUsageKey.REASONING),
-    (("response", "usage", "input_tokens"), SseUsageKey.RESPONSE_INPUT),
-    (("response", "usage", "output_tokens"), SseUsageKey.RESPONSE_OUTPUT),
+USAGE_PATHS: Final[Sequence[tuple[tuple[str, ...], UsageKey]]] = (
+    (("usage", "prompt_tokens"), UsageKey.PROMPT),
+    (("usage", "completion_tokens"), UsageKey.COMPLETION),
+    (("usage", "total_tokens"), UsageKey.TOTAL),
+    (("usage", "prompt_tokens_details", "cached_tokens"), UsageKey.CACHED),
+    (("usage", "completion_tokens_details", "reasoning_tokens"), UsageKey.REASONING),
+    (("response", "usage", "input_tokens"), UsageKey.RESPONSE_INPUT),
+    (("response", "usage", "output_tokens"), UsageKey.RESPONSE_OUTPUT),
     (
         ("response", "usage", "input_tokens_details", "cached_tokens"),
-        SseUsageKey.RESPONSE_CACHED,
+        UsageKey.RESPONSE_CACHED,
     ),
     (
         ("response", "usage", "output_tokens_details", "reasoning_tokens"),
-        SseUsageKey.RESPONSE_REASONING,
+        UsageKey.RESPONSE_REASONING,
     ),
     # message_start also has an output count, of the first token or so. It is left out: after a
     # client's abort it would look like a measured output of one.
-    (("message", "usage", "input_tokens"), SseUsageKey.INPUT),
-    (("message", "usage", "cache_read_input_tokens"), SseUsageKey.CACHE_READ),
-    (("message", "usage", "cache_creation_input_tokens"), SseUsageKey.CACHE_CREATION),
-    (("usage", "input_tokens"), SseUsageKey.INPUT),
-    (("usage", "cache_read_input_tokens"), SseUsageKey.CACHE_READ),
-    (("usage", "cache_creation_input_tokens"), SseUsageKey.CACHE_CREATION),
-    (("usage", "output_tokens"), SseUsageKey.OUTPUT),
-    (("usageMetadata", "promptTokenCount"), SseUsageKey.GEMINI_PROMPT),
-    (("usageMetadata", "candidatesTokenCount"), SseUsageKey.GEMINI_CANDIDATES),
-    (("usageMetadata", "thoughtsTokenCount"), SseUsageKey.GEMINI_THOUGHTS),
-    (("usageMetadata", "cachedContentTokenCount"), SseUsageKey.GEMINI_CACHED),
+    (("message", "usage", "input_tokens"), UsageKey.INPUT),
+    (("message", "usage", "cache_read_input_tokens"), UsageKey.CACHE_READ),
+    (("message", "usage", "cache_creation_input_tokens"), UsageKey.CACHE_CREATION),
+    (("usage", "input_tokens"), UsageKey.INPUT),
+    (("usage", "cache_read_input_tokens"), UsageKey.CACHE_READ),
+    (("usage", "cache_creation_input_tokens"), UsageKey.CACHE_CREATION),
+    (("usage", "output_tokens"), UsageKey.OUTPUT),
+    (("usageMetadata", "promptTokenCount"), UsageKey.GEMINI_PROMPT),
+    (("usageMetadata", "candidatesTokenCount"), UsageKey.GEMINI_CANDIDATES),
+    (("usageMetadata", "thoughtsTokenCount"), UsageKey.GEMINI_THOUGHTS),
+    (("usageMetadata", "cachedContentTokenCount"), UsageKey.GEMINI_CACHED),
 )
 
 MODEL_PATHS: Final[Sequence[tuple[str, ...]]] = (

@@ -12,7 +12,8 @@ for Anthropic's messages:
 - Output: the largest limit that the body states for its kind of call, times the number of
   answers asked for.
 - A body that is cut, compressed, no JSON, or says something twice may be read otherwise by
-  the provider: no bounds. The model stays only where it is certain.
+  the provider: no bounds. The model stays only where it is certain; where it is not, the body
+  counts as unread, and the policy assumes its largest model.
 """
 
 import json
@@ -40,8 +41,10 @@ _LIMITS = (*_CHAT_LIMITS, *_RESPONSES_LIMITS)
 _MULTIPLIERS = ("n", "best_of")
 _PROMPTED = frozenset({"tools", "functions", "response_format", "output_format", "text"})
 _CONTENT = ("messages", "input", "prompt", "system", "instructions", "prediction", "suffix")
-_DECISIVE = frozenset({"model", "models", "prompt", *_MULTIPLIERS, *_LIMITS})
+_PRICING = frozenset({"model", "models", "prompt", *_MULTIPLIERS})
 """Keys that decide on the price or on the number of answers."""
+_DECISIVE = _PRICING | frozenset(_LIMITS)
+_UNREAD = RequestFacts(unread=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,18 @@ def read_request_facts(request: AccessRequest) -> RequestFacts:
         InvalidInput: If a limit or a multiplier is no whole number in its range; `field` names
             it. Nothing else is raised, whatever the body is.
     """
-    if not request.body or not request.body_complete or _is_encoded(request):
+    if not request.body_complete or (request.body and _is_encoded(request)):
+        return _UNREAD
+    if not request.body:
         return RequestFacts()
     document = _parse(request.body)
     if document is None:
-        return RequestFacts()
+        return _UNREAD
     values = document.values
     limits = {name: _whole(values, name, 0, QUANTITY_MAX) for name in _LIMITS}
     choices = _choices(values)
-    if document.uncertain & _DECISIVE or "models" in values:
-        return RequestFacts()
+    if document.uncertain & _PRICING or "models" in values:
+        return _UNREAD
     model = values.get("model")
     name = printable(model) if isinstance(model, str) else ""
     if document.repeats or document.uncertain:

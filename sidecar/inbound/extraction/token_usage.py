@@ -29,25 +29,29 @@ _STATUS_FAILED = "3"
 
 class UsageKey(StrEnum):
     """
-    Keys of the copied numbers, as the generated Envoy configuration names them.
+    Keys of the numbers that sse_to_metadata copies; each dialect keeps its own.
 
-    They repeat `envoy.attributes.SseUsageKey`, since the Envoy edges import this module and
-    not the other way round; a test compares the two.
+    They are not merged because they do not mean the same: Anthropic's input excludes its
+    cache counts, OpenAI's includes them, Gemini's candidates exclude the thoughts.
     """
 
+    # OpenAI chat completions: `usage` of the last chunk.
     PROMPT = "prompt_tokens"
     COMPLETION = "completion_tokens"
     TOTAL = "total_tokens"
     CACHED = "cached_tokens"
     REASONING = "reasoning_tokens"
+    # OpenAI responses: `response.usage` of response.completed.
     RESPONSE_INPUT = "response_input_tokens"
     RESPONSE_OUTPUT = "response_output_tokens"
     RESPONSE_CACHED = "response_cached_tokens"
     RESPONSE_REASONING = "response_reasoning_tokens"
+    # Anthropic messages: `message.usage` of message_start, `usage` of message_delta.
     INPUT = "input_tokens"
     OUTPUT = "output_tokens"
     CACHE_READ = "cache_read_input_tokens"
     CACHE_CREATION = "cache_creation_input_tokens"
+    # Gemini: `usageMetadata` of every chunk, cumulative.
     GEMINI_PROMPT = "prompt_token_count"
     GEMINI_CANDIDATES = "candidates_token_count"
     GEMINI_THOUGHTS = "thoughts_token_count"

@@ -8,7 +8,7 @@ from sidecar.services.metering import MeterPrincipal
 
 GATEWAY_HEADER = "x-sidecar-gateway"
 TOKEN_HEADER = "x-sidecar-token"  # noqa: S105  The name of a header, not a secret.
-"""Both are written by `sidecar envoy config`; a test compares the names."""
+"""Both are written by `sidecar envoy config`, on checks and on logs."""
 
 DEFAULT_GATEWAY = "envoy"
 _GATEWAY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}", re.ASCII)

@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from sidecar.inbound.envoy.attributes import GATEWAY_HEADER, TOKEN_HEADER
+from sidecar.inbound.grpc.metadata import GATEWAY_HEADER, TOKEN_HEADER
 from sidecar.inbound.http.edge import EDGE, Edge
 from sidecar.inbound.http.problems import ProblemCode, ProblemError
 from sidecar.inbound.http.routing import Auth, Principal

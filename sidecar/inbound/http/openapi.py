@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from sidecar import __version__
 from sidecar.inbound.denials import PROBLEM_CONTENT_TYPE
-from sidecar.inbound.envoy.attributes import GATEWAY_HEADER, TOKEN_HEADER
+from sidecar.inbound.grpc.metadata import GATEWAY_HEADER, TOKEN_HEADER
 from sidecar.inbound.http.gateway_models import UsageItem
 from sidecar.inbound.http.problems import ProblemBody
 from sidecar.inbound.http.routing import Auth, Role, Route
