@@ -69,13 +69,14 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    roles: frozenset[Role] = frozenset(Role)
+    roles: frozenset[Role] = Field(default=frozenset(Role), min_length=1)
     grpc_listen: str = "127.0.0.1:9001"
     http_listen: str = "127.0.0.1:9000"
     admin_listen: str = "127.0.0.1:9002"
-    redis_url: str = ""
+    # Both may hold a password.
+    redis_url: str = Field(default="", repr=False)
     redis_server: str = ""
-    postgres_dsn: str = ""
+    postgres_dsn: str = Field(default="", repr=False)
     policy_dir: Path = Path("config/policy")
     data_dir: Path | None = None
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
@@ -125,7 +126,7 @@ class Settings(BaseModel):
     @field_validator("hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
-        return tuple(_split(value))
+        return _split(value)
 
     @field_validator("grpc_listen", "http_listen", "admin_listen")
     @classmethod
@@ -304,12 +305,19 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(raw)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        raise ConfigError(f"{path}{_yaml_problem(error)}") from None
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ConfigError(f"{path}: must be a mapping of setting names to values")
     return data
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """Where and what, without the line itself: a URL with a password may stand in it."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f":{error.problem_mark.line + 1}: not YAML: {error.problem}"
+    return ": not YAML"
 
 
 def _relative(name: str, value: Any, folder: Path) -> Any:

@@ -9,9 +9,10 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Self
 
 from sidecar import telemetry
@@ -74,9 +75,16 @@ class Application:
     it drains: listeners close first, checks in progress end, workers stop after their round.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Take the settings; nothing is opened before `async with`."""
+    def __init__(self, settings: Settings, *, workers: bool = True) -> None:
+        """
+        Take the settings; nothing is opened before `async with`.
+
+        Args:
+            settings: As they were read.
+            workers: Whether settlement's rounds run by themselves; the caller runs them if not.
+        """
         self.settings = settings
+        self._runs_workers = workers
         self.data_dir = settings.data_dir or default_data_dir()
         self.clock = SystemClock()
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -88,6 +96,7 @@ class Application:
         self.reporter: Reporter | None = None
         self._stack = AsyncExitStack()
         self._store_problems: dict[str, str] = {}
+        self._redis_known = False
         self._workers: asyncio.TaskGroup
 
     async def __aenter__(self) -> Self:
@@ -95,14 +104,28 @@ class Application:
         try:
             await self._start()
         except BaseException:
-            await self._stack.aclose()
+            await self._close()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Stop in the reverse order of the start."""
-        self.stop.set()
-        await self._stack.aclose()
+        """
+        Stop in the reverse order of the start.
+
+        Raises:
+            ConfigError: Why it stopped by itself, if that is why.
+        """
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            await self._stack.aclose()
+        except ExceptionGroup as group:
+            # What a worker found out that ends the process, in the words of its own error.
+            found = group.subgroup(ConfigError)
+            if found is None:
+                raise
+            raise ConfigError("; ".join(str(error) for error in found.exceptions)) from group
 
     def problems(self) -> list[str]:
         """What keeps this process from being ready; empty if nothing does."""
@@ -127,21 +150,18 @@ class Application:
         await self.loaded.load_initial()
         await self._open_stores()
         self._make_data_plane()
-        self._workers = await self._stack.enter_async_context(asyncio.TaskGroup())
-        # Registered after the group, so it runs before the group waits for its tasks.
-        self._stack.callback(self.stop.set)
-        self._spawn(self._watch_redis())
-        self._spawn(self.loaded.watch(self.stop, self.settings.policy_watch_seconds))
-        self._spawn(self.policies.run(self.stop))
-        self._spawn(self.checks.run_releases(self.stop))
         if self._wants_postgres:
-            self._spawn(self._watch_postgres())
             self._make_control_plane()
         with suppress(StoreUnavailable):
             # A store that answers is used from the first request on; one that does not is
             # waited for by the workers.
             await self._look_at_redis()
             await self.policies.publish()
+        self._workers = await self._stack.enter_async_context(asyncio.TaskGroup())
+        # Registered after the group, so it runs before the group waits for its tasks; the
+        # listeners are registered later still, so they have closed by then.
+        self._stack.callback(self.stop.set)
+        self._start_workers()
         await self._start_servers()
         telemetry.get_logger().info(
             "sidecar_started",
@@ -171,6 +191,7 @@ class Application:
         )
         self._stack.push_async_callback(self.redis.aclose)
         if self._wants_postgres:
+            self._store_problems["postgres"] = "not looked at yet"
             self.pool: Pool = await open_pool(
                 self.postgres_dsn, size_max=settings.postgres_connections_max
             )
@@ -228,8 +249,6 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
-        if settings.has(Role.ADMIN):
-            self._spawn(self._forget_idempotency_keys())
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -250,11 +269,6 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
-        )
-        self._spawn(self.sweeper.run(self.stop))
-        self._spawn(self.settlement.run(self.stop))
-        self._spawn(
-            self.accounts.run_pending(self.stop, interval_seconds=settings.sweep_interval_seconds)
         )
         self._make_reporter()
 
@@ -277,7 +291,6 @@ class Application:
             concurrency_max=settings.report_concurrency_max,
             poll_seconds=settings.report_interval_seconds,
         )
-        self._spawn(self.reporter.run(self.stop))
 
     async def _start_servers(self) -> None:
         servers = Servers(
@@ -301,13 +314,45 @@ class Application:
                 self._stack, ControlPlane(accounts=self.accounts, pool=self.pool)
             )
 
+    def _start_workers(self) -> None:
+        settings = self.settings
+        self._spawn(self._watch_redis())
+        self._spawn(self.loaded.watch(self.stop, settings.policy_watch_seconds))
+        self._spawn_on_redis(self.policies.run)
+        self._spawn_on_redis(self.checks.run_releases)
+        if self._wants_postgres:
+            self._spawn(self._watch_postgres())
+        if not self._runs_workers:
+            return
+        if settings.has(Role.ADMIN):
+            self._spawn(self._forget_idempotency_keys())
+        if settings.has(Role.SETTLEMENT):
+            interval = settings.sweep_interval_seconds
+            self._spawn_on_redis(self.sweeper.run)
+            self._spawn_on_redis(self.settlement.run)
+            self._spawn_on_redis(partial(self.accounts.run_pending, interval_seconds=interval))
+        if self.reporter is not None:
+            self._spawn(self.reporter.run(self.stop))
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._workers.create_task(work)
+
+    def _spawn_on_redis(self, run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        """Work on a store must not begin before it is known to have as many shards as we."""
+
+        async def wait_and_run() -> None:
+            while not self._redis_known and not self.stop.is_set():
+                await self._sleep(STORE_PAUSE_SECONDS)
+            await run(self.stop)
+
+        self._spawn(wait_and_run())
 
     async def _look_at_redis(self) -> None:
         """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
         await fix_shards(self.redis, self.settings.shards)
-        await self.redis.load_scripts()
+        if not self._redis_known or "redis" in self._store_problems:
+            await self.redis.load_scripts()
+        self._redis_known = True
 
     async def _watch_redis(self) -> None:
         while not self.stop.is_set():

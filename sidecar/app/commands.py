@@ -28,13 +28,13 @@ async def serve_until_signal(settings: Settings) -> None:
 
 async def settle_once(settings: Settings) -> int:
     """One round of settlement over all shards."""
-    async with Application(settings) as application:
+    async with Application(settings, workers=False) as application:
         return await application.settlement.settle_once()
 
 
 async def report_once(settings: Settings) -> int:
     """Seal and send everything that is settled."""
-    async with Application(settings) as application:
+    async with Application(settings, workers=False) as application:
         if application.reporter is None:
             raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")
         return await application.reporter.report_once(force=True)
@@ -55,7 +55,7 @@ def envoy_options(
         token_file = load_secrets(
             settings, settings.data_dir or default_data_dir()
         ).gateway_token_file
-    token = read_secret(token_file).split()[0] if token_file else None
+    token = read_secret(token_file) if token_file else None
     return EnvoyOptions(
         listen=Address.parse(defaults.listen),
         upstreams=(Upstream.parse(defaults.upstream, name=UPSTREAM),),

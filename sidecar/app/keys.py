@@ -26,7 +26,7 @@ def load_secrets(settings: Settings, data_dir: Path) -> Secrets:
     """Read the secrets, or make them where the stores are our own. Raises ConfigError."""
     gateway_file, admin_file = settings.gateway_token_file, settings.admin_token_file
     if settings.embedded:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_data_dir(data_dir)
         if gateway_file is None:
             gateway_file = data_dir / "gateway-token"
             read_or_create_secret(gateway_file)
@@ -43,11 +43,27 @@ def load_secrets(settings: Settings, data_dir: Path) -> Secrets:
 
 
 def read_secret(path: Path) -> str:
-    """A secret's first line. Raises ConfigError without showing it."""
+    """
+    A secret file's first word; lines that begin with # do not count.
+
+    So it reads token files too, whose options follow the token. Raises ConfigError without
+    showing any of it.
+    """
     try:
-        text = path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read") from error
-    if not text:
-        raise ConfigError(f"{path}: is empty")
-    return text.splitlines()[0].strip()
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: cannot be read") from None
+    words = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    if not words:
+        raise ConfigError(f"{path}: holds no secret")
+    return words[0]
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the data directory {path} cannot be made: {error.strerror}; "
+            "set SIDECAR_DATA_DIR to one that this user may write to"
+        ) from error

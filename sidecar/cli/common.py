@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from sidecar import telemetry
 from sidecar.settings import Settings, load_settings
 
 T = TypeVar("T")
@@ -18,8 +19,15 @@ ConfigFile = Annotated[
 
 
 def settings_from(path: Path | None, **overrides: Any) -> Settings:
-    """Settings of the command line, the environment and the file. Raises ConfigError."""
-    return load_settings(path, overrides=overrides)
+    """
+    Settings of the command line, the environment and the file; logs go to standard error.
+
+    Raises:
+        ConfigError: With each problem.
+    """
+    settings = load_settings(path, overrides=overrides)
+    telemetry.setup_logging(settings.log_level)
+    return settings
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:

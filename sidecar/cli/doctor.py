@@ -32,9 +32,9 @@ def doctor(
     ] = False,
 ) -> None:
     """Look at this machine, the settings, the policy and the stores; exit 1 if one is not well."""
-    findings = [_look("python", _python), *_programs(settings_from(config))]
+    settings = settings_from(config)
+    findings = [_look("python", _python), *_programs(settings)]
     if not servers_only:
-        settings = settings_from(config)
         findings += [_look("policy", lambda: _policy(settings))]
         findings += run(_stores(settings))
     for finding in findings:
@@ -113,12 +113,12 @@ async def _ask(what: str, asking: Coroutine[Any, Any, str]) -> Finding:
 
 
 async def _ask_redis(settings: Settings) -> str:
-    from sidecar.outbound.redis.connection import RedisConnection, fix_shards
-    from sidecar.outbound.redis.health import describe_server
+    from sidecar.outbound.redis.connection import RedisConnection
+    from sidecar.outbound.redis.health import check_shards, describe_server
 
     connection = RedisConnection.from_url(settings.redis_url)
     try:
-        await fix_shards(connection, settings.shards)
+        await check_shards(connection, settings.shards)
         return await describe_server(connection)
     finally:
         await connection.aclose()

@@ -14,9 +14,6 @@ def serve(
     ] = None,
 ) -> None:
     """Run the chosen roles until a signal; embedded stores start and stop with it."""
-    from sidecar import telemetry
     from sidecar.app import serve_until_signal
 
-    settings = settings_from(config, roles=roles)
-    telemetry.setup_logging(settings.log_level)
-    run(serve_until_signal(settings))
+    run(serve_until_signal(settings_from(config, roles=roles)))

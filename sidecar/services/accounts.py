@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, NotFound, SidecarError
-from sidecar.domain.money import AMOUNT_NANO_MAX
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
+from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
 from sidecar.domain.standing import StandingFact
 from sidecar.services.ports import (
     Accounts,
@@ -143,13 +143,16 @@ class AccountService:
         Give credit: the intent is recorded, then applied by script and posted from the stream.
 
         Raises:
-            InvalidInput: Not positive, too large, another kind than paid.
+            InvalidInput: Not positive, or too large.
             NotFound: Unknown customer.
             Conflict: Another currency than the customer's, or the id has other content.
             StoreUnavailable: The intent may stand; it is applied once the store is back.
         """
         if not 0 < grant.amount_nano <= AMOUNT_NANO_MAX:
-            raise InvalidInput("amount must be above zero", field="amount")
+            raise InvalidInput(
+                f"amount must be above zero and at most {format_amount(AMOUNT_NANO_MAX)}",
+                field="amount",
+            )
         stored = await self._accounts.create_grant(grant)
         await self._live.apply_grant(stored)
         return stored
@@ -182,14 +185,38 @@ class AccountService:
         return await self._live.list_open_holds(customer_id, limit)
 
     async def apply_pending(self, *, limit: int = 100) -> int:
-        """Apply grants whose intent was recorded while the live store was away."""
-        pending = await self._accounts.pending_grants(limit=limit)
-        for grant in pending:
-            customer = await self._accounts.read_customer(grant.customer_id)
-            if customer is not None:
-                await self._live.put_customer(customer)
-                await self._live.apply_grant(grant)
-        return len(pending)
+        """
+        Apply grants whose intent was recorded while the live store was away.
+
+        One that the live store refuses stays an intent, and keeps no other from being applied.
+
+        Returns:
+            How many were applied.
+
+        Raises:
+            StoreUnavailable: Repeat it.
+        """
+        applied = 0
+        for grant in await self._accounts.pending_grants(limit=limit):
+            try:
+                applied += await self._apply(grant)
+            except (InvalidInput, NotFound, Conflict) as error:
+                telemetry.WORKER_FAILURES.labels("grants").inc()
+                telemetry.get_logger().warning(
+                    "grant_refused",
+                    grant_id=grant.grant_id,
+                    customer_id=grant.customer_id,
+                    error=str(error),
+                )
+        return applied
+
+    async def _apply(self, grant: Grant) -> bool:
+        customer = await self._accounts.read_customer(grant.customer_id)
+        if customer is None:
+            return False
+        await self._live.put_customer(customer)
+        await self._live.apply_grant(grant)
+        return True
 
     async def run_pending(self, stop: asyncio.Event, *, interval_seconds: float) -> None:
         """Apply pending grants until stopped."""

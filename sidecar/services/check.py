@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from sidecar import telemetry
 from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason, PlacedHold
@@ -25,10 +26,9 @@ from sidecar.services.ports import (
     Policies,
     RequestDigests,
 )
+from sidecar.services.releasing import HoldReleases
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
-RELEASES_WAITING_MAX = 10_000
-RELEASE_PAUSE_SECONDS = 0.5
 _REPLANS_MAX = 2
 """A stale copy and a window's edge may each ask for one more plan; more means trouble."""
 
@@ -52,6 +52,13 @@ class _Demand:
     plan: CheckPlan
     hold: PlaceHold
     credential_header: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replan:
+    """The store asks for another plan, as of an instant."""
+
+    at: datetime
 
 
 class CheckService:
@@ -90,8 +97,7 @@ class CheckService:
         self._clock = clock
         self._read_facts = read_facts
         self._hold_ttl_ms = hold_ttl_ms
-        self._releases: asyncio.Queue[tuple[str, str]] = asyncio.Queue(RELEASES_WAITING_MAX)
-        self._releasing: set[str] = set()
+        self._releases = HoldReleases(balances, hold_ttl_seconds=hold_ttl_ms / 1_000)
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -108,7 +114,7 @@ class CheckService:
         routes = policy.routes.match(path)
         if policy.is_free(request, routes) or policy.passes_unmatched(request, routes):
             return Allow(decision_id=request.decision_id, policy_version=policy.version)
-        if request.hold_id in self._releasing:
+        if request.hold_id in self._releases:
             # A repeat must not be allowed on a hold that is about to be given back.
             return _refuse_store(policy, request)
         context = _Context(policy=policy, request=request, path=path, routes=routes)
@@ -121,47 +127,11 @@ class CheckService:
 
     async def abandon_hold(self, customer_id: str, hold_id: str) -> None:
         """Give a hold back now, or as soon as the store answers again."""
-        if not await self._release(customer_id, hold_id):
-            self._release_later(customer_id, hold_id)
+        await self._releases.release(customer_id, hold_id)
 
     async def run_releases(self, stop: asyncio.Event) -> None:
-        """
-        Give back holds whose placing or release got no answer, until stopped.
-
-        What a crash here costs: the hold stays until it expires, and the sweep ends it.
-        """
-        stopped = asyncio.ensure_future(stop.wait())
-        try:
-            while not stop.is_set():
-                waiting = asyncio.ensure_future(self._releases.get())
-                await asyncio.wait({waiting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-                if not waiting.done():
-                    waiting.cancel()
-                    return
-                customer_id, hold_id = waiting.result()
-                while not await self._release(customer_id, hold_id) and not stop.is_set():
-                    await asyncio.wait({stopped}, timeout=RELEASE_PAUSE_SECONDS)
-                self._releasing.discard(hold_id)
-        finally:
-            stopped.cancel()
-
-    async def _release(self, customer_id: str, hold_id: str) -> bool:
-        """Try once; whether the store answered."""
-        try:
-            released = await self._balances.release_hold(customer_id, hold_id)
-        except StoreUnavailable:
-            return False
-        if released:
-            telemetry.HOLDS.labels("released").inc()
-        return True
-
-    def _release_later(self, customer_id: str, hold_id: str) -> None:
-        try:
-            self._releases.put_nowait((customer_id, hold_id))
-            self._releasing.add(hold_id)
-        except asyncio.QueueFull:
-            # Bounded on purpose: beyond it, holds end by expiring.
-            telemetry.get_logger().warning("hold_release_dropped", hold_id=hold_id)
+        """Give back holds whose placing or release got no answer, until stopped."""
+        await self._releases.run(stop)
 
     async def _check_identified(self, context: _Context) -> Decision:
         policy, request = context.policy, context.request
@@ -169,6 +139,7 @@ class CheckService:
         if isinstance(presented, Unidentified):
             return _refuse(policy, request, DenyReason.UNIDENTIFIED, "identity", presented.detail)
         hashes = self._digests.credential_hashes(presented.secret)
+        now = self._clock.now()
         for _ in range(_REPLANS_MAX + 1):
             try:
                 customer = await self._directory.find_credential(hashes)
@@ -176,15 +147,16 @@ class CheckService:
                 return _refuse_store(policy, request)
             if customer is None:
                 return _refuse_unknown(policy, request)
-            decision = await self._check_customer(context, customer, presented.header)
-            if decision is not None:
+            decision = await self._check_customer(context, customer, presented.header, now)
+            if not isinstance(decision, _Replan):
                 return decision
+            now = decision.at
         return _refuse_store(policy, request)
 
     async def _check_customer(
-        self, context: _Context, customer: CustomerFacts, credential_header: str
-    ) -> Decision | None:
-        """Plan, place, judge; None asks for another round with fresh facts."""
+        self, context: _Context, customer: CustomerFacts, credential_header: str, now: datetime
+    ) -> Decision | _Replan:
+        """Plan as of `now`, place, judge."""
         policy, request = context.policy, context.request
         facts = RequestFacts()
         if policy.reads_body(request, context.routes):
@@ -192,7 +164,7 @@ class CheckService:
                 facts = self._read_facts(request)
             except InvalidInput as error:
                 return _refuse(policy, request, DenyReason.INVALID_REQUEST, "body", str(error))
-        plan = policy.plan(request, context.routes, customer, facts, self._clock.now())
+        plan = policy.plan(request, context.routes, customer, facts, now)
         if isinstance(plan, Refusal):
             detail, customer_id = plan.detail, customer.customer_id
             denial = _refuse(policy, request, plan.reason, plan.rule, detail)
@@ -204,6 +176,15 @@ class CheckService:
             hold=self._place_hold(context, customer, plan),
             credential_header=credential_header,
         )
+        try:
+            return await self._place(demand)
+        except InvalidInput:
+            # A text or number of the request's that no store can keep. The error's own words
+            # may hold an amount.
+            detail = "the request cannot be accounted for"
+            return _refuse(policy, request, DenyReason.INVALID_REQUEST, "request", detail)
+
+    async def _place(self, demand: _Demand) -> Decision | _Replan:
         try:
             outcome = await self._balances.place_hold(demand.hold)
         except StoreUnavailable:
@@ -241,12 +222,15 @@ class CheckService:
             deadline=request.deadline,
         )
 
-    def _decide(self, demand: _Demand, outcome: PlaceOutcome) -> Decision | None:
+    def _decide(self, demand: _Demand, outcome: PlaceOutcome) -> Decision | _Replan:
         policy, request = demand.context.policy, demand.context.request
         match outcome.status:
             case PlaceStatus.STALE_FACTS | PlaceStatus.WINDOW_MOVED:
-                self._directory.forget(demand.customer)
-                return None
+                if outcome.status is PlaceStatus.STALE_FACTS:
+                    self._directory.forget(demand.customer)
+                # By the store's clock: ours may be behind it for longer than a check lasts.
+                instant = outcome.instant_ms
+                return _Replan(at=from_epoch_ms(instant) if instant else self._clock.now())
             case PlaceStatus.UNKNOWN_CREDENTIAL | PlaceStatus.NO_CUSTOMER:
                 self._directory.forget(demand.customer)
                 return _refuse_unknown(policy, request)
@@ -272,8 +256,12 @@ class CheckService:
         judgement = judge(demand.plan, outcome.numbers, demand.customer)
         for rule in judgement.shadow_denials:
             telemetry.SHADOW_DENIALS.labels(rule).inc()
-        if judgement.denial is not None:
-            denial = judgement.denial
+        denial = judgement.denial
+        assert denial is not None or outcome.status is not PlaceStatus.DENIED
+        # A repeat is answered as the first time, whatever the numbers have become since: its
+        # hold is open, and a denial would leave it so.
+        repeated = outcome.status is PlaceStatus.REPEATED
+        if denial is not None and not repeated:
             return Deny(
                 decision_id=demand.context.request.decision_id,
                 reason=denial.reason,
@@ -292,7 +280,7 @@ class CheckService:
             decided_at_ms=outcome.instant_ms,
             expires_at_ms=outcome.expires_at_ms,
         )
-        return self._allow(demand, terms, judgement.headers)
+        return self._allow(demand, terms, judgement.headers if denial is None else {})
 
     def _decide_without_store(self, demand: _Demand) -> Decision:
         """
@@ -303,7 +291,7 @@ class CheckService:
         """
         if demand.plan.on_store_failure is OnStoreFailure.DENY:
             # It may have been placed all the same; nobody will use it.
-            self._release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
+            self._releases.release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
             return _refuse_store(demand.context.policy, demand.context.request)
         now_ms = to_epoch_ms(self._clock.now())
         terms = replace(

@@ -9,18 +9,17 @@ usage that somebody owes is quarantined.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput
-from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id, make_hold_id
-from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms, to_epoch_ms
-from sidecar.domain.pricing import Billing, RateCard
-from sidecar.domain.quantities import Measured, estimate_quantities, measure_quantities
-from sidecar.domain.usage import RatedLine, UsageEvent, UsageReport
+from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.holds import Bound, HoldTerms, check_hold_id, make_hold_id
+from sidecar.domain.periods import to_epoch_ms
+from sidecar.domain.pricing import Billing
+from sidecar.domain.quantities import estimate_quantities
+from sidecar.domain.usage import UsageEvent, UsageReport
 from sidecar.services.ports import (
     Balances,
     CaptureOutcome,
@@ -30,18 +29,12 @@ from sidecar.services.ports import (
     Policies,
     Quarantine,
     RateCards,
-    RatingDemand,
     RequestDigests,
 )
-
-PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
-"""A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
-
+from sidecar.services.rating import Priced, Rating
 
 NOT_COVERED = "the sender may not report on this gateway or customer"
-HEADER_FACTOR_MAX = 10
-"""A response header that claims more than this many times the hold is set aside: an upstream's
-header is easily wrong by a unit, and nobody should pay for that unseen."""
+_SECOND_MAX = 2**32 - 1  # A hold id has eight hex digits for it.
 
 
 class UsageOutcome(StrEnum):
@@ -81,13 +74,6 @@ class MeterPrincipal:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Priced:
-    event: UsageEvent
-    card: RateCard
-    quota_lines: tuple[QuotaLine, ...]
-
-
 class MeteringService:
     """Captures usage reports; safe to call again with the same report, at any time."""
 
@@ -113,6 +99,7 @@ class MeteringService:
             concurrency_max: Reports of one batch that are captured at a time.
         """
         self._balances = balances
+        self._rating = Rating(balances)
         self._directory = directory
         self._rate_cards = rate_cards
         self._tokens = tokens
@@ -172,7 +159,13 @@ class MeteringService:
         return result
 
     async def keep_alive(self, report: UsageReport, principal: MeterPrincipal) -> bool:
-        """A stream in flight gave a sign of life: its hold lives on. True if it was open."""
+        """
+        A stream in flight gave a sign of life: its hold lives on. True if it was open.
+
+        Raises:
+            InvalidInput: The hold is not the sender's to report on, or its token is none.
+            StoreUnavailable: It may or may not live on; repeat it.
+        """
         terms = await self._terms(report, principal)
         if terms is None:
             return False
@@ -196,22 +189,43 @@ class MeteringService:
         card = await self._rate_cards.read(terms.price_version)
         if card is None:
             return await self._set_aside(report, terms.hold_id, "unknown_price_version")
-        priced = await self._price(report, terms, card)
-        if isinstance(priced, str):
-            return await self._set_aside(report, terms.hold_id, priced)
-        outcome = await self._balances.capture_hold(
-            priced.event, priced.quota_lines, prepaid=card.billing is Billing.PREPAID
-        )
+        try:
+            priced = await self._rating.price(report, terms, card)
+            if isinstance(priced, str):
+                return await self._set_aside(report, terms.hold_id, priced)
+            outcome = await self._book(priced, terms)
+        except InvalidInput:
+            # The hold is known, so somebody owes it, however large it is.
+            reason = CaptureStatus.OUT_OF_BOUNDS.value
+            return await self._set_aside(report, terms.hold_id, reason)
         return await self._word(report, terms, priced.event, outcome, unheld=unheld)
 
-    async def finish(self, event: UsageEvent, terms: HoldTerms) -> None:
-        """Book an event whose interval was reserved before a crash; used by the sweep."""
+    async def finish(self, event: UsageEvent, terms: HoldTerms) -> CaptureStatus:
+        """
+        Book an event whose interval was reserved before a crash; used by the sweep.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened, or the store lost the rate card.
+            InvalidInput: The event is beyond any balance.
+        """
         card = await self._rate_cards.read(event.price_version)
-        assert card is not None, event.price_version
-        priced = await self._rate(event, card, terms)
-        await self._balances.capture_hold(
-            priced.event, priced.quota_lines, prepaid=card.billing is Billing.PREPAID
+        if card is None:
+            raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
+        outcome = await self._book(await self._rating.rate(event, card, terms), terms)
+        return outcome.status
+
+    async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
+        """Capture, then count a hold that it ended and what went beyond the customer's credit."""
+        outcome = await self._balances.capture_hold(
+            priced.event, priced.quota_lines, prepaid=priced.card.billing is Billing.PREPAID
         )
+        if outcome.status is CaptureStatus.CAPTURED:
+            telemetry.HOLDS.labels("captured").inc()
+        if outcome.overage_nano > 0:
+            late = outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE
+            bound = Bound.LATE if late else terms.bound
+            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
+        return outcome
 
     async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:
         """The hold's terms, from its signed token or else from the store."""
@@ -243,6 +257,9 @@ class MeteringService:
             raise InvalidInput("usage without a hold needs customer_id and id", field="customer_id")
         if report.occurred_at is None:
             raise InvalidInput("usage without a hold needs occurred_at", field="occurred_at")
+        second = to_epoch_ms(report.occurred_at) // 1_000
+        if not 0 <= second <= _SECOND_MAX:
+            raise InvalidInput("occurred_at must be in 1970 to 2105", field="occurred_at")
         customer = await self._directory.read_customer(report.customer_id)
         policy = self._policies.current()
         card = policy.cards.get(customer.plan) if customer else None
@@ -253,7 +270,7 @@ class MeteringService:
         )
         meters = [card.meters[name] for name in sorted(card.priced_meters())]
         terms = HoldTerms(
-            hold_id=make_hold_id(to_epoch_ms(report.occurred_at) // 1_000, digest),
+            hold_id=make_hold_id(second, digest),
             gateway_id=report.gateway_id,
             customer_id=customer.customer_id,
             plan=customer.plan,
@@ -271,95 +288,6 @@ class MeteringService:
             raise InvalidInput(NOT_COVERED)
         return terms
 
-    async def _price(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> _Priced | str:
-        """Measure and price, or say why it must be set aside."""
-        model = report.model or terms.model
-        metered = measure_quantities(
-            card.meters,
-            terms.estimate,
-            Measured(
-                usage=report.usage,
-                status=report.status,
-                duration_ms=report.duration_ms,
-                request_bytes=report.request_bytes,
-                response_bytes=report.response_bytes,
-            ),
-        )
-        if not card.prices_model(model, [name for name, q in metered.quantities.items() if q]):
-            return "unpriced_model"
-        if report.from_header and any(
-            quantity > HEADER_FACTOR_MAX * max(terms.estimate[name], 1)
-            for name, quantity in metered.quantities.items()
-        ):
-            return "implausible_header"
-        event = UsageEvent(
-            hold_id=terms.hold_id,
-            customer_id=terms.customer_id,
-            user_id=terms.user_id,
-            credential_id=terms.credential_id,
-            currency=terms.currency,
-            price_version=terms.price_version,
-            plan=terms.plan,
-            model=model,
-            route=terms.route,
-            lines=tuple(
-                RatedLine(meter=name, quantity=quantity, amount_nano=0)
-                for name, quantity in metered.quantities.items()
-            ),
-            usage=report.usage,
-            status=report.status,
-            occurred_at=from_epoch_ms(terms.decided_at_ms),
-            received_at=report.received_at,
-            duration_ms=report.duration_ms,
-            request_bytes=report.request_bytes,
-            response_bytes=report.response_bytes,
-            edge=report.edge,
-            gateway_id=terms.gateway_id,
-            estimated=bool(metered.estimated),
-            estimate_reason="usage_missing" if metered.estimated else "",
-            client_key=report.event_id if not report.hold_token and not report.hold_id else "",
-            request_id=terms.request_id or report.request_id,
-        )
-        return await self._rate(event, card, terms)
-
-    async def _rate(self, event: UsageEvent, card: RateCard, terms: HoldTerms) -> _Priced:
-        """Fill in each line's amount; reserves intervals first where a price needs totals."""
-        lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
-        demands = [
-            RatingDemand(
-                key=total_key(event.price_version, found[0], event.occurred_at),
-                quantity=line.quantity,
-            )
-            for line, found in lines
-            if found is not None and found[1].price.unit_nano is None
-        ]
-        totals: Sequence[int] = ()
-        if demands:
-            totals = await self._balances.reserve_totals(
-                event.customer_id, event.hold_id, event, demands
-            )
-        before = iter(totals)
-        rated = []
-        for line, found in lines:
-            amount = 0
-            if found is not None:
-                price = found[1].price
-                unit = price.unit_nano
-                if unit is not None:
-                    amount = line.quantity * unit
-                else:
-                    total = next(before)
-                    amount = price.cumulative(total + line.quantity) - price.cumulative(total)
-            rated.append(replace(line, amount_nano=amount))
-        quantities = {line.meter: line.quantity for line in rated}
-        return _Priced(
-            event=replace(event, lines=tuple(rated)),
-            card=card,
-            quota_lines=tuple(
-                replace(line, quantity=quantities.get(line.meter, 0)) for line in terms.quota_lines
-            ),
-        )
-
     async def _word(
         self,
         report: UsageReport,
@@ -370,13 +298,8 @@ class MeteringService:
         unheld: bool,
     ) -> UsageResult:
         amount = event.amount_nano
-        if outcome.overage_nano > 0:
-            late = outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE
-            bound = Bound.LATE if late else terms.bound
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
         match outcome.status:
             case CaptureStatus.CAPTURED | CaptureStatus.CORRECTED:
-                telemetry.HOLDS.labels("captured").inc()
                 result, reason = UsageOutcome.CAPTURED, event.estimate_reason
             case CaptureStatus.LATE:
                 result = UsageOutcome.UNHELD if unheld else UsageOutcome.LATE
@@ -394,16 +317,3 @@ class MeteringService:
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
-
-
-def total_key(price_version: str, line: int, instant: datetime) -> str:
-    """Name of a running total: per price version, price line and period."""
-    return f"{price_version}:{line}:{PRICE_PERIOD.at(instant).start_ms}"
-
-
-def summarise(results: Sequence[UsageResult]) -> Mapping[str, int]:
-    """How many results had each outcome."""
-    counts: dict[str, int] = {}
-    for result in results:
-        counts[result.outcome.value] = counts.get(result.outcome.value, 0) + 1
-    return counts

@@ -4,9 +4,18 @@ import asyncio
 from collections.abc import Iterable
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
+from sidecar.domain.errors import InvariantViolated, SidecarError
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Balances
+from sidecar.services.ports import Balances, CaptureStatus
+
+_BOOKED = frozenset(
+    {
+        CaptureStatus.CAPTURED,
+        CaptureStatus.LATE,
+        CaptureStatus.DUPLICATE,
+        CaptureStatus.CORRECTED,
+    }
+)
 
 
 class Sweeper:
@@ -41,12 +50,19 @@ class Sweeper:
         self._batch_max = batch_max
 
     async def sweep_once(self) -> int:
-        """One round over all shards; returns how many holds ended."""
+        """
+        One round over all shards; a hold that cannot be ended is counted and left.
+
+        Returns:
+            How many holds ended.
+
+        Raises:
+            StoreUnavailable: The store does not answer; the next round goes on.
+        """
         ended = 0
         for shard in self._shards:
             for customer_id, hold_id in await self._balances.due_holds(shard, self._batch_max):
-                await self._end(customer_id, hold_id)
-                ended += 1
+                ended += await self._try_end(customer_id, hold_id)
         return ended
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -62,6 +78,20 @@ class Sweeper:
             except TimeoutError:
                 continue
 
+    async def _try_end(self, customer_id: str, hold_id: str) -> bool:
+        """End a hold; False if it could not be, which must not keep the others from ending."""
+        try:
+            await self._end(customer_id, hold_id)
+        except SidecarError as error:
+            telemetry.WORKER_FAILURES.labels("sweep").inc()
+            telemetry.get_logger().error(
+                "hold_sweep_failed", customer_id=customer_id, hold_id=hold_id, error=str(error)
+            )
+            # A store that is away ends the round; waiting for it hold by hold would take hours.
+            await self._balances.ping()
+            return False
+        return True
+
     async def _end(self, customer_id: str, hold_id: str) -> None:
         interrupted = await self._balances.orphan_hold(customer_id, hold_id)
         if interrupted is None:
@@ -70,6 +100,8 @@ class Sweeper:
         # Its price interval was reserved, then the process died: the usage is known, so the
         # capture is finished rather than the hold orphaned.
         stored = await self._balances.read_hold(customer_id, hold_id)
-        if stored is not None:
-            await self._metering.finish(interrupted, stored.terms)
-            telemetry.HOLDS.labels("captured").inc()
+        if stored is None:
+            raise InvariantViolated("an interrupted capture's hold cannot be read")
+        status = await self._metering.finish(interrupted, stored.terms)
+        if status not in _BOOKED:
+            raise InvariantViolated(f"an interrupted capture cannot be finished: {status.value}")

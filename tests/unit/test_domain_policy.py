@@ -221,6 +221,7 @@ def test_an_amount_beyond_any_balance_is_refused() -> None:
         (RequestFacts(input_bound=10, output_bound=20), (10, 30), Bound.PROVEN),
         (RequestFacts(model="gpt"), (8_000, 12_000), Bound.PROVEN),
         (RequestFacts(model="gpt", choices=3), (8_000, 20_000), Bound.PROVEN),
+        (RequestFacts(unread=True), (8_000, 12_000), Bound.ESTIMATED),
         (RequestFacts(model="gpt", input_bound=10, output_bound=90_000), (10, 4_010), Bound.PROVEN),
     ],
 )

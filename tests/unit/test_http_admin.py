@@ -243,6 +243,22 @@ async def test_lists_are_paged_to_their_end_without_gap_or_repeat():
     assert pages == 3
 
 
+@pytest.mark.parametrize("kind", ["credentials", "grants"])
+async def test_a_customers_things_are_paged_too(kind: str):
+    world = World()
+    await world.customer()  # Has one of each.
+    body = {"customer_id": "cus_1"} if kind == "credentials" else grant()
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        for _ in range(2):
+            assert (await call("POST", f"/api/v1/{kind}", json=body)).status == 201
+        params = {"customer_id": "cus_1", "limit": "2"}
+        first = (await call("GET", f"/api/v1/{kind}", params=params)).body
+        rest = (await call("GET", f"/api/v1/{kind}", params=params | {"after": first["next"]})).body
+    ids = [item["id"] for item in [*first["items"], *rest["items"]]]
+    assert (len(first["items"]), len(rest["items"]), rest["next"]) == (2, 1, None)
+    assert len(set(ids)) == 3
+
+
 async def test_a_full_last_page_has_no_next():
     world = World()
     async with calling(world.admin(), token=ADMIN_TOKEN) as call:

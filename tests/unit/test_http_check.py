@@ -3,10 +3,11 @@ import base64
 import json
 
 import pytest
-from fixtures.http_edges import METER_TOKEN, SCOPED_TOKEN, World, calling
+from fixtures.http_edges import METER_TOKEN, SCOPED_TOKEN, World, calling, until_idle
 
 from sidecar import telemetry
 from sidecar.domain.decisions import Allow
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.requests import AccessRequest
 from sidecar.inbound.http.listening import serve
 
@@ -152,29 +153,59 @@ async def test_a_check_past_its_deadline_is_denied_and_its_hold_given_back():
     ]
 
 
+async def test_a_policy_that_is_not_there_yet_is_a_denial_with_503_too():
+    world = World()
+
+    class Unpublished:
+        async def check(self, request: AccessRequest) -> Allow:
+            raise StoreUnavailable("no policy is published yet")
+
+    world.checks = Unpublished()
+    async with calling(world.gateway()) as call:
+        reply = await call("POST", CHECK, json=ask())
+    assert reply.status == 200
+    assert (reply.body["allow"], reply.body["code"]) == (False, "store_unavailable")
+
+
+async def test_a_hold_that_nobody_has_is_given_back_before_serving_ends():
+    world = World(check_deadline_ms=20)
+    key = await world.customer()
+    world.state.gate.clear()
+    async with calling(world.gateway()) as call:
+        reply = await call("POST", CHECK, json=ask(key))
+        assert reply.body["code"] == "store_unavailable"
+        asyncio.get_running_loop().call_later(0.5, world.state.gate.set)
+    assert [ended.state.value for ended in world.state.accounts["cus_1"].ended.values()] == [
+        "released"
+    ]
+
+
 async def test_a_client_that_goes_away_leaves_no_hold():
     world = World()
     key = await world.customer()
     world.state.gate.clear()
-    async with serve(world.gateway(), "127.0.0.1:0", shutdown_seconds=1) as address:
+    reached, place = asyncio.Event(), world.balances.place_hold
+
+    async def noticed(hold: object) -> object:
+        reached.set()
+        return await place(hold)
+
+    world.balances.place_hold = noticed
+    app = world.gateway()
+    content = json.dumps(ask(key)).encode()
+    async with serve(app, "127.0.0.1:0", shutdown_seconds=1) as address:
         host, port = address.split(":")
         _, writer = await asyncio.open_connection(host, int(port))
-        content = json.dumps(ask(key)).encode()
         writer.write(
             b"POST /v1/check HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             + f"Content-Length: {len(content)}\r\n\r\n".encode()
             + content
         )
-        await writer.drain()
-        await asyncio.sleep(0.1)  # Time for the check to reach the gate.
+        await reached.wait()
         writer.transport.abort()
-        await asyncio.sleep(0.1)  # Time for the server to notice.
+        await until_idle(app)
         world.state.gate.set()
-        for _ in range(200):
-            if world.state.accounts["cus_1"].ended:
-                break
-            await asyncio.sleep(0.01)
-        ended = list(world.state.accounts["cus_1"].ended.values())
+    ended = list(world.state.accounts["cus_1"].ended.values())
     assert [item.state.value for item in ended] == ["released"]
     assert world.held() == 0
 

@@ -8,6 +8,7 @@ from fixtures.http_edges import (
     Call,
     World,
     calling,
+    until_idle,
 )
 
 from sidecar import telemetry
@@ -212,12 +213,13 @@ async def test_a_client_that_goes_away_does_not_stop_a_capture():
         return await capture(*args)
 
     world.metering.capture_all = slow
-    async with calling(world.gateway()) as call:
+    app = world.gateway()
+    async with calling(app) as call:
         hold = await held(call, key)
         sending = asyncio.create_task(send(call, event(hold_id=hold["hold_id"])))
         await reached.wait()
         sending.cancel()
         await asyncio.gather(sending, return_exceptions=True)
-        await asyncio.sleep(0.05)  # Time for the server to notice.
+        await until_idle(app)
         gate.set()
     assert world.used() == 7_000

@@ -6,6 +6,7 @@ from typing import Final
 import betterproto2
 
 from sidecar.inbound.envoy.attributes import (
+    ABSENT,
     AI_USAGE_NAMESPACE,
     AUTHZ_NAMESPACE,
     LOG_NAME,
@@ -54,7 +55,17 @@ BUFFER_BYTES: Final = 16_384
 
 def _ai(field: str, *, cut: str = "") -> str:
     # Typed metadata has no formatter of its own; CEL reads it.
-    return f"%CEL(metadata.typed_filter_metadata['{AI_USAGE_NAMESPACE}'].{field}){cut}%"
+    return f"%CEL({_ai_path(field)}){cut}%"
+
+
+def _ai_count(field: str) -> str:
+    # CEL prints a count that is not there as 0, and what was not counted would cost nothing.
+    path = _ai_path(field)
+    return f"%CEL(has({path}) ? {path} : '{ABSENT}')%"
+
+
+def _ai_path(field: str) -> str:
+    return f"metadata.typed_filter_metadata['{AI_USAGE_NAMESPACE}'].{field}"
 
 
 OTLP_FORMATS: Final[dict[LogAttribute, str]] = {
@@ -75,11 +86,12 @@ OTLP_FORMATS: Final[dict[LogAttribute, str]] = {
     LogAttribute.ATTEMPTS: "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
     LogAttribute.BYTES_RECEIVED: "%BYTES_RECEIVED%",
     LogAttribute.BYTES_SENT: "%BYTES_SENT%",
-    LogAttribute.AI_INPUT: _ai("input_tokens"),
-    LogAttribute.AI_OUTPUT: _ai("output_tokens"),
-    LogAttribute.AI_CACHED: _ai("input_token_details.cached_tokens"),
-    LogAttribute.AI_CACHE_CREATION: _ai("input_token_details.cache_creation_tokens"),
-    LogAttribute.AI_REASONING: _ai("output_token_details.reasoning_tokens"),
+    LogAttribute.AI_INPUT: _ai_count("input_tokens"),
+    LogAttribute.AI_OUTPUT: _ai_count("output_tokens"),
+    LogAttribute.AI_CACHED: _ai_count("input_token_details.cached_tokens"),
+    LogAttribute.AI_CACHE_CREATION: _ai_count("input_token_details.cache_creation_tokens"),
+    LogAttribute.AI_REASONING: _ai_count("output_token_details.reasoning_tokens"),
+    LogAttribute.AI_TOTAL: _ai_count("total_tokens"),
     LogAttribute.AI_MODEL: _ai("model", cut=":128"),
     LogAttribute.AI_STATUS: _ai("extraction_status"),
     LogAttribute.SSE_USAGE: f"%DYNAMIC_METADATA({SSE_USAGE_NAMESPACE})%",

@@ -2,6 +2,7 @@
 
 from sidecar.domain.errors import ConfigError
 from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.keys import META
 
 VERSION_MIN = (6, 2)
 
@@ -9,6 +10,22 @@ VERSION_MIN = (6, 2)
 async def server_version(connection: RedisConnection) -> str:
     """The server's version, as "6.2.14". Raises StoreUnavailable."""
     return (await _info(connection, "server")).get("redis_version", "unknown")
+
+
+async def check_shards(connection: RedisConnection, shards: int) -> None:
+    """
+    Compare the number of shards with the store's; changes nothing, unlike the first start.
+
+    Raises:
+        ConfigError: The store was set up with another number.
+        StoreUnavailable: No answer.
+    """
+    stored = await connection.command("HGET", META, "shards")
+    if stored is not None and stored != str(shards).encode():
+        raise ConfigError(
+            f"shards is {shards}, but this Redis was set up with "
+            f"{stored.decode(errors='replace')[:20]}; the number is fixed at the first start"
+        )
 
 
 async def describe_server(connection: RedisConnection) -> str:

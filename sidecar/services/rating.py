@@ -1,0 +1,152 @@
+"""
+Rating: from measured usage to a priced event, with an interval of each running total it needs.
+
+Amount = F(total after) - F(total before), so the amounts of any split and order of events add
+up to the price of the total. The interval is reserved in the store, once per hold id.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sidecar.domain.holds import HoldTerms, QuotaLine
+from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
+from sidecar.domain.pricing import RateCard
+from sidecar.domain.quantities import TOKEN_VALUES, Measured, measure_quantities
+from sidecar.domain.usage import RatedLine, UsageEvent, UsageReport, check_quantity
+from sidecar.services.ports import Balances, RatingDemand
+
+PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
+"""A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
+
+HEADER_FACTOR_MAX = 10
+"""A response header that claims more than this many times the hold is set aside: an upstream's
+header is easily wrong by a unit, and nobody should pay for that unseen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Priced:
+    """An event with its amounts, and what it really took of the counters that its hold took."""
+
+    event: UsageEvent
+    card: RateCard
+    quota_lines: tuple[QuotaLine, ...]
+
+
+class Rating:
+    """Prices reports by the rate card that their hold names."""
+
+    def __init__(self, balances: Balances) -> None:
+        """Wire the store that keeps running totals."""
+        self._balances = balances
+
+    async def price(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> Priced | str:
+        """
+        Measure and price a report, or say why it must be set aside.
+
+        Raises:
+            InvalidInput: It costs more than any balance, or cannot be stored.
+            StoreUnavailable: An interval may or may not be reserved; repeat it.
+        """
+        if not terms.estimate.keys() <= card.meters.keys():
+            return "unknown_meter"
+        model = report.model or terms.model
+        metered = measure_quantities(
+            card.meters,
+            terms.estimate,
+            Measured(
+                usage=report.usage,
+                status=report.status,
+                duration_ms=report.duration_ms,
+                request_bytes=report.request_bytes,
+                response_bytes=report.response_bytes,
+            ),
+        )
+        if not card.prices_model(model, [name for name, q in metered.quantities.items() if q]):
+            return "unpriced_model"
+        if report.from_header and any(
+            quantity > HEADER_FACTOR_MAX * max(terms.estimate[name], 1)
+            for name, quantity in metered.quantities.items()
+            if card.meters[name].value in TOKEN_VALUES
+        ):
+            return "implausible_header"
+        # Before an interval of a total is reserved, which nothing gives back.
+        for name, quantity in metered.quantities.items():
+            check_quantity(quantity, field=name)
+        card.upper_bound(metered.quantities, model)
+        event = UsageEvent(
+            hold_id=terms.hold_id,
+            customer_id=terms.customer_id,
+            user_id=terms.user_id,
+            credential_id=terms.credential_id,
+            currency=terms.currency,
+            price_version=terms.price_version,
+            plan=terms.plan,
+            model=model,
+            route=terms.route,
+            lines=tuple(
+                RatedLine(meter=name, quantity=quantity, amount_nano=0)
+                for name, quantity in metered.quantities.items()
+            ),
+            usage=report.usage,
+            status=report.status,
+            occurred_at=from_epoch_ms(terms.decided_at_ms),
+            received_at=report.received_at,
+            duration_ms=report.duration_ms,
+            request_bytes=report.request_bytes,
+            response_bytes=report.response_bytes,
+            edge=report.edge,
+            gateway_id=terms.gateway_id,
+            estimated=bool(metered.estimated),
+            estimate_reason="usage_missing" if metered.estimated else "",
+            client_key=report.event_id if not report.hold_token and not report.hold_id else "",
+            request_id=terms.request_id or report.request_id,
+        )
+        return await self.rate(event, card, terms)
+
+    async def rate(self, event: UsageEvent, card: RateCard, terms: HoldTerms) -> Priced:
+        """
+        Fill in each line's amount; reserves intervals first where a price needs totals.
+
+        Raises:
+            InvalidInput, StoreUnavailable: As `price`.
+        """
+        lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
+        demands = [
+            RatingDemand(
+                key=total_key(event.price_version, found[0], event.occurred_at),
+                quantity=line.quantity,
+            )
+            for line, found in lines
+            if found is not None and found[1].price.unit_nano is None
+        ]
+        totals: tuple[int, ...] = ()
+        if demands:
+            totals = await self._balances.reserve_totals(
+                event.customer_id, event.hold_id, event, demands
+            )
+        before = iter(totals)
+        rated = []
+        for line, found in lines:
+            amount = 0
+            if found is not None:
+                price = found[1].price
+                unit = price.unit_nano
+                if unit is not None:
+                    amount = line.quantity * unit
+                else:
+                    total = next(before)
+                    amount = price.cumulative(total + line.quantity) - price.cumulative(total)
+            rated.append(replace(line, amount_nano=amount))
+        quantities = {line.meter: line.quantity for line in rated}
+        return Priced(
+            event=replace(event, lines=tuple(rated)),
+            card=card,
+            quota_lines=tuple(
+                replace(line, quantity=quantities.get(line.meter, 0)) for line in terms.quota_lines
+            ),
+        )
+
+
+def total_key(price_version: str, line: int, instant: datetime) -> str:
+    """Name of a running total: per price version, price line and period."""
+    return f"{price_version}:{line}:{PRICE_PERIOD.at(instant).start_ms}"
