@@ -103,12 +103,10 @@ class Settings(BaseModel):
     settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
     lease_seconds: int = Field(default=30, ge=1, le=3_600)
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
-    report_every_seconds: int = Field(default=300, ge=1, le=86_400)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     policy_watch_seconds: float = Field(default=1.0, gt=0, le=3_600)
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     hosts: tuple[str, ...] = ()
-    request_id_header: str = ""
     envoy: EnvoyDefaults = EnvoyDefaults()
 
     FILES: ClassVar[tuple[str, ...]] = (

@@ -49,7 +49,8 @@ def main() -> None:
     """Run the command; what we raise on purpose becomes a message and an exit code."""
     if sys.flags.optimize:
         # Asserts state our invariants about money; without them a bug would go on counting.
-        sys.exit("sidecar does not run under python -O")
+        print("sidecar does not run under python -O", file=sys.stderr)
+        sys.exit(EXIT_CONFIG)
     # Our children are started with exec at once, so gRPC has nothing to prepare for a fork;
     # left on, it writes a warning for each.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")

@@ -144,13 +144,7 @@ class Policy:
                 rule="plan",
                 detail="the customer's plan is not part of the policy",
             )
-        matched = tuple(
-            rule
-            for rule in self.rules
-            if rule.mode is not Mode.DRAFT
-            and rule.match.accepts(request, routes)
-            and rule.customers.accepts(customer)
-        )
+        matched = self._matched_rules(request, routes, customer)
         meters = tuple(m.meter for m in self.meters if m.match.accepts(request, routes))
         priced = card.priced_meters() & {meter.name for meter in meters}
         if (
@@ -189,12 +183,20 @@ class Policy:
             amount_nano=amount,
             bound=bound,
             credit_required=credit_required,
-            refuse_delinquent=any(
-                rule.template is RuleTemplate.UNPAID_INVOICES and rule.mode is Mode.ENFORCE
-                for rule in matched
-            ),
+            refuse_delinquent=_refuse_delinquent(matched),
             quotas=self._quota_takes(matched, quantities, now),
             rules=matched,
+        )
+
+    def _matched_rules(
+        self, request: AccessRequest, routes: frozenset[int], customer: CustomerFacts
+    ) -> tuple[Rule, ...]:
+        return tuple(
+            rule
+            for rule in self.rules
+            if rule.mode is not Mode.DRAFT
+            and rule.match.accepts(request, routes)
+            and rule.customers.accepts(customer)
         )
 
     def _claimed(self, request: AccessRequest, routes: frozenset[int]) -> bool:
@@ -279,6 +281,13 @@ def _credit_required(card: RateCard, matched: tuple[Rule, ...]) -> bool:
     if speaking:
         return any(rule.mode is Mode.ENFORCE for rule in speaking)
     return card.billing is Billing.PREPAID
+
+
+def _refuse_delinquent(matched: tuple[Rule, ...]) -> bool:
+    return any(
+        rule.template is RuleTemplate.UNPAID_INVOICES and rule.mode is Mode.ENFORCE
+        for rule in matched
+    )
 
 
 def _least(*bounds: int | None) -> int | None:

@@ -3,6 +3,8 @@ Ports: what the use cases ask of the world, as Protocols, and the values that cr
 
 The data plane (check, usage) uses `Balances`, `Directory`, `RateCards`; the control plane
 (admin, settlement, reports) the rest.
+
+Length: the contracts of one process, which are read side by side; there is no logic here.
 """
 
 from collections.abc import Mapping, Sequence

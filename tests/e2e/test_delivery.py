@@ -167,6 +167,28 @@ async def test_a_sidecar_that_starts_before_redis_serves_once_redis_is_there(
         await stack.stop_sidecar()
 
 
+async def test_a_sidecar_that_starts_before_postgres_serves_once_postgres_is_there(
+    make_stack: Any, postgres: str
+):
+    stack = await make_stack()
+    key = await stack.customer("cus_early", "prepaid", grant="1")
+    await stack.stop_sidecar()
+    database = stack.environment()["SIDECAR_POSTGRES_DSN"].partition("?")[0].rpartition("/")[2]
+    connection = await asyncpg.connect(postgres)
+    try:
+        await connection.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+        await stack.start_sidecar(wait=False)
+        await stack.until(lambda: _not_ready(stack), "it listens and is not ready")
+        status, _, _ = await stack.ask(key)
+        assert status == 200, "a check needs no Postgres"
+    finally:
+        await connection.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+        await connection.close()
+    await stack.until(stack.ready, "it is ready")
+    await stack.until_captured("cus_early")
+    await stack.until(lambda: _ledger_agrees(stack, "cus_early"), "the ledger agrees")
+
+
 async def _held(stack: Stack, customer_id: str) -> bool:
     return bool((await stack.balance(customer_id))["held_nano"])
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from fixtures.stream_records import until
 from fixtures.use_cases import Grown, UseCases
 
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
@@ -87,7 +88,7 @@ async def test_a_key_for_nobody_is_not_found():
 @pytest.mark.parametrize("amount", [0, -1, AMOUNT_NANO_MAX + 1])
 async def test_a_grant_is_above_zero_and_below_the_largest_balance(amount: int):
     cases = await made()
-    with pytest.raises(InvalidInput, match="at most 4000000000.00") as caught:
+    with pytest.raises(InvalidInput, match=r"at most 4000000000\.00") as caught:
         await cases.accounts.create_grant(replace(GRANT, amount_nano=amount))
     assert caught.value.field == "amount"
     assert cases.record.grants == {}
@@ -167,13 +168,11 @@ async def test_the_worker_outlives_a_record_that_is_away_and_stops_when_told():
     stop = asyncio.Event()
     failed = Grown("sidecar_worker_failures_total", worker="grants")
     work = asyncio.create_task(cases.accounts.run_pending(stop, interval_seconds=0.001))
+    await until(lambda: failed.by >= 2)
+    cases.record.away = False
+    await until(lambda: cases.account.granted)
+    stop.set()
     async with asyncio.timeout(10):
-        while failed.by < 2:
-            await asyncio.sleep(0.001)
-        cases.record.away = False
-        while not cases.account.granted:
-            await asyncio.sleep(0.001)
-        stop.set()
         await work
 
 

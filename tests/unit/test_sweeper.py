@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from fixtures.http_edges import make_policy
+from fixtures.stream_records import until
 from fixtures.use_cases import ANYONE, AWAY, Grown, UseCases
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
@@ -186,11 +187,9 @@ async def test_the_worker_outlives_a_store_that_is_away_and_stops_when_told():
     stop = asyncio.Event()
     failed = Grown("sidecar_worker_failures_total", worker="sweep")
     work = asyncio.create_task(sweeper(cases, interval_seconds=0.001).run(stop))
+    await until(lambda: failed.by >= 2)
+    cases.state.away = False
+    await until(lambda: cases.account.held == 0)
+    stop.set()
     async with asyncio.timeout(10):
-        while failed.by < 2:
-            await asyncio.sleep(0.001)
-        cases.state.away = False
-        while cases.account.held:
-            await asyncio.sleep(0.001)
-        stop.set()
         await work

@@ -66,7 +66,6 @@ class LogAttribute(StrEnum):
     AI_CACHED = "ai_cached"
     AI_CACHE_CREATION = "ai_cache_creation"
     AI_REASONING = "ai_reasoning"
-    AI_TOTAL = "ai_total"
     AI_MODEL = "ai_model"
     AI_STATUS = "ai_status"
     SSE_USAGE = "sse_usage"

@@ -91,7 +91,6 @@ OTLP_FORMATS: Final[dict[LogAttribute, str]] = {
     LogAttribute.AI_CACHED: _ai_count("input_token_details.cached_tokens"),
     LogAttribute.AI_CACHE_CREATION: _ai_count("input_token_details.cache_creation_tokens"),
     LogAttribute.AI_REASONING: _ai_count("output_token_details.reasoning_tokens"),
-    LogAttribute.AI_TOTAL: _ai_count("total_tokens"),
     LogAttribute.AI_MODEL: _ai("model", cut=":128"),
     LogAttribute.AI_STATUS: _ai("extraction_status"),
     LogAttribute.SSE_USAGE: f"%DYNAMIC_METADATA({SSE_USAGE_NAMESPACE})%",

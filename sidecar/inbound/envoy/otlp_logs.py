@@ -173,7 +173,6 @@ def _sources(values: Mapping[LogAttribute, str]) -> UsageSources:
             cached=values.get(LogAttribute.AI_CACHED),
             cache_creation=values.get(LogAttribute.AI_CACHE_CREATION),
             reasoning=values.get(LogAttribute.AI_REASONING),
-            total=values.get(LogAttribute.AI_TOTAL),
             status=values.get(LogAttribute.AI_STATUS),
         ),
         sse=values.get(LogAttribute.SSE_USAGE),

@@ -6,6 +6,7 @@ check has no time for it and a capture's sender repeats by itself.
 """
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -16,6 +17,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError, ResponseError
 
+from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import META, Keyspace
@@ -94,7 +96,7 @@ class RedisConnection:
         Raises:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
-        with _translate_errors():
+        with _measure(str(batch[0][0]).lower()), _translate_errors():
             async with self._deadline(timeout_seconds):
                 return await self._exchange(batch)
 
@@ -116,7 +118,7 @@ class RedisConnection:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
         tail = (len(keys), *keys, *arguments)
-        with _translate_errors():
+        with _measure(script.name), _translate_errors():
             async with self._deadline(timeout_seconds):
                 try:
                     return (await self._exchange([("EVALSHA", script.sha, *tail)]))[0]
@@ -184,6 +186,19 @@ async def _read_replies(
         except ResponseError as error:
             refusal = refusal or error
     return replies, refusal
+
+
+@contextmanager
+def _measure(call: str) -> Iterator[None]:
+    """Observe a call under its script's name or its (first) command's."""
+    started = time.perf_counter()
+    outcome = "unavailable"
+    try:
+        yield
+        outcome = "ok"
+    finally:
+        seconds = time.perf_counter() - started
+        telemetry.STORE_CALL_DURATION.labels("redis", call, outcome).observe(seconds)
 
 
 @contextmanager
