@@ -9,16 +9,16 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Self
+from typing import Self
 
 from sidecar import telemetry
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import ControlPlane, DataPlane
 from sidecar.app.servers import Servers, new_id
+from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 from sidecar.inbound.extraction.request_body import read_request_facts
 from sidecar.outbound.embedded import (
@@ -33,7 +33,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.outbound.postgres.pool import Pool, open_pool
+from sidecar.outbound.postgres.pool import Pool, open_pool, ping
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
@@ -97,7 +97,7 @@ class Application:
         self._stack = AsyncExitStack()
         self._store_problems: dict[str, str] = {}
         self._redis_known = False
-        self._workers: asyncio.TaskGroup
+        self._workers: Workers
 
     async def __aenter__(self) -> Self:
         """Start everything; on failure what was started is stopped again."""
@@ -142,7 +142,7 @@ class Application:
         """Wait until the workers have taken everything off the streams; bound it yourself."""
         for shard in range(self.settings.shards):
             while await self.stream.read(shard, "0-0", 1):
-                await self._sleep(SETTLED_POLL_SECONDS)
+                await self._workers.sleep(SETTLED_POLL_SECONDS)
 
     async def _start(self) -> None:
         self.secrets = load_secrets(self.settings, self.data_dir)
@@ -157,7 +157,7 @@ class Application:
             # waited for by the workers.
             await self._look_at_redis()
             await self.policies.publish()
-        self._workers = await self._stack.enter_async_context(asyncio.TaskGroup())
+        self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
         # listeners are registered later still, so they have closed by then.
         self._stack.callback(self.stop.set)
@@ -316,36 +316,36 @@ class Application:
 
     def _start_workers(self) -> None:
         settings = self.settings
-        self._spawn(self._watch_redis())
-        self._spawn(self.loaded.watch(self.stop, settings.policy_watch_seconds))
-        self._spawn_on_redis(self.policies.run)
-        self._spawn_on_redis(self.checks.run_releases)
+        start, known = self._workers.start, self._wait_for_redis
+        start("redis_watch", self._watch_redis)
+        start(
+            "policy_watch",
+            lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds),
+        )
+        start("publishing", self.policies.run, after=known)
+        start("releases", self.checks.run_releases, after=known)
         if self._wants_postgres:
-            self._spawn(self._watch_postgres())
+            start("postgres_watch", self._watch_postgres)
         if not self._runs_workers:
             return
         if settings.has(Role.ADMIN):
-            self._spawn(self._forget_idempotency_keys())
+            start("idempotency", self._forget_idempotency_keys)
         if settings.has(Role.SETTLEMENT):
             interval = settings.sweep_interval_seconds
-            self._spawn_on_redis(self.sweeper.run)
-            self._spawn_on_redis(self.settlement.run)
-            self._spawn_on_redis(partial(self.accounts.run_pending, interval_seconds=interval))
+            start("sweep", self.sweeper.run, after=known)
+            start("settlement", self.settlement.run, after=known)
+            start(
+                "grants",
+                partial(self.accounts.run_pending, interval_seconds=interval),
+                after=known,
+            )
         if self.reporter is not None:
-            self._spawn(self.reporter.run(self.stop))
+            start("reporting", self.reporter.run)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        self._workers.create_task(work)
-
-    def _spawn_on_redis(self, run: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+    async def _wait_for_redis(self) -> None:
         """Work on a store must not begin before it is known to have as many shards as we."""
-
-        async def wait_and_run() -> None:
-            while not self._redis_known and not self.stop.is_set():
-                await self._sleep(STORE_PAUSE_SECONDS)
-            await run(self.stop)
-
-        self._spawn(wait_and_run())
+        while not self._redis_known and not self.stop.is_set():
+            await self._workers.sleep(STORE_PAUSE_SECONDS)
 
     async def _look_at_redis(self) -> None:
         """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
@@ -354,41 +354,44 @@ class Application:
             await self.redis.load_scripts()
         self._redis_known = True
 
-    async def _watch_redis(self) -> None:
-        while not self.stop.is_set():
+    async def _watch_redis(self, stop: asyncio.Event) -> None:
+        while not stop.is_set():
             try:
                 await self._look_at_redis()
                 self._store_problems.pop("redis", None)
             except StoreUnavailable as error:
                 self._store_problems["redis"] = str(error)
-            await self._sleep(STORE_PAUSE_SECONDS)
+            await self._workers.sleep(STORE_PAUSE_SECONDS)
 
-    async def _watch_postgres(self) -> None:
-        while not self.stop.is_set():
+    async def _watch_postgres(self, stop: asyncio.Event) -> None:
+        migrated = False
+        while not stop.is_set():
             try:
-                current, head = await schema_status(self.postgres_dsn)
-                if current == head:
-                    self._store_problems.pop("postgres", None)
+                if migrated:
+                    await ping(self.pool)
                 else:
-                    self._store_problems["postgres"] = (
-                        f"its schema is {current}, this version needs {head}; run `sidecar migrate`"
-                    )
+                    migrated = await self._look_at_schema()
+                if migrated:
+                    self._store_problems.pop("postgres", None)
             except (StoreUnavailable, ConfigError) as error:
                 self._store_problems["postgres"] = str(error)
-            await self._sleep(STORE_PAUSE_SECONDS)
+            await self._workers.sleep(STORE_PAUSE_SECONDS)
 
-    async def _forget_idempotency_keys(self) -> None:
+    async def _look_at_schema(self) -> bool:
+        current, head = await schema_status(self.postgres_dsn)
+        if current != head:
+            self._store_problems["postgres"] = (
+                f"its schema is {current}, this version needs {head}; run `sidecar migrate`"
+            )
+        return current == head
+
+    async def _forget_idempotency_keys(self, stop: asyncio.Event) -> None:
         """Drop answers that have been kept long enough."""
         keys = PostgresIdempotencyKeys(self.pool)
-        while not self.stop.is_set():
+        while not stop.is_set():
             try:
                 await keys.sweep()
             except SidecarError as error:
                 telemetry.WORKER_FAILURES.labels("idempotency").inc()
                 telemetry.get_logger().warning("idempotency_sweep_failed", error=str(error))
-            await self._sleep(FORGET_PAUSE_SECONDS)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait, or return at once when the process is to stop."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.stop.wait(), seconds)
+            await self._workers.sleep(FORGET_PAUSE_SECONDS)

@@ -94,6 +94,12 @@ async def open_pool(
         )
 
 
+async def ping(pool: Pool) -> None:
+    """Whether Postgres answers. Raises StoreUnavailable, or ConfigError if it refuses us."""
+    with translate_errors():
+        await pool.fetchval("SELECT 1", timeout=ACQUIRE_SECONDS_MAX)
+
+
 @contextmanager
 def translate_errors() -> Iterator[None]:
     """
