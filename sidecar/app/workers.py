@@ -40,8 +40,12 @@ class Workers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Wait until all have ended; raises what ended one of them."""
-        await self._group.__aexit__(kind, error, trace)
+        """Wait until all have ended. Raises the ConfigError that ended one of them."""
+        try:
+            await self._group.__aexit__(kind, error, trace)
+        except* ConfigError as group:
+            wrong = next(one for one in group.exceptions if isinstance(one, ConfigError))
+            raise wrong from None
 
     def start(
         self, name: str, run: Run, *, after: Callable[[], Awaitable[None]] | None = None

@@ -41,7 +41,7 @@ async def test_a_failing_worker_leaves_the_others_running(monkeypatch):
         raise ZeroDivisionError
 
     async def works(event: asyncio.Event) -> None:
-        while failures("fails") < 2:
+        while failures("fails") < 2:  # noqa: ASYNC110  A counter has no event.
             await asyncio.sleep(0)
         finished.set()
         event.set()
@@ -61,11 +61,13 @@ async def test_a_wrong_configuration_ends_all_of_them():
     async def waits(event: asyncio.Event) -> None:
         await event.wait()
 
-    with pytest.raises(ExceptionGroup) as caught:
+    async def work() -> None:
         async with Workers(stop) as workers:
             workers.start("waits", waits)
             workers.start("misconfigured", misconfigured)
-    assert caught.group_contains(ConfigError)
+
+    with pytest.raises(ConfigError, match="shards differ"):
+        await work()
 
 
 async def test_a_worker_begins_only_after_what_it_waits_for():
