@@ -7,7 +7,7 @@ import stripe
 
 from sidecar import telemetry
 from sidecar.domain.periods import to_epoch_ms
-from sidecar.services.ports import ReportAttempt, ReportRow, ReportVerdict
+from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportVerdict
 
 STRIPE_API: Final = "https://api.stripe.com"
 VALUE_DIGITS_MAX: Final = 15

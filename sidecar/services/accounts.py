@@ -14,17 +14,15 @@ from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
 from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
 from sidecar.domain.standing import StandingFact
-from sidecar.services.ports import (
+from sidecar.services.control_ports import (
     Accounts,
     Balance,
     Credential,
     Customer,
     Grant,
     LiveAccounts,
-    Policies,
-    RequestDigests,
-    StoredHold,
 )
+from sidecar.services.ports import Policies, RequestDigests, StoredHold
 
 LABELS_MAX = 32
 

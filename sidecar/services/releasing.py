@@ -56,7 +56,16 @@ class HoldReleases:
 
     async def release(self, customer_id: str, hold_id: str) -> None:
         """Give a hold back now, or as soon as the store answers again."""
-        if not await self._try(customer_id, hold_id):
+        if hold_id in self._ids:
+            return
+        # A repeat of its check that comes meanwhile must not be allowed.
+        self._ids.add(hold_id)
+        answered = False
+        try:
+            answered = await self._try(customer_id, hold_id)
+        finally:
+            self._ids.discard(hold_id)
+        if not answered:
             self.release_later(customer_id, hold_id)
 
     def release_later(self, customer_id: str, hold_id: str) -> None:

@@ -13,13 +13,8 @@ from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.domain.errors import SidecarError
-from sidecar.services.ports import (
-    Clock,
-    MeterReporter,
-    Outbox,
-    ReportRow,
-    ReportVerdict,
-)
+from sidecar.services.control_ports import MeterReporter, Outbox, ReportRow, ReportVerdict
+from sidecar.services.ports import Clock
 
 RETRY_SECONDS_FIRST = 1.0
 RETRY_SECONDS_MAX = 900.0

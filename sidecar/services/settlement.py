@@ -17,17 +17,16 @@ from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import Billing
-from sidecar.services.ports import (
+from sidecar.services.control_ports import (
     AnyRecord,
-    Clock,
     Ledger,
-    RateCards,
     SetAsideRecord,
     ShardLease,
     StreamRecord,
     UnreadableRecord,
     UsageStream,
 )
+from sidecar.services.ports import Clock, RateCards
 
 STREAM_START = "0-0"
 REFUSED = "refused"

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 import asyncpg
 import pytest
+import structlog
 from fixtures.redis_fixture import ask_redis
 from fixtures.stack import Process
 
@@ -33,8 +34,10 @@ CHAT = {"method": "POST", "path": "/ai/chat"}
 
 
 @pytest.fixture(autouse=True)
-def quiet_logs() -> None:
+def quiet_logs() -> Iterator[None]:
     telemetry.setup_logging("error")
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture
@@ -448,6 +451,19 @@ async def test_settle_once_posts_all_that_is_there_and_says_how_much(
         assert await connection.fetchval("SELECT sum(quantity) FROM usage_lines") is not None
     finally:
         await connection.close()
+
+
+async def test_without_workers_nothing_is_settled_unless_the_caller_does(
+    external: dict[str, object], folder: Path
+):
+    async with running(settings(folder, "gateway,admin", **external)) as (_, client):
+        await client.use(await client.customer(), 1)
+    options = settings(folder, "settlement", settle_interval_seconds=0.01, **external)
+    async with running(options, workers=False) as (app, _):
+        await asyncio.sleep(0.5)
+        left = [await app.stream.read(shard, "0-0", 9) for shard in range(64)]
+        assert sum(map(len, left)) == 2
+        assert await app.settlement.settle_once() == 2
 
 
 async def test_what_a_command_prints_is_its_answer_and_logs_go_elsewhere(

@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC240  Nothing else runs on these loops.
 import asyncio
 import json
 import os

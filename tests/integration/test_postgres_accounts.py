@@ -8,8 +8,8 @@ from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
+from sidecar.services.control_ports import Credential, Customer, Grant, GrantState
 from sidecar.services.idempotency import IdempotencyRecord
-from sidecar.services.ports import Credential, Customer, Grant, GrantState
 
 CUSTOMER = Customer(customer_id="cus_a", plan="prepaid", currency="USD", labels={"region": "eu"})
 CREDENTIAL = Credential(

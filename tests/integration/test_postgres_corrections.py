@@ -8,7 +8,7 @@ from sidecar.domain.usage import RatedLine
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.services.ports import Customer
+from sidecar.services.control_ports import Customer
 
 
 @pytest.fixture

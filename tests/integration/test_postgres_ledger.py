@@ -15,7 +15,7 @@ from fixtures.stream_records import (
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.services.ports import (
+from sidecar.services.control_ports import (
     Customer,
     Grant,
     GrantState,

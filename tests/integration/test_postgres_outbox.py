@@ -8,7 +8,7 @@ from fixtures.stream_records import REPORTED, usage_record
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.services.ports import Customer, ReportAttempt, ReportVerdict
+from sidecar.services.control_ports import Customer, ReportAttempt, ReportVerdict
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=1)

@@ -4,7 +4,7 @@ from fixtures.stream_records import NOW, REPORTED, grant_record, hold_id, usage_
 
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.services.ports import Customer, Grant
+from sidecar.services.control_ports import Customer, Grant
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from fixtures.stream_records import (
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.services.ports import Customer, Grant
+from sidecar.services.control_ports import Customer, Grant
 from sidecar.services.settlement import SettlementWorker
 
 

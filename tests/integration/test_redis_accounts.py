@@ -14,14 +14,14 @@ from sidecar.outbound.redis.connection import fix_shards
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.services.ports import (
+from sidecar.services.control_ports import (
     Credential,
     Customer,
     Grant,
-    PlaceStatus,
     StreamRecord,
     UnreadableRecord,
 )
+from sidecar.services.ports import PlaceStatus
 
 ADA = Customer(customer_id=CUSTOMER, plan="prepaid", currency="USD", labels={"b": "2", "a": "1"})
 KEY = Credential(

@@ -19,7 +19,8 @@ from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.redis.errors import StoreDamaged
-from sidecar.services.ports import CaptureStatus, Credential, Customer, PlaceStatus
+from sidecar.services.control_ports import Credential, Customer
+from sidecar.services.ports import CaptureStatus, PlaceStatus
 
 EXACT = 9_007_199_254_740_993
 """2^53 + 1: the first whole number that a double cannot hold."""

@@ -12,7 +12,7 @@ from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.stripe_reporter import StripeMeterReporter, classify
-from sidecar.services.ports import Customer, ReportAttempt, ReportRow, ReportVerdict
+from sidecar.services.control_ports import Customer, ReportAttempt, ReportRow, ReportVerdict
 from sidecar.services.reporting import RETRY_SECONDS_MAX, Reporter, retry_seconds
 from sidecar.standins.stripe import StripeStandin
 from sidecar.standins.stripe_faults import Fault, Faults

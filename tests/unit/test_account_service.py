@@ -11,7 +11,7 @@ from fixtures.use_cases import Grown, UseCases
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import Standing, StandingFact
-from sidecar.services.ports import Customer, Grant, GrantState
+from sidecar.services.control_ports import Customer, Grant, GrantState
 
 CUSTOMER = Customer(customer_id="cus_1", plan="prepaid", currency="USD")
 GRANT = Grant(grant_id="g_1", customer_id="cus_1", amount_nano=5, currency="USD")

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 import yaml
 
-from sidecar import cli, telemetry
+from sidecar import cli
 from sidecar.domain.errors import ConfigError, Conflict, InvariantViolated, StoreUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +57,8 @@ def sidecar(
     # A wide terminal: help and usage errors are not wrapped inside what a test looks for.
     monkeypatch.setenv("COLUMNS", "300")
     yield Shell(monkeypatch, capsys)
-    telemetry.setup_logging("info")
+    # The commands set up logs on a standard error that ends with the test.
+    structlog.reset_defaults()
 
 
 def copied_policy(folder: Path, old: str = "", new: str = "") -> Path:

@@ -20,7 +20,7 @@ from fixtures.stream_records import (
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated, StoreUnavailable
 from sidecar.domain.pricing import Billing, Meter
-from sidecar.services.ports import AnyRecord, SetAsideRecord, ShardLease, UnreadableRecord
+from sidecar.services.control_ports import AnyRecord, SetAsideRecord, ShardLease, UnreadableRecord
 from sidecar.services.settlement import SettlementWorker
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from sidecar import telemetry
@@ -102,7 +103,7 @@ def test_the_operators_page_alarms_on_metrics_that_exist():
 @pytest.fixture
 def restored_logging():
     yield
-    telemetry.setup_logging("info")
+    structlog.reset_defaults()
 
 
 def test_a_log_is_one_json_line_per_fact(restored_logging: None):

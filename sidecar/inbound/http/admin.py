@@ -35,8 +35,8 @@ from sidecar.inbound.http.problems import ProblemError
 from sidecar.inbound.http.routing import Answer, Call
 from sidecar.inbound.principals import is_name
 from sidecar.services.accounts import AccountService
+from sidecar.services.control_ports import Customer, Grant
 from sidecar.services.idempotency import derived_id
-from sidecar.services.ports import Customer, Grant
 
 T = TypeVar("T")
 

@@ -27,7 +27,8 @@ from sidecar.inbound.http.field_types import (
     Text128,
     Text500,
 )
-from sidecar.services.ports import Balance, Credential, Customer, Grant, GrantState, StoredHold
+from sidecar.services.control_ports import Balance, Credential, Customer, Grant, GrantState
+from sidecar.services.ports import StoredHold
 
 _PAGE_DEFAULT = 50
 

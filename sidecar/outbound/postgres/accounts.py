@@ -10,7 +10,7 @@ from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.ports import Credential, Customer, Grant, GrantState
+from sidecar.services.control_ports import Credential, Customer, Grant, GrantState
 
 LIST_MAX: Final = 1_000
 """Most rows of one page, whatever the caller asks for."""

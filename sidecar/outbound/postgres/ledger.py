@@ -15,7 +15,7 @@ from sidecar.outbound.postgres.pool import (
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import Batch, make_batch
 from sidecar.outbound.postgres.settlement_steps import Posted, SettlementSteps
-from sidecar.services.ports import AnyRecord, ShardLease
+from sidecar.services.control_ports import AnyRecord, ShardLease
 
 
 class PostgresLedger:

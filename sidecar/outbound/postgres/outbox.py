@@ -8,7 +8,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvariantViolated
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.ports import ReportAttempt, ReportRow, ReportState, ReportVerdict
+from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportState, ReportVerdict
 
 _STATE_AFTER: Final = {
     ReportVerdict.DELIVERED: ReportState.SENT,

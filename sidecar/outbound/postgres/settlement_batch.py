@@ -10,7 +10,7 @@ from sidecar.domain.holds import check_hold_id, hold_day
 from sidecar.domain.ledger import Account, Entry, grant_entries, usage_entries
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.usage import EventKind, TokenUsage
-from sidecar.services.ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
+from sidecar.services.control_ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
 
 EventKey = tuple[str, str, str]
 """customer_id, hold_id, kind; the day is inside the hold id."""

@@ -28,7 +28,7 @@ from sidecar.outbound.postgres.settlement_batch import (
     usage_transactions,
     window_sums,
 )
-from sidecar.services.ports import SetAsideRecord, StreamRecord, UnreadableRecord
+from sidecar.services.control_ports import SetAsideRecord, StreamRecord, UnreadableRecord
 
 _PAYLOAD_CHARS_MAX: Final = 65_536
 _PROBLEM_CHARS_MAX: Final = 1_000

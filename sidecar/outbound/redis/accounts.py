@@ -12,7 +12,8 @@ from sidecar.outbound.redis.balances import read_stored_hold
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace, credential_key
-from sidecar.services.ports import Balance, Credential, Customer, Grant, StoredHold
+from sidecar.services.control_ports import Balance, Credential, Customer, Grant
+from sidecar.services.ports import StoredHold
 
 _BALANCE_FIELDS = ("currency", "granted", "used", "held", "avail")
 _SCAN_COUNT = 500

@@ -6,7 +6,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import read_entry
-from sidecar.services.ports import AnyRecord
+from sidecar.services.control_ports import AnyRecord
 
 
 class RedisUsageStream:

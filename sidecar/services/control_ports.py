@@ -1,0 +1,294 @@
+"""Ports of the control plane: accounts, settlement and reports; see `ports` for the data plane."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from sidecar.domain.standing import StandingFact
+from sidecar.domain.usage import UsageEvent
+from sidecar.services.ports import StoredHold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Customer:
+    """Who pays."""
+
+    customer_id: str
+    plan: str
+    currency: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    stripe_customer_id: str | None = None
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What a caller presents, without the secret itself."""
+
+    credential_id: str
+    customer_id: str
+    secret_hash: str
+    user_id: str = ""
+    name: str = ""
+    generation: int = 1
+    created_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class GrantState(StrEnum):
+    """An intent is written first, applied by script, and posted from the stream."""
+
+    INTENT = "intent"
+    POSTED = "posted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Credit given; immutable."""
+
+    grant_id: str
+    customer_id: str
+    amount_nano: int
+    currency: str
+    kind: str = "paid"
+    state: GrantState = GrantState.INTENT
+    created_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Balance:
+    """Live numbers in nano: available = granted - used - held."""
+
+    currency: str
+    granted_nano: int
+    used_nano: int
+    held_nano: int
+    available_nano: int
+    as_of: datetime
+
+
+class LiveAccounts(Protocol):
+    """The control plane's writes to the live store; each safe to repeat."""
+
+    async def put_customer(self, customer: Customer) -> None:
+        """Create the customer's live state or update plan and labels; balances stay."""
+
+    async def put_credential(self, credential: Credential) -> None:
+        """Make a credential valid on every gateway."""
+
+    async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
+        """Set the standing that the place script reads."""
+
+    async def apply_grant(self, grant: Grant) -> None:
+        """Add a grant to the balance and the stream, once per grant_id."""
+
+    async def read_balance(self, customer_id: str) -> Balance | None:
+        """The live balance, or None for an unknown customer."""
+
+    async def list_open_holds(self, customer_id: str, limit: int) -> Sequence[StoredHold]:
+        """Open holds of a customer, at most `limit`."""
+
+
+class Accounts(Protocol):
+    """Customers, credentials, grants and standings of record."""
+
+    async def create_customer(self, customer: Customer) -> Customer:
+        """Store it. Raises Conflict if the id exists with other content."""
+
+    async def read_customer(self, customer_id: str) -> Customer | None:
+        """One customer."""
+
+    async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
+        """Customers by id, those after `after`."""
+
+    async def create_credential(self, credential: Credential) -> Credential:
+        """Store it. Raises NotFound for an unknown customer."""
+
+    async def list_credentials(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[Credential]:
+        """A customer's credentials by id."""
+
+    async def create_grant(self, grant: Grant) -> Grant:
+        """Write the intent. Raises NotFound (customer) or Conflict (currency, other content)."""
+
+    async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """A customer's grants by id."""
+
+    async def pending_grants(self, *, limit: int) -> Sequence[Grant]:
+        """Intents that may not have been applied yet, oldest first."""
+
+    async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
+        """Set it. Raises NotFound for an unknown customer."""
+
+    async def read_standing(self, customer_id: str) -> StandingFact:
+        """Good if none was set."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamRecord:
+    """
+    One decision on a shard's stream, with the numbers it was decided with.
+
+    `entry_id` is the stream's own id. `kind` is an EventKind's value, a correction with its
+    number ("correction:1"). `amount_nano` is signed for corrections.
+    """
+
+    entry_id: str
+    kind: str
+    customer_id: str
+    currency: str
+    amount_nano: int
+    overage_nano: int
+    prepaid: bool
+    decided_at_ms: int
+    hold_id: str = ""
+    grant_id: str = ""
+    held_nano: int = 0
+    available_nano: int = 0
+    late: bool = False
+    event: UsageEvent | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetAsideRecord:
+    """Usage in quarantine, on its way to where people see it; `payload` is JSON."""
+
+    entry_id: str
+    key: str
+    reason: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRecord:
+    """A stream entry that cannot be decoded; settled into quarantine."""
+
+    entry_id: str
+    fields: Mapping[str, str]
+    problem: str
+
+
+AnyRecord = StreamRecord | SetAsideRecord | UnreadableRecord
+
+
+class UsageStream(Protocol):
+    """The shards' streams, read by settlement."""
+
+    async def read(self, shard: int, after: str, limit: int) -> Sequence[AnyRecord]:
+        """Records after an entry id ("0-0" for the start), in order."""
+
+    async def trim(self, shard: int, below: str) -> None:
+        """Drop entries at or below a committed offset."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardLease:
+    """A worker's time-bounded right to settle a shard; `fence` only grows."""
+
+    shard: int
+    owner: str
+    fence: int
+    offset: str
+
+
+class Ledger(Protocol):
+    """The ledger of record and settlement's own state."""
+
+    async def claim_shard(self, shard: int, owner: str, lease_seconds: int) -> ShardLease | None:
+        """Take or renew the lease; None while another owner has it."""
+
+    async def settle(
+        self,
+        lease: ShardLease,
+        records: Sequence[AnyRecord],
+        reported_meters: Mapping[str, frozenset[str]],
+    ) -> int:
+        """
+        Post records and the new offset in one database transaction.
+
+        Args:
+            lease: Its fence is checked inside the transaction.
+            records: In stream order.
+            reported_meters: By price version, the meters that go to the billing provider.
+
+        Returns:
+            How many records were new.
+
+        Raises:
+            Conflict: If the lease was lost; nothing was written.
+        """
+
+    async def read_available(self, customer_id: str) -> int:
+        """What the ledger says: granted - used, in nano."""
+
+
+class ReportState(StrEnum):
+    """States of an outbox row."""
+
+    OPEN = "open"
+    PENDING = "pending"
+    SENT = "sent"
+    FAILED = "failed"
+    UNCERTAIN = "uncertain"
+    """Ambiguous for longer than the provider remembers identifiers: never sent again blindly."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRow:
+    """A sealed quantity on its way to the billing provider."""
+
+    row_id: int
+    customer_id: str
+    provider_customer_id: str
+    event_name: str
+    quantity: int
+    identifier: str
+    event_at: datetime
+    http_generation: int
+    attempts: int
+    first_attempt_at: datetime | None
+
+
+class ReportVerdict(StrEnum):
+    """What one attempt came to."""
+
+    DELIVERED = "delivered"
+    DUPLICATE = "duplicate"
+    """The provider already has the identifier: delivered earlier."""
+    RETRY = "retry"
+    """Ambiguous or refused for now: same identifier, same HTTP key."""
+    RETRY_ROTATED = "retry_rotated"
+    """A received 5xx may be stored under the HTTP key: same identifier, next HTTP key."""
+    REJECTED = "rejected"
+    """Will never be accepted as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportAttempt:
+    """An attempt's verdict and, for people, why."""
+
+    verdict: ReportVerdict
+    detail: str = ""
+
+
+class MeterReporter(Protocol):
+    """A billing provider that takes meter quantities."""
+
+    async def report(self, row: ReportRow) -> ReportAttempt:
+        """Send one row, once; never raises for what the provider says."""
+
+
+class Outbox(Protocol):
+    """Rows to report."""
+
+    async def seal(self, *, opened_before: datetime, limit: int) -> int:
+        """Close open windows that were opened before an instant; returns how many."""
+
+    async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[ReportRow]:
+        """Lease pending rows, at most one per (customer, meter) at a time over all workers."""
+
+    async def finish(self, row: ReportRow, attempt: ReportAttempt, *, retry_at: datetime) -> None:
+        """Record an attempt."""
