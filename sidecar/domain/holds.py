@@ -36,13 +36,6 @@ class Bound(StrEnum):
     STORE_FAILURE = "store_failure"
 
 
-class OrphanPolicy(StrEnum):
-    """What a hold that expired uncaptured comes to."""
-
-    RELEASE = "release"
-    CAPTURE = "capture"
-
-
 def make_hold_id(second: int, digest: bytes) -> str:
     """Join a request's second and 16 bytes of keyed hash."""
     return f"{second:08x}{digest[:16].hex()}"

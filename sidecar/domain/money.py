@@ -2,12 +2,11 @@
 Amounts: integers of 1e-9 of a currency's major unit ("nano").
 
 Scale 9, because a token's price vanishes at cents and a scale is hard to raise later.
-No float touches an amount; Decimal serves to read and to print. The one rounding of a
+No float touches an amount. The one rounding of a
 priced quantity is in `pricing`.
 """
 
 import re
-from decimal import Decimal
 from typing import NewType
 
 from sidecar.domain.errors import InvalidInput
@@ -69,10 +68,3 @@ def parse_currency(text: str, *, field: str = "currency") -> str:
         f'or "{CREDITS}"',
         field=field,
     )
-
-
-def nano_from_decimal(value: Decimal) -> int:
-    """Convert an exact Decimal amount; the caller has checked that it has at most 9 decimals."""
-    scaled = value.scaleb(9)
-    assert scaled == scaled.to_integral_value(), value
-    return int(scaled)

@@ -26,7 +26,8 @@ from sidecar.domain.errors import Conflict, InvalidInput
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage
-from sidecar.services.ports import CaptureStatus, PlaceStatus, StreamRecord
+from sidecar.services.control_ports import StreamRecord
+from sidecar.services.ports import CaptureStatus, PlaceStatus
 
 CUSTOMERS = ("cus_ada", "cus_bob")
 QUOTA_LIMIT = 120

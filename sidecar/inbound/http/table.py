@@ -7,9 +7,7 @@ from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
-_BAD_REQUEST = HTTPStatus.BAD_REQUEST
 _NOT_FOUND = HTTPStatus.NOT_FOUND
-_CONFLICT = HTTPStatus.CONFLICT
 _CUSTOMER = "/api/v1/customers/{customer_id}"
 
 
