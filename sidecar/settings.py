@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -108,13 +108,6 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     hosts: tuple[str, ...] = ()
     envoy: EnvoyDefaults = EnvoyDefaults()
-
-    FILES: ClassVar[tuple[str, ...]] = (
-        "secret_keys_file",
-        "gateway_token_file",
-        "admin_token_file",
-        "stripe_api_key_file",
-    )
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -279,16 +272,15 @@ def check_exposure(settings: Settings) -> None:
                 f"{listener} is {address}, which others can reach: set "
                 f"{ENVIRONMENT_PREFIX}{secret.upper()} or listen on 127.0.0.1 or a unix socket"
             )
-    if not settings.embedded:
-        if settings.has(Role.ADMIN) and settings.admin_token_file is None:
-            problems.append(
-                "the admin role needs SIDECAR_ADMIN_TOKEN_FILE when it has a Redis and a "
-                "Postgres of its own"
-            )
-        if settings.secret_keys_file is None:
-            problems.append(
-                "SIDECAR_SECRET_KEYS_FILE is needed with an external Redis and Postgres"
-            )
+    admin_is_bare = settings.has(Role.ADMIN) and settings.admin_token_file is None
+    if admin_is_bare and not settings.embedded:
+        problems.append(
+            "the admin role needs SIDECAR_ADMIN_TOKEN_FILE when it has a Redis and a "
+            "Postgres of its own"
+        )
+    if not settings.embedded_redis and settings.secret_keys_file is None:
+        # Processes that share a Redis must hash credentials and sign tokens alike.
+        problems.append("SIDECAR_SECRET_KEYS_FILE is needed with an external Redis")
     if problems:
         raise ConfigError("\n".join(problems))
 

@@ -45,14 +45,18 @@ async def run_demo(*, as_json: bool, keep: bool, upstream: str) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, task.cancel)
     screen = Screen(quiet=as_json)
+    verdict: list[bool] = []
     try:
-        return await _run(screen, as_json=as_json, keep=keep, upstream=upstream)
+        await _run(screen, verdict, as_json=as_json, keep=keep, upstream=upstream)
     except asyncio.CancelledError:
         screen.say("\nstopped; every server it started has ended")
-        return False
+    return verdict == [True]
 
 
-async def _run(screen: Screen, *, as_json: bool, keep: bool, upstream: str) -> bool:
+async def _run(
+    screen: Screen, verdict: list[bool], *, as_json: bool, keep: bool, upstream: str
+) -> None:
+    """Tell the story; the verdict gets whether the numbers agree, as soon as that is known."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_temporary_folder())
         stripe = StripeStandin()
@@ -96,9 +100,9 @@ async def _run(screen: Screen, *, as_json: bool, keep: bool, upstream: str) -> b
         if as_json:
             print(json.dumps(numbers))
         screen.summary(numbers, problems, application, envoy, story.keys, keep=keep)
+        verdict.append(not problems)
         if keep:
             await asyncio.Event().wait()
-        return not problems
 
 
 def _settings(folder: Path, stripe_url: str) -> Settings:

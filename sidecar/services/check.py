@@ -51,7 +51,7 @@ class _Demand:
     customer: CustomerFacts
     plan: CheckPlan
     hold: PlaceHold
-    credential_header: str
+    credential_headers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,14 +147,14 @@ class CheckService:
                 return _refuse_store(policy, request)
             if customer is None:
                 return _refuse_unknown(policy, request)
-            decision = await self._check_customer(context, customer, presented.header, now)
+            decision = await self._check_customer(context, customer, presented.headers, now)
             if not isinstance(decision, _Replan):
                 return decision
             now = decision.at
         return _refuse_store(policy, request)
 
     async def _check_customer(
-        self, context: _Context, customer: CustomerFacts, credential_header: str, now: datetime
+        self, context: _Context, customer: CustomerFacts, hidden: tuple[str, ...], now: datetime
     ) -> Decision | _Replan:
         """Plan as of `now`, place, judge."""
         policy, request = context.policy, context.request
@@ -174,7 +174,7 @@ class CheckService:
             customer=customer,
             plan=plan,
             hold=self._place_hold(context, customer, plan),
-            credential_header=credential_header,
+            credential_headers=hidden,
         )
         try:
             return await self._place(demand)
@@ -315,7 +315,7 @@ class CheckService:
                 expires_at=from_epoch_ms(terms.expires_at_ms),
             ),
             headers=headers,
-            remove_headers=(demand.credential_header,) if demand.credential_header else (),
+            remove_headers=demand.credential_headers,
         )
 
 

@@ -11,14 +11,14 @@ SECRET_BYTES_MAX = 512
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Presented:
-    """A secret and the header to hide from the upstream ("" if it stays)."""
+    """A secret, and the headers to hide from the upstream."""
 
     secret: str
-    header: str
+    headers: tuple[str, ...]
 
     def __repr__(self) -> str:
         """Never shows the secret."""
-        return f"Presented(header={self.header!r})"
+        return f"Presented(headers={self.headers!r})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +47,19 @@ def present_credential(
             secret = _secret(name, values[0])
             if secret is None:
                 return Unidentified(detail=f"the {name} header holds no usable key")
-            return Presented(secret=secret, header=name if source.remove else "")
+            return Presented(secret=secret, headers=_hidden(sources, request))
     return Unidentified(detail="no credential was presented")
+
+
+def _hidden(sources: Sequence[ApiKeySource], request: AccessRequest) -> tuple[str, ...]:
+    """Every header of the request that may carry a key: the one beside the used one too."""
+    return tuple(
+        name
+        for source in sources
+        if source.remove
+        for name in source.headers
+        if name in request.headers
+    )
 
 
 def _secret(header: str, value: str) -> str | None:
