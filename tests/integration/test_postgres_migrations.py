@@ -5,7 +5,7 @@ import pytest
 
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.postgres.migrating import migrate, schema_status
-from sidecar.outbound.postgres.pool import open_pool, translate_errors
+from sidecar.outbound.postgres.pool import open_pool, ping, translate_errors
 from sidecar.outbound.postgres.queries import named_queries
 
 
@@ -51,15 +51,17 @@ async def test_a_schema_that_is_not_migrated_is_said_to_be_so(empty_postgres_dsn
 
 async def test_an_unreachable_server_is_unavailable_to_the_pool_and_to_migrations(tmp_path):
     dsn = f"postgresql://sidecar@/sidecar?host={tmp_path}&port=5432"
-    with pytest.raises(StoreUnavailable):
-        await open_pool(dsn)
+    async with await open_pool(dsn) as pool:
+        with pytest.raises(StoreUnavailable):
+            await ping(pool)
     with pytest.raises(StoreUnavailable):
         await migrate(dsn)
 
 
 async def test_a_database_that_does_not_exist_is_a_configuration_error(postgres_server):
-    with pytest.raises(ConfigError):
-        await open_pool(postgres_server.dsn("no_such_database"))
+    async with await open_pool(postgres_server.dsn("no_such_database")) as pool:
+        with pytest.raises(ConfigError):
+            await ping(pool)
 
 
 async def test_a_lost_connection_is_unavailable(postgres_pool):

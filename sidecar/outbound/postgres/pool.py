@@ -72,9 +72,10 @@ async def open_pool(
         command_timeout_seconds: Longest statement, here and (a little longer) in the server.
         application_name: What Postgres' own views call us.
 
+    Whether Postgres answers shows at the first use; `ping` asks.
+
     Raises:
-        StoreUnavailable: Postgres does not answer.
-        ConfigError: The DSN cannot be used, or the role or database does not exist.
+        ConfigError: The DSN cannot be used.
     """
     with translate_errors():
         return await asyncpg.create_pool(
