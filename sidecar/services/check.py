@@ -26,7 +26,7 @@ from sidecar.services.ports import (
     Policies,
     RequestDigests,
 )
-from sidecar.services.releasing import HoldReleases
+from sidecar.services.releasing import CheckTries, HoldReleases
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
 _REPLANS_MAX = 2
@@ -98,6 +98,7 @@ class CheckService:
         self._read_facts = read_facts
         self._hold_ttl_ms = hold_ttl_ms
         self._releases = HoldReleases(balances, hold_ttl_seconds=hold_ttl_ms / 1_000)
+        self._tries = CheckTries()
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -118,7 +119,14 @@ class CheckService:
             # A repeat must not be allowed on a hold that is about to be given back.
             return _refuse_store(policy, request)
         context = _Context(policy=policy, request=request, path=path, routes=routes)
-        return await self._check_identified(context)
+        self._tries.begin(request.hold_id)
+        decision: Decision | None = None
+        try:
+            decision = await self._check_identified(context)
+        finally:
+            if not isinstance(decision, Allow):
+                self._tries.end(request.hold_id)
+        return decision
 
     async def abandon(self, decision: Decision) -> None:
         """Give back the hold of an allow whose answer did not reach the gateway."""
@@ -126,8 +134,9 @@ class CheckService:
             await self.abandon_hold(decision.customer_id, decision.hold.hold_id)
 
     async def abandon_hold(self, customer_id: str, hold_id: str) -> None:
-        """Give a hold back now, or as soon as the store answers again."""
-        await self._releases.release(customer_id, hold_id)
+        """Give a hold back, now or once the store answers; unless another try counts on it."""
+        if self._tries.end(hold_id):
+            await self._releases.release(customer_id, hold_id)
 
     async def run_releases(self, stop: asyncio.Event) -> None:
         """Give back holds whose placing or release got no answer, until stopped."""
@@ -290,8 +299,9 @@ class CheckService:
         counted as such) once the store is back.
         """
         if demand.plan.on_store_failure is OnStoreFailure.DENY:
-            # It may have been placed all the same; nobody will use it.
-            self._releases.release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
+            # It may have been placed all the same; nobody will use it but another try.
+            if self._tries.is_only(demand.hold.terms.hold_id):
+                self._releases.release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
             return _refuse_store(demand.context.policy, demand.context.request)
         now_ms = to_epoch_ms(self._clock.now())
         terms = replace(

@@ -1,6 +1,7 @@
 """Holds to give back: at once, or as soon as the store answers again."""
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from sidecar import telemetry
@@ -9,6 +10,8 @@ from sidecar.services.ports import Balances
 
 RELEASES_WAITING_MAX = 10_000
 RELEASE_PAUSE_SECONDS = 0.5
+TRIES_REMEMBERED_MAX = 16_384
+"""Some seconds of a busy gateway's checks: longer than any try goes on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +21,38 @@ class _Release:
     customer_id: str
     hold_id: str
     give_up_at: float
+
+
+class CheckTries:
+    """
+    How many tries of one check count on its hold; only the last of them may give it back.
+
+    A gateway that lost a connection asks again at once, while the first try is still under way:
+    what the first one gives back, the second one may have been told to use. Tries that passed
+    are remembered for as long as there is room, the oldest are forgotten first.
+    """
+
+    def __init__(self, remembered_max: int = TRIES_REMEMBERED_MAX) -> None:
+        """Start with none."""
+        self._remembered_max = remembered_max
+        self._tries: OrderedDict[str, int] = OrderedDict()
+
+    def begin(self, hold_id: str) -> None:
+        """One more try counts on the hold."""
+        self._tries[hold_id] = self._tries.pop(hold_id, 0) + 1
+        if len(self._tries) > self._remembered_max:
+            self._tries.popitem(last=False)
+
+    def is_only(self, hold_id: str) -> bool:
+        """Whether no other try counts on the hold than the one that asks."""
+        return self._tries.get(hold_id, 1) <= 1
+
+    def end(self, hold_id: str) -> bool:
+        """One try fewer counts on the hold; whether none is left."""
+        left = self._tries.pop(hold_id, 1) - 1
+        if left > 0:
+            self._tries[hold_id] = left
+        return left <= 0
 
 
 class HoldReleases:

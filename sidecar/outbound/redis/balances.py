@@ -89,6 +89,7 @@ class RedisBalances:
             self._keyspace.hold_keys(terms.customer_id, terms.hold_id),
             _place_arguments(hold),
             timeout_seconds=min(left, self._store_timeout_seconds),
+            wait_seconds=left,
         )
         return _place_outcome(reply, hold.quotas)
 

@@ -7,8 +7,8 @@ check has no time for it and a capture's sender repeats by itself.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool
@@ -25,6 +25,8 @@ from sidecar.outbound.redis.scripts import ALL, Script
 
 Argument = str | bytes | int
 _ERROR_CHARS_MAX = 200
+_LAST_ROUNDS = 4
+"""Of the loop: the socket is read in one, the reader wakes in the next, with some to spare."""
 
 
 class RedisConnection:
@@ -97,8 +99,8 @@ class RedisConnection:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
         with _measure(str(batch[0][0]).lower()), _translate_errors():
-            async with self._deadline(timeout_seconds):
-                return await self._exchange(batch)
+            timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+            return await self._exchange(batch, timeout_seconds=timeout, wait_seconds=timeout)
 
     async def run(
         self,
@@ -107,6 +109,7 @@ class RedisConnection:
         arguments: Sequence[Argument],
         *,
         timeout_seconds: float | None = None,
+        wait_seconds: float | None = None,
     ) -> Any:
         """
         Run a script, atomic on the server.
@@ -114,34 +117,49 @@ class RedisConnection:
         One round trip; a second one where the server does not know the script yet (it was
         restarted), which cannot have had an effect.
 
+        Args:
+            script: One of `scripts`.
+            keys, arguments: As its file lists them.
+            timeout_seconds: For the server's answer.
+            wait_seconds: For a free connection, before that; as long as the timeout if None.
+
         Raises:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
         tail = (len(keys), *keys, *arguments)
         with _measure(script.name), _translate_errors():
-            async with self._deadline(timeout_seconds):
+            timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+            wait = timeout if wait_seconds is None else wait_seconds
+            for command in (("EVALSHA", script.sha), ("EVAL", script.source)):
                 try:
-                    return (await self._exchange([("EVALSHA", script.sha, *tail)]))[0]
+                    (reply,) = await self._exchange(
+                        [(*command, *tail)], timeout_seconds=timeout, wait_seconds=wait
+                    )
                 except NoScriptError:
-                    return (await self._exchange([("EVAL", script.source, *tail)]))[0]
+                    continue
+                return reply
+            raise StoreUnavailable("redis takes no scripts")
 
     async def load_scripts(self) -> None:
         """Make every script known to the server, so that the first calls need one round trip."""
         await self.commands([("SCRIPT", "LOAD", script.source) for script in ALL])
 
-    def _deadline(self, timeout_seconds: float | None) -> asyncio.Timeout:
-        return asyncio.timeout(
-            self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        )
-
-    async def _exchange(self, batch: Sequence[Sequence[Argument]]) -> list[Any]:
+    async def _exchange(
+        self,
+        batch: Sequence[Sequence[Argument]],
+        *,
+        timeout_seconds: float,
+        wait_seconds: float,
+    ) -> list[Any]:
         self.calls += 1
-        connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator.
+        async with asyncio.timeout(wait_seconds):
+            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator.
         complete = False
         try:
             packed = connection.pack_commands(batch)
-            await connection.send_packed_command(packed, check_health=False)
-            replies, refusal = await _read_replies(connection, len(batch))
+            async with _patience(timeout_seconds):
+                await connection.send_packed_command(packed, check_health=False)
+                replies, refusal = await _read_replies(connection, len(batch))
             complete = True
         finally:
             try:
@@ -199,6 +217,31 @@ def _measure(call: str) -> Iterator[None]:
     finally:
         seconds = time.perf_counter() - started
         telemetry.STORE_CALL_DURATION.labels("redis", call, outcome).observe(seconds)
+
+
+@asynccontextmanager
+async def _patience(seconds: float) -> AsyncIterator[None]:
+    """
+    A timeout for the server that does not punish it for this process's being late.
+
+    Where the loop is busy, an answer may lie in the socket when the time is up, unread. So
+    the loop gets a few rounds to read it before the wait ends.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        handle: asyncio.Handle = loop.call_later(seconds, lambda: end(_LAST_ROUNDS))
+
+        def end(rounds: int) -> None:
+            nonlocal handle
+            if rounds:
+                handle = loop.call_soon(end, rounds - 1)
+            else:
+                timeout.reschedule(loop.time())
+
+        try:
+            yield
+        finally:
+            handle.cancel()
 
 
 @contextmanager
