@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := sidecar tests proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports bench bench-large lock clean
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports bench bench-large soak lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ bench: $(STAMP)  ## Measure checks, usage intake and settlement on this machine
 
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
+
+soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes
+	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)
 
 lock: $(STAMP)  ## Resolve the lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
