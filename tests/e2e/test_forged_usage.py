@@ -1,5 +1,7 @@
 """Usage that nobody may report, or that says what cannot be: refused and counted, nothing moves."""
 
+import base64
+import hmac
 import io
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +18,7 @@ from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.wire import envoy_access_log_pb2 as als
 from sidecar.wire import envoy_token_usage_pb2 as token_usage
 from sidecar.wire import usage_service_pb2 as ingest
+from sidecar.wire.hold_token_pb2 import HoldToken, SignedHoldToken
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(240)]
 
@@ -172,7 +175,29 @@ def forgeries(token: str) -> list[str]:
         token[:at] + ("A" if token[at] != "A" else "B") + token[at + 1 :]
         for at in (4, middle, len(token) - 3)
     ]
-    return [*flipped, token[:-8], token[middle:], token + "AAAA", "x", "A" * 5_000, "=" * 40]
+    cut = [token[:-8], token[middle:], token + "AAAA", "x", "A" * 5_000, "=" * 40]
+    return [*flipped, *cut, *resigned(token)]
+
+
+def resigned(token: str) -> list[str]:
+    """Well-formed tokens of somebody who knows all but the key."""
+    signed = SignedHoldToken.FromString(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+    terms = HoldToken.FromString(signed.payload)
+    terms.amount_nano, terms.customer_id = 1, "cus_owner"
+    altered = SignedHoldToken()
+    altered.CopyFrom(signed)
+    altered.payload = terms.SerializeToString()
+    guessed = SignedHoldToken()
+    guessed.CopyFrom(altered)
+    guessed.signature = hmac.digest(b"guess", guessed.payload, "sha256")
+    unsigned = SignedHoldToken(payload=signed.payload, key_id=signed.key_id)
+    other = SignedHoldToken(
+        payload=signed.payload, key_id=signed.key_id + "0", signature=signed.signature
+    )
+    return [
+        base64.urlsafe_b64encode(forged.SerializeToString()).rstrip(b"=").decode()
+        for forged in (altered, guessed, unsigned, other)
+    ]
 
 
 @pytest.mark.parametrize("sender", SENDERS)
