@@ -43,8 +43,11 @@ class Workers:
         """Wait until all have ended. Raises the ConfigError that ended one of them."""
         try:
             await self._group.__aexit__(kind, error, trace)
-        except* ConfigError as group:
-            wrong = next(one for one in group.exceptions if isinstance(one, ConfigError))
+        except BaseExceptionGroup as group:
+            # Not `except*`: what is raised inside one comes wrapped in a group again.
+            wrong = next((one for one in group.exceptions if isinstance(one, ConfigError)), None)
+            if wrong is None:
+                raise
             raise wrong from None
 
     def start(
