@@ -222,8 +222,7 @@ class MeteringService:
         if outcome.status is CaptureStatus.CAPTURED:
             telemetry.HOLDS.labels("captured").inc()
         if outcome.overage_nano > 0:
-            late = outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE
-            bound = Bound.LATE if late else terms.bound
+            bound = _overspend_bound(terms, priced.event, outcome)
             telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
         return outcome
 
@@ -317,3 +316,17 @@ class MeteringService:
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:
+    """
+    Why credit did not cover a capture.
+
+    An upstream that claims more than the request allowed shows that its bound was none, so
+    that `proven` counts only what a hold of the full amount failed to cover: a bug of ours.
+    """
+    if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
+        return Bound.LATE
+    if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
+        return Bound.ESTIMATED
+    return terms.bound

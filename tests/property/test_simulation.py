@@ -25,7 +25,7 @@ from sidecar.services.control_ports import StreamRecord
 from sidecar.services.metering import UsageOutcome
 
 SEED = int(os.environ.get("SIDECAR_SIM_SEED") or secrets.randbelow(2**32))
-REQUESTS = int(os.environ.get("SIDECAR_SIM_REQUESTS") or 10_000)
+REQUESTS = int(os.environ.get("SIDECAR_SIM_REQUESTS") or 8_000)
 CUSTOMERS = [
     (f"cus_{plan}_{number}", plan)
     for plan in ("units", "fractions", "packs", "invoiced", "requests")

@@ -137,6 +137,20 @@ async def test_usage_within_a_proven_bound_never_overspends():
     assert (cases.account.available, overspend.by) == (0, 0)
 
 
+async def test_a_claim_beyond_what_the_request_allowed_is_no_proven_overspend():
+    cases = await prepared()
+    terms = await cases.hold()
+    terms = replace(terms, bound=Bound.PROVEN)
+    cases.account.granted = HOLD_NANO
+    proven = Grown("sidecar_overspend_nano_total", bound="proven")
+    estimated = Grown("sidecar_overspend_nano_total", bound="estimated")
+    result = await cases.metering.capture(
+        cases.report(terms, 101, hold_token=cases.tokens.sign(terms)), ANYONE
+    )
+    assert result.amount_nano > HOLD_NANO
+    assert (proven.by, estimated.by) == (0, result.amount_nano - HOLD_NANO)
+
+
 @pytest.mark.parametrize("named", ["token", "id", "id and customer"])
 async def test_a_hold_is_found_by_token_by_id_and_by_id_with_its_customer(named: str):
     cases = await prepared()
