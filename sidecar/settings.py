@@ -5,7 +5,6 @@ Policy (prices, rules, meters) is not here: it is reloaded, this is not.
 """
 
 import difflib
-import ipaddress
 import os
 from collections.abc import Mapping
 from enum import StrEnum
@@ -16,11 +15,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sidecar.domain.errors import ConfigError
+from sidecar.inbound import listen_address
+from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
-LOCAL_NAMES = frozenset({"localhost"})
-PORT_MAX = 65_535
 RESERVED = frozenset(
     {
         "grpc_fast_listen",
@@ -153,44 +152,25 @@ def _split(value: Any) -> Any:
     )
 
 
-def parse_listen(value: str) -> tuple[str, int] | Path:
+def parse_listen(value: str) -> ListenAddress:
     """
-    Read a listen address: "host:port", "[v6]:port" or "unix:PATH".
+    Read a listen address; unlike a listener's own, it must name its host.
 
     Raises:
-        ValueError: If it is none of these.
+        ValueError: If it is none.
     """
-    if value.startswith("unix:"):
-        path = value.removeprefix("unix:")
-        if not path:
-            raise ValueError("a unix listen address needs a path, as in unix:/run/sidecar.sock")
-        return Path(path)
-    host, separator, port = value.rpartition(":")
-    if (
-        not separator
-        or not host
-        or not port.isascii()
-        or not port.isdigit()
-        or int(port) > PORT_MAX
-    ):
-        raise ValueError(
-            f"{value!r} is not a listen address; write host:port, [ipv6]:port or unix:PATH"
-        )
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    try:
+        address = listen_address.parse_listen(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+    if isinstance(address, TcpAddress) and not address.host:
+        raise ValueError(f"listen address {value!r} names no host; write 0.0.0.0 for all of them")
+    return address
 
 
 def is_local(value: str) -> bool:
     """Whether a listen address is a unix socket or on the loopback interface."""
-    address = parse_listen(value)
-    if isinstance(address, Path):
-        return True
-    host = address[0]
-    if host in LOCAL_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return listen_address.is_private(parse_listen(value))
 
 
 def load_settings(

@@ -9,14 +9,8 @@ from fixtures.http_edges import World, calling
 
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.http.finishing import Finishing
-from sidecar.inbound.http.listening import (
-    TcpAddress,
-    UnixAddress,
-    hosts_answered,
-    is_private,
-    parse_listen,
-    serve,
-)
+from sidecar.inbound.http.listening import hosts_answered, serve
+from sidecar.inbound.listen_address import TcpAddress, UnixAddress, is_private, parse_listen
 
 
 @pytest.mark.parametrize(

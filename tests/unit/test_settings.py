@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.domain.errors import ConfigError
+from sidecar.inbound.listen_address import TcpAddress, UnixAddress
 from sidecar.settings import (
     RESERVED,
     Role,
@@ -166,16 +167,16 @@ def test_passwords_in_urls_never_show():
 @pytest.mark.parametrize(
     ("text", "parsed", "local"),
     [
-        ("127.0.0.1:0", ("127.0.0.1", 0), True),
-        ("127.8.8.8:1", ("127.8.8.8", 1), True),
-        ("localhost:65535", ("localhost", 65_535), True),
-        ("[::1]:9", ("::1", 9), True),
-        ("unix:/run/s.sock", Path("/run/s.sock"), True),
-        ("0.0.0.0:9", ("0.0.0.0", 9), False),
-        ("[::]:9", ("::", 9), False),
-        ("10.0.0.1:9", ("10.0.0.1", 9), False),
-        ("localhost.evil.test:9", ("localhost.evil.test", 9), False),
-        ("127.0.0.1.evil.test:9", ("127.0.0.1.evil.test", 9), False),
+        ("127.0.0.1:0", TcpAddress("127.0.0.1", 0), True),
+        ("127.8.8.8:1", TcpAddress("127.8.8.8", 1), True),
+        ("localhost:65535", TcpAddress("localhost", 65_535), True),
+        ("[::1]:9", TcpAddress("::1", 9), True),
+        ("unix:/run/s.sock", UnixAddress(Path("/run/s.sock")), True),
+        ("0.0.0.0:9", TcpAddress("0.0.0.0", 9), False),
+        ("[::]:9", TcpAddress("::", 9), False),
+        ("10.0.0.1:9", TcpAddress("10.0.0.1", 9), False),
+        ("localhost.evil.test:9", TcpAddress("localhost.evil.test", 9), False),
+        ("127.0.0.1.evil.test:9", TcpAddress("127.0.0.1.evil.test", 9), False),
     ],
 )
 def test_a_listen_address_is_read_and_known_to_be_local_or_not(text, parsed, local):

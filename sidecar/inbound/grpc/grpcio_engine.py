@@ -24,8 +24,8 @@ from sidecar.inbound.grpc.engine import (
     StreamMethod,
     UnaryHandler,
 )
+from sidecar.inbound.listen_address import UNIX_PREFIX
 
-UNIX_PREFIX = "unix:"
 _UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, less its terminator.
 _STACK_FRAMES = 6
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}

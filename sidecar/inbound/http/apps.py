@@ -22,10 +22,11 @@ from sidecar.inbound.http.endpoint import (
     make_endpoint,
     secure_headers,
 )
-from sidecar.inbound.http.listening import hosts_answered, is_private, parse_listen
+from sidecar.inbound.http.listening import hosts_answered
 from sidecar.inbound.http.openapi import openapi_document
 from sidecar.inbound.http.routing import Role
 from sidecar.inbound.http.table import routes_for
+from sidecar.inbound.listen_address import is_private, parse_listen
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
