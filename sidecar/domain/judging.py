@@ -4,10 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.money import format_amount
 from sidecar.domain.policy import PLAN_CREDIT_RULE, CheckPlan, QuotaTake
-from sidecar.domain.rules import CustomerFacts, DenyAnswer, Mode, Rule, RuleTemplate
+from sidecar.domain.rules import DenyAnswer, Mode, Rule, RuleTemplate
 from sidecar.domain.standing import Standing
 from sidecar.domain.templates import Template
 

@@ -9,24 +9,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, QuotaLine
+from sidecar.domain.identity import ApiKeySource
+from sidecar.domain.matching import Match, RouteSet
 from sidecar.domain.pricing import Billing, Meter, RateCard
 from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.rules import (
-    ApiKeySource,
-    CustomerFacts,
     EstimateFrom,
     EstimateRule,
-    Match,
     MeterRule,
     Mode,
     ModelLimits,
     OnStoreFailure,
     Quota,
-    RouteSet,
     Rule,
     RuleTemplate,
 )

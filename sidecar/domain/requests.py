@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.identity import VerifiedFacts
 
 PATH_BYTES_MAX = 8_192
 _FORBIDDEN = re.compile(r"%(?:2f|5c|00)|\\|\x00", re.IGNORECASE)
@@ -39,7 +40,8 @@ class AccessRequest:
 
     Header names are lower case, each with all its values in order. `path` is as sent, with
     the query. `hold_id` is derived from the gateway's own facts, never the client's choice.
-    `source` is the caller's address. `deadline` is when the gateway stops waiting.
+    `source` is the caller's address. `deadline` is when the gateway stops waiting. `context`
+    is the operator's word about the route, `verified` the gateway's about the caller.
     """
 
     edge: str
@@ -56,6 +58,7 @@ class AccessRequest:
     body_complete: bool = True
     request_id: bytes = b""
     context: Mapping[str, str] = field(default_factory=dict)
+    verified: VerifiedFacts = VerifiedFacts()
 
     def header(self, name: str) -> str | None:
         """The header's first value, or None."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar import telemetry
+from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason, PlacedHold
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound, HoldTerms
@@ -13,7 +14,7 @@ from sidecar.domain.judging import judge
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.policy import UNMATCHED_RULE, CheckPlan, Policy, Refusal
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
-from sidecar.domain.rules import CustomerFacts, OnStoreFailure
+from sidecar.domain.rules import OnStoreFailure
 from sidecar.services.identity import Unidentified, present_credential
 from sidecar.services.ports import (
     Balances,

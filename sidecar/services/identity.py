@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.requests import AccessRequest
-from sidecar.domain.rules import ApiKeySource
 
 SECRET_BYTES_MAX = 512
 

@@ -13,11 +13,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine
 from sidecar.domain.judging import StoreNumbers
 from sidecar.domain.policy import Policy, QuotaTake
 from sidecar.domain.pricing import RateCard
-from sidecar.domain.rules import CustomerFacts
 from sidecar.domain.usage import UsageEvent, UsageReport
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.judging import Judgement, StoreNumbers, judge
@@ -18,7 +19,6 @@ from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.policy import CheckPlan, Policy, Refusal
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
-from sidecar.domain.rules import CustomerFacts
 from sidecar.domain.standing import Standing
 
 TEST_INSTANT = datetime(2026, 1, 15, 12, tzinfo=UTC)

@@ -12,18 +12,11 @@ from fixtures.use_cases import ANYONE, AWAY, CREDIT_NANO, HOLD_NANO, KEY, TTL_MS
 from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound
+from sidecar.domain.matching import Match
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, to_epoch_ms
 from sidecar.domain.policy import Policy
 from sidecar.domain.requests import RequestFacts
-from sidecar.domain.rules import (
-    EstimateFrom,
-    Match,
-    Mode,
-    OnStoreFailure,
-    Quota,
-    Rule,
-    RuleTemplate,
-)
+from sidecar.domain.rules import EstimateFrom, Mode, OnStoreFailure, Quota, Rule, RuleTemplate
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.services.check import CheckService
 from sidecar.services.ports import PlaceOutcome, PlaceStatus

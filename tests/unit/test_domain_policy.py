@@ -6,28 +6,26 @@ from datetime import UTC, datetime
 import pytest
 import re2
 
+from sidecar.domain.customers import CustomerFacts, CustomerMatch
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound
+from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.judging import Judgement, StoreNumbers, judge
+from sidecar.domain.matching import Match, RouteSet
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, to_epoch_ms
 from sidecar.domain.policy import CheckPlan, Policy, Refusal
 from sidecar.domain.pricing import Billing, Meter, PerUnit, PriceLine, RateCard
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.rules import (
-    ApiKeySource,
-    CustomerFacts,
-    CustomerMatch,
     DenyAnswer,
     EstimateFrom,
     EstimateRule,
-    Match,
     MeterRule,
     Mode,
     ModelLimits,
     OnStoreFailure,
     Quota,
-    RouteSet,
     Rule,
     RuleTemplate,
 )

@@ -5,7 +5,7 @@ from fixtures.use_cases import UseCases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.domain.rules import ApiKeySource
+from sidecar.domain.identity import ApiKeySource
 from sidecar.services.identity import (
     SECRET_BYTES_MAX,
     Presented,

@@ -6,17 +6,11 @@ from dataclasses import dataclass, field
 import re2
 
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.identity import ApiKeySource
+from sidecar.domain.matching import RouteSet
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
-from sidecar.domain.rules import (
-    ApiKeySource,
-    EstimateFrom,
-    EstimateRule,
-    ModelLimits,
-    Quota,
-    RouteSet,
-    Rule,
-)
+from sidecar.domain.rules import EstimateFrom, EstimateRule, ModelLimits, Quota, Rule
 from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rule, compile_tests
 from sidecar.outbound.policy_files.places import Problems

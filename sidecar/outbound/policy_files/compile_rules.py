@@ -3,17 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sidecar.domain.customers import CustomerFacts, CustomerMatch
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.requests import RequestFacts
-from sidecar.domain.rules import (
-    CustomerFacts,
-    CustomerMatch,
-    DenyAnswer,
-    Mode,
-    OnStoreFailure,
-    Rule,
-    RuleTemplate,
-)
+from sidecar.domain.rules import DenyAnswer, Mode, OnStoreFailure, Rule, RuleTemplate
 from sidecar.domain.standing import Standing
 from sidecar.domain.templates import Template
 from sidecar.outbound.policy_files.places import Place

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sidecar.domain.rules import Match
+from sidecar.domain.matching import Match
 from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.sections import Marked, Section

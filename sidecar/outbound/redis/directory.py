@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from sidecar.domain.rules import CustomerFacts
+from sidecar.domain.customers import CustomerFacts
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace, credential_key

@@ -1,0 +1,50 @@
+"""Customers as a check knows them, and which of them a rule is for."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerFacts:
+    """
+    What a gateway knows of a caller before it asks the store.
+
+    May be cached: `revision` and `generation` are compared inside the place script, so a
+    stale copy is noticed by the same call that would have used it. `customer_id` is empty
+    for a caller that could not be identified. Customer > team > user > key: the levels below
+    the customer are empty where the credential or token does not name them.
+    """
+
+    customer_id: str
+    plan: str
+    currency: str
+    revision: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+    team_id: str = ""
+    user_id: str = ""
+    credential_id: str = ""
+    generation: int = 0
+
+
+NOBODY = CustomerFacts(customer_id="", plan="", currency="", revision=0)
+"""A caller that could not be identified."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CustomerMatch:
+    """Which customers a rule is for; empty is everyone, `exclude` wins."""
+
+    plans: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ids: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+
+    def accepts(self, customer: CustomerFacts) -> bool:
+        """Whether the customer is meant."""
+        if customer.customer_id in self.exclude:
+            return False
+        if self.plans and customer.plan not in self.plans:
+            return False
+        if self.ids and customer.customer_id not in self.ids:
+            return False
+        return all(customer.labels.get(name) == value for name, value in self.labels.items())
