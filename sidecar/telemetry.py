@@ -57,6 +57,17 @@ USAGE_EVENTS = Counter(
     ["edge", "outcome"],
     registry=REGISTRY,
 )
+FAILED_CONDITIONS = Counter(
+    "sidecar_failed_conditions_total",
+    "Conditions of rules that could not be evaluated: a rule that denies then applies.",
+    ["rule"],
+    registry=REGISTRY,
+)
+SOFT_LIMIT_ADMITS = Counter(
+    "sidecar_soft_limit_admits_total",
+    "Requests that were let through beyond a soft limit.",
+    registry=REGISTRY,
+)
 OVERSPEND = Counter(
     "sidecar_overspend_nano_total",
     "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",

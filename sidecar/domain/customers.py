@@ -48,3 +48,20 @@ class CustomerMatch:
         if self.ids and customer.customer_id not in self.ids:
             return False
         return all(customer.labels.get(name) == value for name, value in self.labels.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserMatch:
+    """Which users a rule is for; empty is every user, `exclude` wins."""
+
+    ids: frozenset[str] = frozenset()
+    teams: frozenset[str] = frozenset()
+    exclude: frozenset[str] = frozenset()
+
+    def accepts(self, customer: CustomerFacts) -> bool:
+        """Whether the user is meant."""
+        if customer.user_id in self.exclude:
+            return False
+        if self.ids and customer.user_id not in self.ids:
+            return False
+        return not self.teams or customer.team_id in self.teams

@@ -24,6 +24,15 @@ class DenyReason(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
 
 
+class Dialect(StrEnum):
+    """Whose error format a denial's body is written in, where the rule gives no body."""
+
+    PROBLEM = "problem"
+    """Problem details, RFC 9457."""
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedHold:
     """A hold that stands in the store; `token` lets its usage settle, signed."""
@@ -54,7 +63,8 @@ class Deny:
     May not pass.
 
     `status`, `headers` and `body` are None or empty unless the rule sets its own; the edges'
-    table fills the rest. `detail` is safe to show to the caller; it never has amounts.
+    table fills the rest, in the words of `dialect`. A body is any JSON value; `empty_body` is
+    no body at all. `detail` is safe to show to the caller; it never has amounts.
     """
 
     decision_id: str
@@ -65,7 +75,9 @@ class Deny:
     policy_version: str = ""
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Mapping[str, object] | None = None
+    body: object | None = None
+    empty_body: bool = False
+    dialect: Dialect = Dialect.PROBLEM
     retry_after_seconds: int | None = None
 
 

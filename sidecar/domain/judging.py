@@ -1,42 +1,24 @@
 """From a check's plan and the store's numbers to what the rules say of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.domain.counters import MONEY, CounterKind, CounterTake
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
+from sidecar.domain.expressions import ExpressionFailed
 from sidecar.domain.money import format_amount
-from sidecar.domain.policy import PLAN_CREDIT_RULE, CheckPlan, QuotaTake
-from sidecar.domain.rules import DenyAnswer, Mode, Rule, RuleTemplate
-from sidecar.domain.standing import Standing
+from sidecar.domain.planning import PLAN_CREDIT_RULE, CheckPlan, MatchedRule
+from sidecar.domain.rules import COUNTING, DenyAnswer, RuleTemplate
+from sidecar.domain.store_numbers import StoreNumbers
 from sidecar.domain.templates import Template
+from sidecar.domain.variables import store_variables, used_percent
 
-_PERCENT = 100
+OVER_LIMIT_HEADER = "x-limit-exceeded"
+"""Names the soft limits that an allowed request is beyond."""
 _MS_PER_SECOND = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreNumbers:
-    """
-    What the place script saw: amounts in nano, counters in the quota's unit.
-
-    On a placed hold the numbers are those after it, on a denial those that refused it.
-    `failed_*` say which demands were not met; `quota_used` is by quota name.
-    """
-
-    instant_ms: int
-    available_nano: int
-    standing: Standing
-    quota_used: Mapping[str, int]
-    failed_credit: bool = False
-    failed_standing: bool = False
-    failed_quotas: frozenset[str] = frozenset()
-
-    @property
-    def failed(self) -> bool:
-        """Whether the hold was refused."""
-        return self.failed_credit or self.failed_standing or bool(self.failed_quotas)
+_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,158 +28,300 @@ class Denial:
     rule: str
     reason: DenyReason
     answer: DenyAnswer
-    body: Mapping[str, object] | None
+    body: object | None
     retry_after_seconds: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """What the rules say: the first enforcing denial, all headers, shadow rules that would deny."""
+    """
+    What the rules say: the first enforcing denial, all headers, and what else is to be told.
+
+    `shadow_denials` are rules that would deny and do not enforce. `over_limits` are soft
+    limits that the request is beyond. `failed_conditions` are rules whose condition could
+    not be evaluated.
+    """
 
     denial: Denial | None
     headers: Mapping[str, str]
     shadow_denials: tuple[str, ...] = ()
+    over_limits: tuple[str, ...] = ()
+    failed_conditions: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class _Judge:
-    plan: CheckPlan
-    numbers: StoreNumbers
-    customer: CustomerFacts
-    headers: dict[str, str] = field(default_factory=dict)
-    shadow: list[str] = field(default_factory=list)
-    denial: Denial | None = None
-
-    def run(self) -> Judgement:
-        self._limit_headers()
-        for rule in self.plan.rules:
-            self._judge_rule(rule)
-        if self.numbers.failed and self.denial is None:
-            self.denial = self._built_in_denial()
-        return Judgement(
-            denial=self.denial, headers=self.headers, shadow_denials=tuple(self.shadow)
-        )
-
-    def _judge_rule(self, rule: Rule) -> None:
-        if not rule.denies:
-            if rule.mode is Mode.ENFORCE and self._warns(rule):
-                self._add_headers(rule, rule.warn)
-            return
-        if not self._would_deny(rule):
-            return
-        if rule.mode is Mode.SHADOW:
-            self.shadow.append(rule.name)
-            return
-        self._add_headers(rule, rule.deny.headers)
-        if self.denial is None:
-            values = self._values(rule)
-            self.denial = Denial(
-                rule=rule.name,
-                reason=rule.reason,
-                answer=rule.deny,
-                body=None if rule.deny.body is None else _fill(rule.deny.body, values),
-                retry_after_seconds=self._retry_after(rule.quota),
-            )
-
-    def _would_deny(self, rule: Rule) -> bool:
-        """Whether the rule's condition holds; in shadow the script let the hold through."""
-        numbers = self.numbers
-        match rule.template:
-            case RuleTemplate.NO_CREDITS:
-                return numbers.failed_credit or (
-                    not self.plan.credit_required and numbers.available_nano < 0
-                )
-            case RuleTemplate.UNPAID_INVOICES:
-                return numbers.standing is Standing.DELINQUENT
-            case RuleTemplate.QUOTA:
-                take = self._take(rule.quota)
-                over = numbers.quota_used.get(rule.quota, 0) > take.quota.limit
-                return rule.quota in numbers.failed_quotas or (not numbers.failed and over)
-
-    def _warns(self, rule: Rule) -> bool:
-        take = self._take(rule.quota)
-        used = self.numbers.quota_used.get(rule.quota, 0)
-        return used * _PERCENT >= (rule.at_percent or 0) * take.quota.limit
-
-    def _built_in_denial(self) -> Denial:
-        """The script refused, yet no rule of the policy owns the demand: a plan's own guard."""
-        quota = next(iter(sorted(self.numbers.failed_quotas)), "")
-        if self.numbers.failed_credit or not quota:
-            rule, reason = PLAN_CREDIT_RULE, DenyReason.NO_AVAILABLE_CREDITS
-        else:
-            rule, reason = f"quota:{quota}", DenyReason.QUOTA_EXCEEDED
-        return Denial(
-            rule=rule,
-            reason=reason,
-            answer=DenyAnswer(),
-            body=None,
-            retry_after_seconds=self._retry_after(quota),
-        )
-
-    def _retry_after(self, quota: str) -> int | None:
-        """Seconds to the window's end, only where the request could pass then."""
-        if not quota or self._take(quota).quantity > self._take(quota).quota.limit:
-            return None
-        return self._reset_seconds(self._take(quota))
-
-    def _reset_seconds(self, take: QuotaTake) -> int:
-        return max(1, -(-(take.end_ms - self.numbers.instant_ms) // _MS_PER_SECOND))
-
-    def _take(self, quota: str) -> QuotaTake:
-        return next(take for take in self.plan.quotas if take.quota.name == quota)
-
-    def _limit_headers(self) -> None:
-        """The tightest quota's state, in the x-ratelimit style that clients already read."""
-        if not self.plan.quotas:
-            return
-        used = self.numbers.quota_used
-        take = min(
-            self.plan.quotas, key=lambda t: max(0, t.quota.limit - used.get(t.quota.name, 0))
-        )
-        remaining = max(0, take.quota.limit - used.get(take.quota.name, 0))
-        self.headers["x-ratelimit-limit"] = str(take.quota.limit)
-        self.headers["x-ratelimit-remaining"] = str(remaining)
-        self.headers["x-ratelimit-reset"] = str(self._reset_seconds(take))
-
-    def _add_headers(self, rule: Rule, headers: Mapping[str, Template]) -> None:
-        if not headers:
-            return
-        values = self._values(rule)
-        for name, template in headers.items():
-            self.headers.setdefault(name, template.render(values))
-
-    def _values(self, rule: Rule) -> dict[str, str]:
-        values = {
-            "credits.available": format_amount(self.numbers.available_nano),
-            "credits.currency": self.customer.currency,
-            "customer.id": self.customer.customer_id,
-            "customer.plan": self.customer.plan,
-            "rule.name": rule.name,
-            "standing": self.numbers.standing.value,
-        }
-        if rule.quota:
-            take = self._take(rule.quota)
-            used = self.numbers.quota_used.get(rule.quota, 0)
-            limit = take.quota.limit
-            values |= {
-                "quota.name": rule.quota,
-                "quota.used": str(used),
-                "quota.limit": str(limit),
-                "quota.remaining": str(max(0, limit - used)),
-                "quota.used_percent": str(used * _PERCENT // limit if limit else _PERCENT),
-                "quota.reset_seconds": str(self._reset_seconds(take)),
-            }
-        return values
-
-
-def judge(plan: CheckPlan, numbers: StoreNumbers, customer: CustomerFacts) -> Judgement:
+def judge(plan: CheckPlan, numbers: StoreNumbers | None, customer: CustomerFacts) -> Judgement:
     """
     Let the rules speak, in order.
 
     The first enforcing denial decides status and body; headers of every rule that speaks
     accumulate, the earlier rule winning a shared name.
+
+    Args:
+        plan: As the check was planned.
+        numbers: What the store answered; None where it was not asked.
+        customer: Who calls.
     """
     return _Judge(plan=plan, numbers=numbers, customer=customer).run()
+
+
+def speaks(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
+    """Whether the rule's condition holds and, for one that denies, that it would."""
+    if not _condition_holds(plan, matched, numbers):
+        return False
+    return would_deny(plan, matched, numbers) if matched.rule.denies else warns(matched, numbers)
+
+
+def would_deny(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
+    """Whether what the rule watches is beyond what it allows, its condition apart."""
+    if matched.blocks:
+        return True
+    if numbers is None:
+        return False
+    match matched.rule.template:
+        case RuleTemplate.NO_CREDITS:
+            # Where the script was not to refuse, the hold took credit that is not there.
+            short = plan.amount_nano if numbers.denied else 0
+            return numbers.failed_credit or numbers.available_nano < short
+        case RuleTemplate.UNPAID_INVOICES:
+            return matched.invoices is not None and matched.invoices.fails(numbers)
+        case template if template in COUNTING:
+            return matched.take is not None and matched.take.name in numbers.over
+        case _:
+            return False
+
+
+def warns(matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
+    """Whether a rule that only adds headers does so."""
+    if matched.rule.at_percent is None:
+        return True
+    if matched.take is None or numbers is None:
+        return False
+    used = numbers.used.get(matched.take.name, 0)
+    return used_percent(used, matched.take.counter.limit) >= matched.rule.at_percent
+
+
+def _condition_holds(
+    plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None
+) -> bool | None:
+    """Whether a condition over the store's numbers is true; None if it cannot be evaluated."""
+    when = matched.rule.when
+    if when is None or not matched.rule.judges_after:
+        return True
+    if numbers is None:
+        return False
+    limits = {
+        one.rule.quota: (one.take.name, one.take.counter.limit)
+        for one in plan.rules
+        if one.rule.quota and one.take is not None
+    }
+    try:
+        return bool(when.evaluate({**plan.variables, **store_variables(numbers, limits)}))
+    except ExpressionFailed:
+        return None
+
+
+@dataclass(slots=True)
+class _Judge:
+    plan: CheckPlan
+    numbers: StoreNumbers | None
+    customer: CustomerFacts
+    headers: dict[str, str] = field(default_factory=dict)
+    shadow: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    denial: Denial | None = None
+
+    def run(self) -> Judgement:
+        self._limit_headers()
+        for matched in self.plan.rules:
+            self._judge_rule(matched)
+        if self.numbers is not None and self.numbers.denied and self.denial is None:
+            self.denial = self._built_in_denial(self.numbers)
+        over = tuple(sorted(take.name for take in self._over() if not take.hard))
+        if over and self.denial is None:
+            self.headers.setdefault(
+                OVER_LIMIT_HEADER, ", ".join(sorted({t.counter.name for t in self._over()}))
+            )
+        return Judgement(
+            denial=self.denial,
+            headers=self.headers,
+            shadow_denials=tuple(self.shadow),
+            over_limits=over,
+            failed_conditions=tuple(self.failed),
+        )
+
+    def _judge_rule(self, matched: MatchedRule) -> None:
+        rule = matched.rule
+        holds = _condition_holds(self.plan, matched, self.numbers)
+        if matched.failed or holds is None:
+            self.failed.append(rule.name)
+        if holds is False:
+            return
+        if not rule.denies:
+            if matched.enforces and holds and warns(matched, self.numbers):
+                self._add_headers(matched, rule.warn)
+            return
+        if not would_deny(self.plan, matched, self.numbers):
+            return
+        if not matched.enforces:
+            self.shadow.append(rule.name)
+            return
+        self._add_headers(matched, rule.deny.headers)
+        if self.denial is None:
+            body = rule.deny.body
+            self.denial = Denial(
+                rule=rule.name,
+                reason=rule.reason,
+                answer=rule.deny,
+                body=None if body is None else _fill(body, self._values(matched)),
+                retry_after_seconds=self._retry_after() if rule.template in COUNTING else None,
+            )
+
+    def _over(self) -> Iterator[CounterTake]:
+        if self.numbers is not None:
+            over = self.numbers.over
+            yield from (take for take in self.plan.counters if take.name in over)
+
+    def _built_in_denial(self, numbers: StoreNumbers) -> Denial:
+        """The script refused, yet no rule of the policy owns the demand: a plan's own guard."""
+        name = next((take.counter.name for take in self._over() if take.hard), "")
+        if numbers.failed_credit or not name:
+            rule, reason = PLAN_CREDIT_RULE, DenyReason.NO_AVAILABLE_CREDITS
+        else:
+            rule, reason = f"quota:{name}", DenyReason.QUOTA_EXCEEDED
+        return Denial(
+            rule=rule,
+            reason=reason,
+            answer=DenyAnswer(),
+            body=None,
+            retry_after_seconds=self._retry_after() if name else None,
+        )
+
+    def _retry_after(self) -> int | None:
+        """
+        Seconds until the request would pass; None where waiting alone does not help.
+
+        Every limit that refuses has to have room by then. How long requests in flight last
+        is not known.
+        """
+        numbers = self.numbers
+        if numbers is None or numbers.failed_credit or _blocked(self.plan, numbers):
+            return None
+        instants = []
+        for take in self._over():
+            if not take.hard:
+                continue
+            instant = _room_at(take, numbers)
+            if instant is None:
+                return None
+            instants.append(instant)
+        return _seconds_until(max(instants), numbers) if instants else None
+
+    def _limit_headers(self) -> None:
+        """The tightest limit's state, in the x-ratelimit style that clients already read."""
+        numbers = self.numbers
+        shown = [
+            take
+            for take in self.plan.counters
+            if take.counter.measure != MONEY and take.counter.kind is not CounterKind.IN_FLIGHT
+        ]
+        if numbers is None or not shown:
+            return
+        take = min(shown, key=lambda take: _remaining(take, numbers))
+        self.headers["x-ratelimit-limit"] = str(_limit(take))
+        self.headers["x-ratelimit-remaining"] = str(_remaining(take, numbers))
+        self.headers["x-ratelimit-reset"] = str(_reset_seconds(take, numbers))
+
+    def _add_headers(self, matched: MatchedRule, headers: Mapping[str, Template]) -> None:
+        if not headers:
+            return
+        values = self._values(matched)
+        for name, template in headers.items():
+            self.headers.setdefault(name, template.render(values))
+
+    def _values(self, matched: MatchedRule) -> dict[str, str]:
+        """Values of the template variables; those that nobody knows are left to defaults."""
+        customer, plan = self.customer, self.plan
+        values = {
+            "credits.currency": customer.currency,
+            "customer.id": customer.customer_id,
+            "customer.plan": customer.plan,
+            "hold.amount": format_amount(plan.amount_nano),
+            "key.id": customer.credential_id,
+            "request.model": plan.model,
+            "rule.name": matched.rule.name,
+            "team.id": customer.team_id,
+            "user.id": customer.user_id,
+        }
+        values = {name: value for name, value in values.items() if value}
+        numbers = self.numbers
+        if numbers is not None:
+            values["credits.available"] = format_amount(numbers.available_nano)
+            values["standing"] = numbers.standing.value
+            if numbers.due_nano is not None:
+                values["invoices.overdue"] = format_amount(numbers.due_nano)
+            if numbers.due_since_ms is not None:
+                overdue = max(0, numbers.instant_ms - numbers.due_since_ms)
+                values["invoices.overdue_days"] = str(overdue // _MS_PER_DAY)
+            if matched.take is not None:
+                values |= _counter_values(matched.take, numbers)
+        return {**values, **matched.values}
+
+
+def _blocked(plan: CheckPlan, numbers: StoreNumbers) -> bool:
+    """Whether something refuses that does not pass with time."""
+    return any(
+        matched.enforces
+        and matched.rule.denies
+        and matched.rule.template not in COUNTING
+        and would_deny(plan, matched, numbers)
+        for matched in plan.rules
+    )
+
+
+def _room_at(take: CounterTake, numbers: StoreNumbers) -> int | None:
+    """Epoch milliseconds from which on the take would fit; None where that is not known."""
+    if take.counter.kind is CounterKind.WINDOW:
+        return take.end_ms if take.quantity <= take.counter.limit else None
+    return numbers.retry_at_ms.get(take.name)
+
+
+def _seconds_until(instant_ms: int, numbers: StoreNumbers) -> int:
+    return max(1, -(-(instant_ms - numbers.instant_ms) // _MS_PER_SECOND))
+
+
+def _limit(take: CounterTake) -> int:
+    rate = take.counter.rate
+    return take.counter.limit if rate is None else rate.burst
+
+
+def _remaining(take: CounterTake, numbers: StoreNumbers) -> int:
+    return max(0, _limit(take) - numbers.used.get(take.name, 0))
+
+
+def _reset_seconds(take: CounterTake, numbers: StoreNumbers) -> int:
+    """Seconds until nothing is used any more, as far as the numbers tell."""
+    counter, rate = take.counter, take.counter.rate
+    if rate is None:
+        return _seconds_until(take.leaves_ms, numbers)
+    drained_ms = numbers.used.get(take.name, 0) * rate.per_ms
+    return max(1, -(-drained_ms // (counter.limit * _MS_PER_SECOND)))
+
+
+def _counter_values(take: CounterTake, numbers: StoreNumbers) -> dict[str, str]:
+    limit, used = _limit(take), numbers.used.get(take.name, 0)
+    shown = format_amount if take.counter.measure == MONEY else str
+    values = {
+        "name": take.counter.name,
+        "used": shown(used),
+        "limit": shown(limit),
+        "remaining": shown(max(0, limit - used)),
+        "used_percent": str(used_percent(used, limit)),
+    }
+    if take.counter.kind is not CounterKind.IN_FLIGHT:
+        values["reset_seconds"] = str(_reset_seconds(take, numbers))
+    return {
+        f"{kind}.{name}": value for kind in ("quota", "limit") for name, value in values.items()
+    }
 
 
 def _fill(value: Any, values: Mapping[str, str]) -> Any:
@@ -206,6 +330,6 @@ def _fill(value: Any, values: Mapping[str, str]) -> Any:
         return Template(value).render(values)
     if isinstance(value, Mapping):
         return {key: _fill(item, values) for key, item in value.items()}
-    if isinstance(value, Iterable):
+    if isinstance(value, list | tuple):
         return [_fill(item, values) for item in value]
     return value

@@ -2,16 +2,20 @@
 What a request must look like.
 
 Route patterns of a whole policy are numbered in one RE2 set, so that a check matches all of
-them in a single pass.
+them in a single pass. Whatever else a rule may ask of a request is worked out when the first
+rule asks, once a check.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 import re2
 
-from sidecar.domain.requests import AccessRequest
+from sidecar.domain.request_body import UNREADABLE, body_field, read_body
+from sidecar.domain.requests import AccessRequest, parse_query
 
 ROUTE_SET_BYTES_MAX = 256 * 1024 * 1024
 """Memory that the set may use; RE2's default of 8 MiB refuses 1,000 demanding patterns."""
@@ -44,26 +48,124 @@ class RouteSet:
         return frozenset(self._set.Match(path) or ())
 
 
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+
+class RequestView:
+    """
+    A request as rules look at it.
+
+    `path` is the normalised one, `routes` the numbers of the patterns found in it.
+    """
+
+    def __init__(self, request: AccessRequest, path: str, routes: frozenset[int]) -> None:
+        """Take the request; nothing else is read before a rule asks."""
+        self.request = request
+        self.path = path
+        self.routes = routes
+
+    @cached_property
+    def host(self) -> str:
+        """The host in lower case, without its port."""
+        host = self.request.host.lower()
+        if host.startswith("["):
+            return host.partition("]")[0] + "]"
+        return host.partition(":")[0]
+
+    @cached_property
+    def query(self) -> Mapping[str, tuple[str, ...]]:
+        """The query's parameters, decoded, each with all its values in order."""
+        return parse_query(self.request.path)
+
+    @cached_property
+    def source(self) -> Address | None:
+        """The caller's address; None where the gateway told none that can be read."""
+        try:
+            address = ip_address(self.request.source)
+        except ValueError:
+            return None
+        mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+        return mapped or address
+
+    @cached_property
+    def body(self) -> Any:
+        """The JSON body; None where there is none, UNREADABLE where it cannot be trusted."""
+        return read_body(self.request)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """What a request must look like: OR inside a list, AND across kinds; empty matches all."""
+    """
+    What a request must look like: OR inside a list, AND across kinds; empty matches all.
+
+    `headers`, `query`, `context` and `body` are names (of a body: paths whose dots go
+    inwards) with the pattern that one of their values must have.
+    """
 
     routes: frozenset[int] = frozenset()
     methods: frozenset[str] = frozenset()
+    hosts: tuple[Any, ...] = ()
     headers: tuple[tuple[str, Any], ...] = ()
+    query: tuple[tuple[str, Any], ...] = ()
+    sources: tuple[Network, ...] = ()
+    body: tuple[tuple[str, Any], ...] = ()
+    context: tuple[tuple[str, Any], ...] = ()
 
     @property
     def names_routes(self) -> bool:
         """Whether the match claims routes, rather than applying to all."""
         return bool(self.routes)
 
-    def accepts(self, request: AccessRequest, routes: frozenset[int]) -> bool:
-        """Whether the request, whose path matched `routes`, fits."""
-        if self.routes and not self.routes & routes:
+    def accepts(self, view: RequestView) -> bool:
+        """Whether the request fits."""
+        if self.routes and not self.routes & view.routes:
             return False
-        if self.methods and request.method not in self.methods:
+        if self.methods and view.request.method not in self.methods:
             return False
+        return (
+            (not self.headers or self._accepts_headers(view))
+            and (not self.hosts or any(pattern.search(view.host) for pattern in self.hosts))
+            and (not self.query or self._accepts_query(view))
+            and (not self.sources or self._accepts_source(view))
+            and (not self.context or self._accepts_context(view))
+            and (not self.body or self._accepts_body(view))
+        )
+
+    def _accepts_headers(self, view: RequestView) -> bool:
         return all(
-            any(pattern.search(value) for value in request.headers.get(name, ()))
+            any(pattern.search(value) for value in view.request.headers.get(name, ()))
             for name, pattern in self.headers
         )
+
+    def _accepts_query(self, view: RequestView) -> bool:
+        return all(
+            any(pattern.search(value) for value in view.query.get(name, ()))
+            for name, pattern in self.query
+        )
+
+    def _accepts_source(self, view: RequestView) -> bool:
+        source = view.source
+        return source is not None and any(
+            source.version == network.version and source in network for network in self.sources
+        )
+
+    def _accepts_context(self, view: RequestView) -> bool:
+        context = view.request.context
+        return all(
+            name in context and pattern.search(context[name]) for name, pattern in self.context
+        )
+
+    def _accepts_body(self, view: RequestView) -> bool:
+        if view.body is UNREADABLE:
+            # Whoever hides what a request says is not spared the rules that ask.
+            return True
+        return all(
+            value is not None and pattern.search(value)
+            for value, pattern in ((body_field(view.body, path), p) for path, p in self.body)
+        )
+
+
+def fits_any(matches: Sequence[Match], view: RequestView) -> bool:
+    """Whether one of the matches accepts the request; no match at all accepts each."""
+    return not matches or any(match.accepts(view) for match in matches)

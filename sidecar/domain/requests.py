@@ -5,11 +5,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from urllib.parse import parse_qsl
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.identity import VerifiedFacts
 
 PATH_BYTES_MAX = 8_192
+QUERY_FIELDS_MAX = 1_000
 _FORBIDDEN = re.compile(r"%(?:2f|5c|00)|\\|\x00", re.IGNORECASE)
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -52,6 +54,7 @@ class AccessRequest:
     headers: Mapping[str, tuple[str, ...]]
     received_at: datetime
     deadline: datetime
+    scheme: str = "https"
     host: str = ""
     source: str = ""
     body: bytes | None = None
@@ -106,6 +109,15 @@ def normalise_path(path: str) -> str:
             segments.append(part)
     tail = "/" if segments and parts[-1] in ("", ".", "..") else ""
     return "/" + "/".join(segments) + tail
+
+
+def parse_query(path: str) -> dict[str, tuple[str, ...]]:
+    """The parameters of a path's query, decoded, each with all its values in order."""
+    query = path.partition("?")[2].partition("#")[0]
+    fields: dict[str, tuple[str, ...]] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True)[:QUERY_FIELDS_MAX]:
+        fields[name] = (*fields.get(name, ()), value)
+    return fields
 
 
 def _decode_unreserved(match: re.Match[str]) -> str:

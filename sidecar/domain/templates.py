@@ -1,4 +1,9 @@
-"""Header and body templates: text with `{{variable}}` or `{{variable|default}}`."""
+"""
+Header and body templates: text with `{{variable}}` or `{{variable|default}}`.
+
+`{{"text"}}` stands for the text itself, so that two braces can be said. A variable that is a
+number, such as `{{0}}`, is a value of the members' list that names the rule.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,24 +11,33 @@ from dataclasses import dataclass
 
 from sidecar.domain.errors import InvalidInput
 
-_HOLE = re.compile(r"\{\{\s*([a-z_.]+)\s*(?:\|\s*([^{}]*?)\s*)?\}\}")
+_HOLE = re.compile(r'\{\{\s*(?:"([^"]*)"|([a-z0-9_.-]+)\s*(?:\|\s*([^{}]*?)\s*)?)\}\}')
+_MEMBER_VALUE = re.compile(r"[0-9]{1,4}|values\.[a-z0-9_.-]{1,64}", re.ASCII)
 
-VARIABLES = frozenset(
+PLAIN_VARIABLES = frozenset(
     {
-        "credits.available",
         "credits.currency",
         "customer.id",
         "customer.plan",
-        "quota.limit",
-        "quota.name",
-        "quota.remaining",
-        "quota.reset_seconds",
-        "quota.used",
-        "quota.used_percent",
+        "key.id",
+        "request.model",
         "rule.name",
-        "standing",
+        "team.id",
+        "user.id",
     }
 )
+"""Known before the store is asked."""
+
+COUNTER_VARIABLES = frozenset(
+    {"name", "limit", "remaining", "reset_seconds", "used", "used_percent"}
+)
+STORE_VARIABLES = frozenset(
+    {"credits.available", "hold.amount", "invoices.overdue", "invoices.overdue_days", "standing"}
+    | {f"{kind}.{name}" for kind in ("quota", "limit") for name in COUNTER_VARIABLES}
+)
+"""Known from the store's numbers. `quota.*` and `limit.*` are those of the rule's own counter."""
+
+VARIABLES = PLAIN_VARIABLES | STORE_VARIABLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +47,29 @@ class Template:
     text: str
 
     def __post_init__(self) -> None:
-        for name, _default in _HOLE.findall(self.text):
-            if name not in VARIABLES:
+        for name in self.variables:
+            if name not in VARIABLES and not _MEMBER_VALUE.fullmatch(name):
                 raise InvalidInput(
                     f"template variable {name!r} does not exist; "
                     f"there are {', '.join(sorted(VARIABLES))}",
                     field=name,
                 )
 
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The variables that the text names."""
+        return tuple(name for _, name, _ in _HOLE.findall(self.text) if name)
+
+    @property
+    def needs_store(self) -> bool:
+        """Whether a variable is known from the store only."""
+        return any(name in STORE_VARIABLES for name in self.variables)
+
     def render(self, values: Mapping[str, str]) -> str:
         """Fill the holes; a variable without a value takes its default, or nothing."""
-        return _HOLE.sub(lambda hole: values.get(hole[1], hole[2] or ""), self.text)
+
+        def fill(hole: re.Match[str]) -> str:
+            literal, name, default = hole.groups()
+            return literal if literal is not None else values.get(name, default or "")
+
+        return _HOLE.sub(fill, self.text)

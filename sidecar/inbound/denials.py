@@ -6,11 +6,11 @@ whichever gateway asked.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from sidecar.domain.decisions import Deny, DenyReason
+from sidecar.domain.decisions import Deny, DenyReason, Dialect
 
 PROBLEM_CONTENT_TYPE = "application/problem+json"
 PROBLEM_TYPE_PREFIX = "urn:sidecar:problem:"
@@ -97,16 +97,31 @@ DENIALS: Mapping[DenyReason, DenialWords] = {
 }
 
 
+_KINDS: Mapping[int, str] = {
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.FORBIDDEN: "permission_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+}
+"""What providers call an error, by status, where they agree."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenialAnswer:
-    """What the caller of the API gets: header names are lower case, the body is JSON."""
+    """
+    What the caller of the API gets; header names are lower case.
+
+    `body` is a JSON value; with `empty` there is no body at all.
+    """
 
     status: int
     headers: Mapping[str, str]
-    body: Mapping[str, object]
+    body: object
+    empty: bool = False
 
     def body_bytes(self) -> bytes:
         """The body as it goes over the wire."""
+        if self.empty:
+            return b""
         return json.dumps(self.body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -119,18 +134,19 @@ def word_denial(deny: Deny) -> DenialAnswer:
     """
     words = DENIALS[deny.reason]
     status = int(deny.status or words.status)
-    headers = _default_headers(deny, status)
+    own_body = deny.body is not None or deny.empty_body
+    headers = _default_headers(deny, status, own_body=own_body)
     headers.update({name.lower(): value for name, value in deny.headers.items()})
-    return DenialAnswer(
-        status=status,
-        headers=headers,
-        body=_problem(deny, status, words) if deny.body is None else deny.body,
-    )
+    if own_body:
+        return DenialAnswer(status=status, headers=headers, body=deny.body, empty=deny.empty_body)
+    return DenialAnswer(status=status, headers=headers, body=_DIALECTS[deny.dialect](deny, status))
 
 
-def _default_headers(deny: Deny, status: int) -> dict[str, str]:
-    own_body = deny.body is not None
-    headers = {"content-type": "application/json" if own_body else PROBLEM_CONTENT_TYPE}
+def _default_headers(deny: Deny, status: int, *, own_body: bool) -> dict[str, str]:
+    headers = {}
+    if not deny.empty_body:
+        problem = deny.dialect is Dialect.PROBLEM and not own_body
+        headers["content-type"] = PROBLEM_CONTENT_TYPE if problem else "application/json"
     if status == HTTPStatus.UNAUTHORIZED:
         headers["www-authenticate"] = "Bearer"  # A 401 must carry one (RFC 9110 15.5.2).
     retry_after = deny.retry_after_seconds
@@ -141,8 +157,9 @@ def _default_headers(deny: Deny, status: int) -> dict[str, str]:
     return headers
 
 
-def _problem(deny: Deny, status: int, words: DenialWords) -> dict[str, object]:
+def _problem(deny: Deny, status: int) -> dict[str, object]:
     """Problem details (RFC 9457) with our `code`, `rule` and `reference`."""
+    words = DENIALS[deny.reason]
     return {
         "type": PROBLEM_TYPE_PREFIX + deny.reason.value,
         "title": words.title,
@@ -152,3 +169,56 @@ def _problem(deny: Deny, status: int, words: DenialWords) -> dict[str, object]:
         "rule": deny.rule,
         "reference": deny.decision_id,
     }
+
+
+def _openai(deny: Deny, status: int) -> dict[str, object]:
+    """
+    OpenAI's error object; its client libraries choose the exception by status and show `message`.
+
+    Source: https://platform.openai.com/docs/guides/error-codes.
+    """
+    kind = {**_KINDS, int(HTTPStatus.PAYMENT_REQUIRED): "insufficient_quota"}.get(status)
+    return {
+        "error": {
+            "message": _sentence(deny),
+            "type": kind or _by_class(status, "invalid_request_error", "server_error"),
+            "param": None,
+            "code": deny.reason.value,
+            "rule": deny.rule,
+            "reference": deny.decision_id,
+        }
+    }
+
+
+def _anthropic(deny: Deny, status: int) -> dict[str, object]:
+    """
+    Anthropic's error object.
+
+    Source: https://docs.anthropic.com/en/api/errors.
+    """
+    kind = {**_KINDS, int(HTTPStatus.PAYMENT_REQUIRED): "billing_error"}.get(status)
+    return {
+        "type": "error",
+        "error": {
+            "type": kind or _by_class(status, "invalid_request_error", "api_error"),
+            "message": _sentence(deny),
+            "code": deny.reason.value,
+            "rule": deny.rule,
+        },
+        "request_id": deny.decision_id,
+    }
+
+
+def _sentence(deny: Deny) -> str:
+    return deny.detail or DENIALS[deny.reason].detail
+
+
+def _by_class(status: int, client: str, server: str) -> str:
+    return server if status >= HTTPStatus.INTERNAL_SERVER_ERROR else client
+
+
+_DIALECTS: Mapping[Dialect, Callable[[Deny, int], dict[str, object]]] = {
+    Dialect.PROBLEM: _problem,
+    Dialect.OPENAI: _openai,
+    Dialect.ANTHROPIC: _anthropic,
+}

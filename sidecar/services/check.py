@@ -1,24 +1,27 @@
 """One check: the order of its steps, over ports."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar import telemetry
-from sidecar.domain.customers import CustomerFacts
-from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason, PlacedHold
+from sidecar.domain.customers import NOBODY, CustomerFacts
+from sidecar.domain.decisions import Allow, Decision, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound, HoldTerms
-from sidecar.domain.judging import judge
+from sidecar.domain.judging import Judgement, judge
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
-from sidecar.domain.policy import UNMATCHED_RULE, CheckPlan, Policy, Refusal
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.rules import OnStoreFailure
+from sidecar.services.answering import Answers
+from sidecar.services.check_context import CheckContext, Demand
 from sidecar.services.identity import Unidentified, present_credential
 from sidecar.services.ports import (
     Balances,
     Clock,
+    DecisionLog,
     Directory,
     HoldTokens,
     PlaceHold,
@@ -28,31 +31,11 @@ from sidecar.services.ports import (
     RequestDigests,
 )
 from sidecar.services.releasing import CheckTries, HoldReleases
+from sidecar.services.stale_numbers import StaleNumbers
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
 _REPLANS_MAX = 2
 """A stale copy and a window's edge may each ask for one more plan; more means trouble."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Context:
-    """What one check carries from step to step."""
-
-    policy: Policy
-    request: AccessRequest
-    path: str
-    routes: frozenset[int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Demand:
-    """What one check asked of the store, and for whom."""
-
-    context: _Context
-    customer: CustomerFacts
-    plan: CheckPlan
-    hold: PlaceHold
-    credential_headers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +64,7 @@ class CheckService:
         clock: Clock,
         read_facts: ReadFacts,
         hold_ttl_ms: int,
+        decision_log: DecisionLog,
     ) -> None:
         """
         Wire the ports.
@@ -89,17 +73,19 @@ class CheckService:
             policies, directory, balances, tokens, digests, clock: Ports.
             read_facts: Bounds usage by a request's body; may raise InvalidInput.
             hold_ttl_ms: How long a hold lives without a sign of life.
+            decision_log: Keeps what each decision was made from.
         """
         self._policies = policies
         self._directory = directory
         self._balances = balances
-        self._tokens = tokens
         self._digests = digests
         self._clock = clock
         self._read_facts = read_facts
         self._hold_ttl_ms = hold_ttl_ms
         self._releases = HoldReleases(balances, hold_ttl_seconds=hold_ttl_ms / 1_000)
         self._tries = CheckTries()
+        self._answers = Answers(tokens, clock, decision_log)
+        self._stale = StaleNumbers()
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -112,14 +98,14 @@ class CheckService:
         try:
             path = normalise_path(request.path)
         except InvalidInput as error:
-            return _refuse(policy, request, DenyReason.INVALID_REQUEST, "path", str(error))
-        routes = policy.routes.match(path)
-        if policy.is_free(request, routes) or policy.passes_unmatched(request, routes):
+            return self._answers.refuse_path(policy, request, str(error))
+        view = policy.view(request, path)
+        if policy.is_free(view) or policy.passes_unmatched(view):
             return Allow(decision_id=request.decision_id, policy_version=policy.version)
+        context = CheckContext(policy=policy, request=request, view=view)
         if request.hold_id in self._releases:
             # A repeat must not be allowed on a hold that is about to be given back.
-            return _refuse_store(policy, request)
-        context = _Context(policy=policy, request=request, path=path, routes=routes)
+            return self._answers.refuse_store(context)
         self._tries.begin(request.hold_id)
         decision: Decision | None = None
         try:
@@ -143,97 +129,121 @@ class CheckService:
         """Give back holds whose placing or release got no answer, until stopped."""
         await self._releases.run(stop)
 
-    async def _check_identified(self, context: _Context) -> Decision:
+    async def _check_identified(self, context: CheckContext) -> Decision:
         policy, request = context.policy, context.request
         presented = present_credential(policy.identity, request)
-        if isinstance(presented, Unidentified):
-            return _refuse(policy, request, DenyReason.UNIDENTIFIED, "identity", presented.detail)
-        hashes = self._digests.credential_hashes(presented.secret)
         now = self._clock.now()
+        if isinstance(presented, Unidentified):
+            return self._check_unidentified(context, presented, now)
+        hashes = self._digests.credential_hashes(presented.secret)
         for _ in range(_REPLANS_MAX + 1):
             try:
                 customer = await self._directory.find_credential(hashes)
             except StoreUnavailable:
-                return _refuse_store(policy, request)
+                return self._answers.refuse_store(context)
             if customer is None:
-                return _refuse_unknown(policy, request)
+                return self._answers.refuse_unknown(context)
             decision = await self._check_customer(context, customer, presented.headers, now)
             if not isinstance(decision, _Replan):
                 return decision
             now = decision.at
-        return _refuse_store(policy, request)
+        return self._answers.refuse_store(context)
+
+    def _check_unidentified(
+        self, context: CheckContext, presented: Unidentified, now: datetime
+    ) -> Decision:
+        """Nobody to hold anything for: rules may block, add headers, or ask who it is."""
+        if presented.unusable:
+            # Whoever presents a credential wants to be known by it.
+            detail = presented.detail
+            return self._answers.refuse(context, DenyReason.UNIDENTIFIED, "identity", detail)
+        plan = plan_unidentified(context.policy, context.view, now)
+        if isinstance(plan, Refusal):
+            return self._answers.refuse(context, plan.reason, plan.rule, plan.detail)
+        return self._answers.answer_nobody(context, plan, judge(plan, None, NOBODY))
 
     async def _check_customer(
-        self, context: _Context, customer: CustomerFacts, hidden: tuple[str, ...], now: datetime
+        self,
+        context: CheckContext,
+        customer: CustomerFacts,
+        hidden: tuple[str, ...],
+        now: datetime,
     ) -> Decision | _Replan:
         """Plan as of `now`, place, judge."""
-        policy, request = context.policy, context.request
+        policy, request, answers = context.policy, context.request, self._answers
         facts = RequestFacts()
-        if policy.reads_body(request, context.routes):
+        if policy.reads_body(context.view):
             try:
                 facts = self._read_facts(request)
             except InvalidInput as error:
-                return _refuse(policy, request, DenyReason.INVALID_REQUEST, "body", str(error))
-        plan = policy.plan(request, context.routes, customer, facts, now)
+                reason, detail = DenyReason.INVALID_REQUEST, str(error)
+                return answers.refuse(context, reason, "body", detail, customer=customer)
+        plan = plan_check(policy, context.view, customer, facts, now)
         if isinstance(plan, Refusal):
-            detail, customer_id = plan.detail, customer.customer_id
-            denial = _refuse(policy, request, plan.reason, plan.rule, detail)
-            return replace(denial, customer_id=customer_id)
-        demand = _Demand(
+            return answers.refuse(
+                context, plan.reason, plan.rule, plan.detail, customer=customer, facts=facts
+            )
+        demand = Demand(
             context=context,
             customer=customer,
+            facts=facts,
             plan=plan,
             hold=self._place_hold(context, customer, plan),
             credential_headers=hidden,
         )
-        try:
-            return await self._place(demand)
-        except InvalidInput:
-            # A text or number of the request's that no store can keep. The error's own words
-            # may hold an amount.
-            detail = "the request cannot be accounted for"
-            return _refuse(policy, request, DenyReason.INVALID_REQUEST, "request", detail)
-
-    async def _place(self, demand: _Demand) -> Decision | _Replan:
+        if plan.ask is Ask.NOTHING:
+            return answers.answer(demand, judge(plan, None, customer))
         try:
             outcome = await self._balances.place_hold(demand.hold)
         except StoreUnavailable:
             return self._decide_without_store(demand)
-        return self._decide(demand, outcome)
+        except InvalidInput:
+            # A text or number of the request's that no store can keep. The error's own words
+            # may hold an amount.
+            reason, detail = DenyReason.INVALID_REQUEST, "the request cannot be accounted for"
+            return answers.refuse(
+                context, reason, "request", detail, customer=customer, facts=facts
+            )
+        return await self._decide(demand, outcome)
 
-    def _place_hold(self, context: _Context, customer: CustomerFacts, plan: CheckPlan) -> PlaceHold:
+    def _place_hold(
+        self, context: CheckContext, customer: CustomerFacts, plan: CheckPlan
+    ) -> PlaceHold:
         request = context.request
+        card = plan.card
+        assert card is not None
         terms = HoldTerms(
             hold_id=request.hold_id,
             gateway_id=request.gateway_id,
             customer_id=customer.customer_id,
+            team_id=customer.team_id,
             user_id=customer.user_id,
             credential_id=customer.credential_id,
             plan=customer.plan,
-            currency=plan.card.currency,
+            currency=card.currency,
             amount_nano=plan.amount_nano,
-            price_version=plan.card.version,
+            price_version=card.version,
             estimate=plan.quantities,
             model=plan.model,
             route=_route_name(context),
             policy_version=context.policy.version,
             bound=plan.bound,
-            quota_lines=tuple(take.line for take in plan.quotas),
+            quota_lines=tuple(take.line for take in plan.counters),
             request_id=request.request_id,
         )
         return PlaceHold(
             terms=terms,
             customer=customer,
             credit_required=plan.credit_required,
-            refuse_delinquent=plan.refuse_delinquent,
-            quotas=plan.quotas,
-            fingerprint=f"{request.method} {context.path} {plan.amount_nano}",
+            invoices=plan.invoices,
+            counters=plan.counters,
+            fingerprint=f"{request.method} {context.view.path} {plan.amount_nano}",
             ttl_ms=self._hold_ttl_ms,
             deadline=request.deadline,
+            probe=plan.ask is Ask.PROBE,
         )
 
-    def _decide(self, demand: _Demand, outcome: PlaceOutcome) -> Decision | _Replan:
-        policy, request = demand.context.policy, demand.context.request
+    async def _decide(self, demand: Demand, outcome: PlaceOutcome) -> Decision | _Replan:
         match outcome.status:
             case PlaceStatus.STALE_FACTS | PlaceStatus.WINDOW_MOVED:
                 if outcome.status is PlaceStatus.STALE_FACTS:
@@ -243,9 +253,9 @@ class CheckService:
                 return _Replan(at=from_epoch_ms(instant) if instant else self._clock.now())
             case PlaceStatus.UNKNOWN_CREDENTIAL | PlaceStatus.NO_CUSTOMER:
                 self._directory.forget(demand.customer)
-                return _refuse_unknown(policy, request)
+                return self._answers.refuse_unknown(demand.context)
             case PlaceStatus.PLACED | PlaceStatus.REPEATED | PlaceStatus.DENIED:
-                return self._judge(demand, outcome)
+                return await self._judge(demand, outcome)
             case (
                 PlaceStatus.CLOSED
                 | PlaceStatus.MISMATCH
@@ -257,53 +267,59 @@ class CheckService:
                     "hold_refused",
                     status=outcome.status.value,
                     customer_id=demand.customer.customer_id,
-                    hold_id=request.hold_id,
+                    hold_id=demand.context.request.hold_id,
                 )
-                return _refuse_store(policy, request)
+                return self._answers.refuse_store(demand.context)
 
-    def _judge(self, demand: _Demand, outcome: PlaceOutcome) -> Decision:
-        assert outcome.numbers is not None
-        judgement = judge(demand.plan, outcome.numbers, demand.customer)
-        for rule in judgement.shadow_denials:
-            telemetry.SHADOW_DENIALS.labels(rule).inc()
-        denial = judgement.denial
-        assert denial is not None or outcome.status is not PlaceStatus.DENIED
-        # A repeat is answered as the first time, whatever the numbers have become since: its
-        # hold is open, and a denial would leave it so.
-        repeated = outcome.status is PlaceStatus.REPEATED
-        if denial is not None and not repeated:
-            return Deny(
-                decision_id=demand.context.request.decision_id,
-                reason=denial.reason,
-                rule=denial.rule,
-                customer_id=demand.customer.customer_id,
-                policy_version=demand.context.policy.version,
-                status=denial.answer.status,
-                headers=judgement.headers,
-                body=denial.body,
-                retry_after_seconds=denial.retry_after_seconds,
-            )
-        if outcome.status is PlaceStatus.PLACED:
+    async def _judge(self, demand: Demand, outcome: PlaceOutcome) -> Decision:
+        numbers, customer_id = outcome.numbers, demand.customer.customer_id
+        assert numbers is not None
+        self._stale.remember(customer_id, demand.plan, numbers)
+        judgement = judge(demand.plan, numbers, demand.customer)
+        assert judgement.denial is not None or outcome.status is not PlaceStatus.DENIED
+        if outcome.status is PlaceStatus.REPEATED:
+            # Answered as the first time, whatever the numbers have become since: its hold is
+            # open, and a denial would leave it so.
+            headers = judgement.headers if judgement.denial is None else {}
+            judgement = Judgement(denial=None, headers=headers)
+        elif outcome.status is PlaceStatus.PLACED:
             telemetry.HOLDS.labels("placed").inc()
+            if judgement.denial is not None:
+                # A condition over the numbers refuses what the script let through.
+                await self._releases.release(customer_id, demand.hold.terms.hold_id)
         terms = replace(
             demand.hold.terms,
             decided_at_ms=outcome.instant_ms,
             expires_at_ms=outcome.expires_at_ms,
         )
-        return self._allow(demand, terms, judgement.headers if denial is None else {})
+        return self._answers.answer(
+            demand, judgement, terms=terms, numbers=numbers, outcome=outcome
+        )
 
-    def _decide_without_store(self, demand: _Demand) -> Decision:
+    def _decide_without_store(self, demand: Demand) -> Decision:
         """
         The rules' word for a store that gives no answer.
 
         An allow carries a signed token all the same, so that the usage settles (as late, and
         counted as such) once the store is back.
         """
-        if demand.plan.on_store_failure is OnStoreFailure.DENY:
+        plan, customer = demand.plan, demand.customer
+        wish, seconds = plan.on_store_failure
+        numbers = None
+        judgement = judge(plan, None, customer)
+        if plan.ask is Ask.PROBE:
+            return self._answers.answer(demand, judgement)
+        if wish is OnStoreFailure.STALE:
+            numbers = self._stale.decide(customer.customer_id, plan, seconds)
+            judgement = judge(plan, numbers, customer)
+        unknown = wish is OnStoreFailure.STALE and numbers is None
+        if wish is OnStoreFailure.DENY or unknown or judgement.denial is not None:
             # It may have been placed all the same; nobody will use it but another try.
-            if self._tries.is_only(demand.hold.terms.hold_id):
-                self._releases.release_later(demand.customer.customer_id, demand.hold.terms.hold_id)
-            return _refuse_store(demand.context.policy, demand.context.request)
+            hold_id = demand.hold.terms.hold_id
+            if self._tries.is_only(hold_id):
+                self._releases.release_later(customer.customer_id, hold_id)
+        if wish is OnStoreFailure.DENY or unknown:
+            return self._answers.refuse_store(demand.context)
         now_ms = to_epoch_ms(self._clock.now())
         terms = replace(
             demand.hold.terms,
@@ -311,58 +327,10 @@ class CheckService:
             decided_at_ms=now_ms,
             expires_at_ms=now_ms + self._hold_ttl_ms,
         )
-        return self._allow(demand, terms, {})
-
-    def _allow(self, demand: _Demand, terms: HoldTerms, headers: Mapping[str, str]) -> Allow:
-        return Allow(
-            decision_id=demand.context.request.decision_id,
-            customer_id=demand.customer.customer_id,
-            policy_version=demand.context.policy.version,
-            hold=PlacedHold(
-                hold_id=terms.hold_id,
-                token=self._tokens.sign(terms),
-                amount_nano=terms.amount_nano,
-                currency=terms.currency,
-                expires_at=from_epoch_ms(terms.expires_at_ms),
-            ),
-            headers=headers,
-            remove_headers=demand.credential_headers,
-        )
+        return self._answers.answer(demand, judgement, terms=terms, numbers=numbers)
 
 
-def _route_name(context: _Context) -> str:
+def _route_name(context: CheckContext) -> str:
     """The first route pattern that matched: bounded by the policy, unlike the client's path."""
-    patterns = context.policy.routes.patterns
-    return patterns[min(context.routes)] if context.routes else ""
-
-
-def _refuse_unknown(policy: Policy, request: AccessRequest) -> Deny:
-    return _refuse(
-        policy,
-        request,
-        DenyReason.UNKNOWN_CREDENTIAL,
-        "identity",
-        "the credential is not known",
-    )
-
-
-def _refuse(
-    policy: Policy, request: AccessRequest, reason: DenyReason, rule: str, detail: str
-) -> Deny:
-    return Deny(
-        decision_id=request.decision_id,
-        reason=reason,
-        rule=rule,
-        detail=detail,
-        policy_version=policy.version,
-    )
-
-
-def _refuse_store(policy: Policy, request: AccessRequest) -> Deny:
-    return _refuse(
-        policy,
-        request,
-        DenyReason.STORE_UNAVAILABLE,
-        UNMATCHED_RULE if not policy.rules else "on_store_failure",
-        "the decision could not be taken in time",
-    )
+    patterns, routes = context.policy.routes.patterns, context.view.routes
+    return patterns[min(routes)] if routes else ""

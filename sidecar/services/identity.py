@@ -23,9 +23,10 @@ class Presented:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unidentified:
-    """No usable credential; `detail` is safe to show."""
+    """No usable credential; `unusable` says that one was presented. `detail` is safe to show."""
 
     detail: str
+    unusable: bool = True
 
 
 def present_credential(
@@ -48,7 +49,7 @@ def present_credential(
             if secret is None:
                 return Unidentified(detail=f"the {name} header holds no usable key")
             return Presented(secret=secret, headers=_hidden(sources, request))
-    return Unidentified(detail="no credential was presented")
+    return Unidentified(detail="no credential was presented", unusable=False)
 
 
 def _hidden(sources: Sequence[ApiKeySource], request: AccessRequest) -> tuple[str, ...]:

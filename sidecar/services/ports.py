@@ -13,11 +13,17 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.counters import CounterTake
+from sidecar.domain.customers import NOBODY, CustomerFacts
+from sidecar.domain.decisions import Decision
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine
-from sidecar.domain.judging import StoreNumbers
-from sidecar.domain.policy import Policy, QuotaTake
+from sidecar.domain.judging import Judgement
+from sidecar.domain.matching import RequestView
+from sidecar.domain.planning import CheckPlan
+from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import RateCard
+from sidecar.domain.requests import AccessRequest, RequestFacts
+from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
 from sidecar.domain.usage import UsageEvent, UsageReport
 
 
@@ -90,16 +96,18 @@ class PlaceHold:
 
     `terms.decided_at_ms` and `expires_at_ms` are 0 here; the store decides them.
     `ttl_ms` is how long an unheard-of hold lives. `fingerprint` is what a repeat must match.
+    `probe` asks for the numbers only: the answer is `denied`, and nothing is taken.
     """
 
     terms: HoldTerms
     customer: CustomerFacts
     credit_required: bool
-    refuse_delinquent: bool
-    quotas: tuple[QuotaTake, ...]
+    invoices: tuple[InvoiceDemand, ...]
+    counters: tuple[CounterTake, ...]
     fingerprint: str
     ttl_ms: int
     deadline: datetime
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +116,15 @@ class PlaceOutcome:
     The place script's answer.
 
     `numbers` is present for placed, repeated and denied; `instant_ms` always (0 if the store
-    did not say). For a repeat the instants are those of the first time.
+    did not say). For a repeat the instants are those of the first time. (`epoch`, `seq`) order
+    the decisions of a shard; a denial has the seq of the last decision before it.
     """
 
     status: PlaceStatus
     instant_ms: int = 0
     expires_at_ms: int = 0
+    epoch: int = 0
+    seq: int = 0
     numbers: StoreNumbers | None = None
 
 
@@ -246,6 +257,36 @@ class RateCards(Protocol):
 
     async def read(self, version: str) -> RateCard | None:
         """The card of a version, or None if it was never published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeDecision:
+    """
+    A decision with all that it was made from, as far as it came to each.
+
+    `now` is the gateway's instant. `numbers` are those that the rules judged; they are not the
+    store's own answer where `outcome` is absent. Holds references only: what is kept of it is
+    worked out later, off the check's way.
+    """
+
+    policy: Policy
+    request: AccessRequest
+    decision: Decision
+    now: datetime
+    view: RequestView | None = None
+    customer: CustomerFacts = NOBODY
+    facts: RequestFacts = RequestFacts()
+    plan: CheckPlan | None = None
+    judgement: Judgement | None = None
+    numbers: StoreNumbers | None = None
+    outcome: PlaceOutcome | None = None
+
+
+class DecisionLog(Protocol):
+    """Keeps what decisions were made from, so that changed rules can be tried on them."""
+
+    def note(self, made: MadeDecision) -> None:
+        """Keep a decision; never waits and never fails."""
 
 
 class Quarantine(Protocol):

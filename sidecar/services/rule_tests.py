@@ -8,18 +8,20 @@ estimate does not change what a test expects.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.judging import Judgement, StoreNumbers, judge
+from sidecar.domain.judging import Judgement, judge
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import to_epoch_ms
-from sidecar.domain.policy import CheckPlan, Policy, Refusal
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check
+from sidecar.domain.policy import Policy
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.standing import Standing
+from sidecar.domain.store_numbers import StoreNumbers
 
 TEST_INSTANT = datetime(2026, 1, 15, 12, tzinfo=UTC)
 """When every test happens: inside each calendar window, so that none is at its edge."""
@@ -115,34 +117,40 @@ def _play(policy: Policy, test: RuleTest, statuses: Mapping[DenyReason, int]) ->
         deadline=TEST_INSTANT,
     )
     try:
-        routes = policy.routes.match(normalise_path(test.path))
+        view = policy.view(request, normalise_path(test.path))
     except InvalidInput:
         return _refused(DenyReason.INVALID_REQUEST, "path", statuses)
-    if policy.is_free(request, routes) or policy.passes_unmatched(request, routes):
+    if policy.is_free(view) or policy.passes_unmatched(view):
         return _Outcome(allow=True)
-    facts = test.facts if policy.reads_body(request, routes) else RequestFacts()
-    plan = policy.plan(request, routes, test.customer, facts, TEST_INSTANT)
+    facts = test.facts if policy.reads_body(view) else RequestFacts()
+    plan = plan_check(policy, view, test.customer, facts, TEST_INSTANT)
     if isinstance(plan, Refusal):
         return _refused(plan.reason, plan.rule, statuses)
-    return _judged(judge(plan, _numbers(plan, test), test.customer), statuses)
+    numbers = None if plan.ask is Ask.NOTHING else _numbers(plan, test)
+    return _judged(judge(plan, numbers, test.customer), statuses)
 
 
 def _numbers(plan: CheckPlan, test: RuleTest) -> StoreNumbers:
     """What the place script would answer."""
-    used = {take.quota.name: test.quota_used.get(take.quota.name, 0) for take in plan.quotas}
-    return StoreNumbers(
+    used = {take.name: test.quota_used.get(take.counter.name, 0) for take in plan.counters}
+    over = {
+        take.name for take in plan.counters if used[take.name] + take.quantity > take.counter.limit
+    }
+    numbers = StoreNumbers(
         instant_ms=to_epoch_ms(TEST_INSTANT),
         available_nano=test.available_nano,
         standing=test.standing,
-        quota_used=used,
+        used=used,
+        over=frozenset(over),
         failed_credit=plan.credit_required and plan.amount_nano > test.available_nano,
-        failed_standing=plan.refuse_delinquent and test.standing is Standing.DELINQUENT,
-        failed_quotas=frozenset(
-            take.quota.name
-            for take in plan.quotas
-            if take.hard and used[take.quota.name] + take.quantity > take.quota.limit
-        ),
     )
+    denied = (
+        plan.ask is Ask.PROBE
+        or numbers.failed_credit
+        or any(take.hard and take.name in over for take in plan.counters)
+        or any(demand.hard and demand.fails(numbers) for demand in plan.invoices)
+    )
+    return replace(numbers, denied=denied)
 
 
 def _refused(reason: DenyReason, rule: str, statuses: Mapping[DenyReason, int]) -> _Outcome:

@@ -116,7 +116,7 @@ def check_answer(decision: Decision) -> CheckAnswer:
                 allow=False,
                 status=words.status,
                 headers=dict(words.headers),
-                body=dict(words.body),
+                body=words.body,
                 hold_id=None,
                 hold_token=None,
                 decision_id=decision.decision_id,

@@ -1,0 +1,458 @@
+"""From a policy and a request to what the check asks of the store."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sidecar.domain.counters import (
+    COUNTERS_MAX,
+    CounterTake,
+)
+from sidecar.domain.customers import NOBODY, CustomerFacts
+from sidecar.domain.decisions import DenyReason
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.expressions import Expression, ExpressionFailed
+from sidecar.domain.holds import Bound
+from sidecar.domain.matching import RequestView
+from sidecar.domain.policy import Policy, level_of
+from sidecar.domain.pricing import Billing, Meter, RateCard
+from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.requests import RequestFacts
+from sidecar.domain.rules import (
+    COUNTING,
+    PLAIN,
+    EstimateRule,
+    ModelLimits,
+    OnStoreFailure,
+    Rule,
+    RuleTemplate,
+    Unidentified,
+)
+from sidecar.domain.store_numbers import InvoiceDemand
+from sidecar.domain.variables import request_variables
+
+UNMATCHED_RULE = "unmatched"
+Selected = tuple[Rule, Mapping[str, str]]
+PLAN_CREDIT_RULE = "prepaid-credit"
+"""Built-in rule that guards a prepaid plan's credit where no rule of the policy does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A denial that needs no store: its reason, the rule, and words that are safe to show."""
+
+    reason: DenyReason
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedRule:
+    """
+    A rule that is for this check.
+
+    `enforces` is its mode for this caller. `take` is its counter's, `invoices` its demand.
+    `blocks` says that it refuses whatever the store says. `values` are the caller's own.
+    `failed` marks a condition that could not be evaluated: it counts as true where the rule
+    denies, since unknown is never free.
+    """
+
+    rule: Rule
+    enforces: bool
+    values: Mapping[str, str] = field(default_factory=dict)
+    take: CounterTake | None = None
+    invoices: InvoiceDemand | None = None
+    blocks: bool = False
+    failed: bool = False
+
+
+class Ask(StrEnum):
+    """What the store is asked for."""
+
+    HOLD = "hold"
+    PROBE = "probe"
+    """Numbers only: a rule refuses anyway, but an earlier one may have the word."""
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckPlan:
+    """What one check asks of the store, and the rules that judge the answer, in order."""
+
+    ask: Ask
+    card: RateCard | None
+    rules: tuple[MatchedRule, ...]
+    model: str = ""
+    quantities: Mapping[str, int] = field(default_factory=dict)
+    amount_nano: int = 0
+    bound: Bound = Bound.PROVEN
+    credit_required: bool = False
+    counters: tuple[CounterTake, ...] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def invoices(self) -> tuple[InvoiceDemand, ...]:
+        """When unpaid invoices refuse, for the script."""
+        return tuple(matched.invoices for matched in self.rules if matched.invoices is not None)
+
+    @property
+    def on_store_failure(self) -> tuple[OnStoreFailure, int]:
+        """
+        What happens without the store, and how many seconds old numbers may be for `stale`.
+
+        The strictest wish of the enforcing rules that need the store; deny where none has one.
+        """
+        wishes = [
+            matched.rule
+            for matched in self.rules
+            if matched.enforces and matched.rule.denies and matched.rule.template not in PLAIN
+        ]
+        kinds = {rule.on_store_failure for rule in wishes}
+        if not kinds or OnStoreFailure.DENY in kinds:
+            return OnStoreFailure.DENY, 0
+        if OnStoreFailure.STALE not in kinds:
+            return OnStoreFailure.ALLOW, 0
+        seconds = [r.stale_seconds for r in wishes if r.on_store_failure is OnStoreFailure.STALE]
+        return OnStoreFailure.STALE, min(seconds)
+
+
+def plan_check(
+    policy: Policy,
+    view: RequestView,
+    customer: CustomerFacts,
+    facts: RequestFacts,
+    now: datetime,
+) -> CheckPlan | Refusal:
+    """
+    Say what a check wants of the store.
+
+    Args:
+        policy: The snapshot.
+        view: The request.
+        customer: Whose request it is.
+        facts: What the body promises; empty where it was not read.
+        now: The instant that windows are taken at; the store confirms it.
+    """
+    card = policy.cards.get(customer.plan)
+    if card is None:
+        return Refusal(
+            reason=DenyReason.NOT_ENTITLED,
+            rule="plan",
+            detail="the customer's plan is not part of the policy",
+        )
+    return _Planner(policy, view, customer, facts, now, card).plan()
+
+
+def plan_unidentified(
+    policy: Policy, view: RequestView, now: datetime, caller: CustomerFacts = NOBODY
+) -> CheckPlan | Refusal:
+    """
+    Say what the policy makes of a request that belongs to no customer it could tell.
+
+    It passes only where nothing has a price and no rule asks who it is.
+    """
+    selected = policy.rules_for(view, caller)
+    asking = _first_asking(selected, caller)
+    covered = policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
+    if asking is not None or not covered or policy.is_priced(policy.meters_for(view)):
+        return Refusal(
+            reason=DenyReason.UNIDENTIFIED,
+            rule="identity" if asking is None else asking.name,
+            detail="no credential was presented",
+        )
+    conditions = _Conditions(view, caller, RequestFacts(), now)
+    matched = (_plain(policy, rule, values, caller, conditions) for rule, values in selected)
+    rules = tuple(rule for rule in matched if rule is not None)
+    return CheckPlan(ask=Ask.NOTHING, card=None, rules=rules, variables=conditions.known)
+
+
+def _first_asking(selected: Sequence[Selected], caller: CustomerFacts) -> Rule | None:
+    """The first rule that has to know more of who calls than is known, and says so."""
+    for rule, _ in selected:
+        asks = rule.unidentified is Unidentified.DENY and rule.enforces_for(caller)
+        if asks and not level_of(rule).name_in(caller):
+            return rule
+    return None
+
+
+class _Conditions:
+    """Evaluates the conditions that need no number of the store; builds variables at the first."""
+
+    def __init__(
+        self, view: RequestView, customer: CustomerFacts, facts: RequestFacts, now: datetime
+    ) -> None:
+        self._facts = (view, customer, facts, now)
+        self.amount_nano = 0
+        self.known: dict[str, Any] = {}
+
+    def holds(self, when: Expression) -> bool | None:
+        """Whether the condition is true; None if it cannot be evaluated."""
+        self.prepare()
+        try:
+            return bool(when.evaluate(self.known))
+        except ExpressionFailed:
+            return None
+
+    def prepare(self) -> None:
+        """Have the variables ready, for a condition that waits for the store's numbers."""
+        if not self.known:
+            self.known = request_variables(*self._facts)
+            self.known["hold"] = {"amount_nano": self.amount_nano}
+
+
+def _plain(
+    policy: Policy,
+    rule: Rule,
+    values: Mapping[str, str],
+    customer: CustomerFacts,
+    conditions: _Conditions,
+) -> MatchedRule | None:
+    """The rule as this check has it, its counter apart; None if its condition is false."""
+    failed = False
+    if rule.judges_after:
+        conditions.prepare()
+    elif rule.when is not None:
+        met = conditions.holds(rule.when)
+        failed = met is None
+        if met is False or (failed and not rule.denies):
+            return None
+    return MatchedRule(
+        rule=rule,
+        enforces=rule.enforces_for(customer),
+        values=values,
+        failed=failed,
+        blocks=_blocks(policy, rule, customer),
+    )
+
+
+def _blocks(policy: Policy, rule: Rule, customer: CustomerFacts) -> bool:
+    """Whether the rule refuses without any number; one that judges later does so then."""
+    if rule.template is RuleTemplate.BLOCK:
+        return True
+    if rule.template is not RuleTemplate.REQUIRE_PLAN:
+        return False
+    if rule.plans and customer.plan not in rule.plans:
+        return True
+    return not rule.features <= policy.features.get(customer.plan, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class _Amount:
+    """The most that the request can use and cost, or why that cannot be said."""
+
+    meters: tuple[Meter, ...]
+    tokens: int = 0
+    quantities: Mapping[str, int] = field(default_factory=dict)
+    amount_nano: int = 0
+    bound: Bound = Bound.PROVEN
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    policy: Policy
+    view: RequestView
+    customer: CustomerFacts
+    facts: RequestFacts
+    now: datetime
+    card: RateCard
+
+    def plan(self) -> CheckPlan | Refusal:
+        selected = self.policy.rules_for(self.view, self.customer)
+        asking = _first_asking(selected, self.customer)
+        if asking is not None:
+            return Refusal(
+                reason=DenyReason.UNIDENTIFIED,
+                rule=asking.name,
+                detail=f"the credential names no {level_of(asking).value}",
+            )
+        meters = self.policy.meters_for(self.view)
+        priced = self.card.priced_meters() & {meter.name for meter in meters}
+        covered = self.policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
+        if not priced and not covered:
+            return Refusal(
+                reason=DenyReason.BLOCKED,
+                rule=UNMATCHED_RULE,
+                detail="no rule and no price covers this route",
+            )
+        amount = self._amount(meters, priced)
+        conditions = _Conditions(self.view, self.customer, self.facts, self.now)
+        conditions.amount_nano = amount.amount_nano
+        rules = tuple(self._matched(selected, amount, conditions))
+        ask = _ask(rules)
+        credit = _credit_required(self.card, rules)
+        refusal = amount.refusal or self._refuse_unbounded(
+            credit=credit, priced=priced, amount=amount
+        )
+        if refusal is not None:
+            if ask is Ask.HOLD:
+                return refusal
+            # What the request could cost is unknown, but a rule refuses it anyway.
+            ask = Ask.NOTHING
+        counters = _merge(rules)
+        if len(counters) > COUNTERS_MAX:
+            return Refusal(
+                reason=DenyReason.BLOCKED,
+                rule="counters",
+                detail=f"more than {COUNTERS_MAX} limits apply to this request",
+            )
+        return CheckPlan(
+            ask=ask,
+            card=self.card,
+            rules=rules,
+            model=self.facts.model,
+            quantities=amount.quantities,
+            amount_nano=amount.amount_nano,
+            bound=amount.bound,
+            credit_required=credit,
+            counters=counters,
+            variables=conditions.known,
+        )
+
+    def _amount(self, meters: tuple[Meter, ...], priced: frozenset[str]) -> _Amount:
+        if not self.card.prices_model(self.facts.model, priced):
+            return _Amount(
+                meters,
+                refusal=Refusal(
+                    reason=DenyReason.UNKNOWN_MODEL,
+                    rule="prices",
+                    detail="the plan has no price for this model",
+                ),
+            )
+        estimate = self.policy.estimate_for(self.view)
+        tokens, bound = _token_bounds(self.policy.models, estimate, self.facts)
+        quantities = estimate_quantities(
+            meters, tokens[0], tokens[1], len(self.view.request.body or b"")
+        )
+        try:
+            amount = self.card.upper_bound(quantities, self.facts.model)
+        except InvalidInput as error:
+            return _Amount(
+                meters,
+                refusal=Refusal(
+                    reason=DenyReason.INVALID_REQUEST, rule="estimate", detail=str(error)
+                ),
+            )
+        return _Amount(meters, sum(tokens), quantities, amount, bound)
+
+    def _refuse_unbounded(
+        self, *, credit: bool, priced: frozenset[str], amount: _Amount
+    ) -> Refusal | None:
+        """What is priced by tokens and has no estimate would hold nothing."""
+        by_tokens = any(m.name in priced and m.value in TOKEN_VALUES for m in amount.meters)
+        if not credit or not by_tokens or self.policy.estimate_for(self.view) is not None:
+            return None
+        return Refusal(
+            reason=DenyReason.BLOCKED,
+            rule="estimates",
+            detail="no estimate says how much this route can use",
+        )
+
+    def _matched(
+        self,
+        selected: Sequence[Selected],
+        amount: _Amount,
+        conditions: _Conditions,
+    ) -> list[MatchedRule]:
+        found = []
+        for rule, values in selected:
+            if rule.currency and rule.currency != self.card.currency:
+                continue  # No exchange: a cap speaks of its own currency only.
+            matched = _plain(self.policy, rule, values, self.customer, conditions)
+            if matched is None:
+                continue
+            if rule.template in COUNTING:
+                matched = replace(matched, take=self._take(rule, amount, enforces=matched.enforces))
+            elif rule.template is RuleTemplate.UNPAID_INVOICES:
+                hard = matched.enforces and not rule.judges_after
+                matched = replace(matched, invoices=replace(rule.invoices, hard=hard))
+            found.append(matched)
+        return found
+
+    def _take(self, rule: Rule, amount: _Amount, *, enforces: bool) -> CounterTake | None:
+        counter = rule.counter
+        if counter is None or not counter.level.name_in(self.customer):
+            return None
+        match counter.measure:
+            case "@money":
+                quantity = amount.amount_nano
+            case "@requests" | "@in_flight":
+                quantity = 1
+            case "@tokens":
+                quantity = amount.tokens
+            case meter:
+                quantity = amount.quantities.get(meter, 0)
+        hard = enforces and (rule.hard or rule.denies) and not rule.judges_after
+        return counter.take(self.customer, quantity, self.now, hard=hard)
+
+
+def _ask(rules: Sequence[MatchedRule]) -> Ask:
+    """
+    A hold, unless a rule refuses whatever the store says.
+
+    Then only the numbers are asked for, and not even they where nothing said would change.
+    """
+    for position, matched in enumerate(rules):
+        if not (matched.blocks and matched.enforces and not matched.rule.judges_after):
+            continue
+        others = (*rules[:position], *(rule for rule in rules[position:] if rule.rule.warn))
+        needed = [one for one in (*others, matched) if one.enforces and one.rule.needs_store]
+        return Ask.PROBE if needed else Ask.NOTHING
+    return Ask.HOLD
+
+
+def _merge(rules: Sequence[MatchedRule]) -> tuple[CounterTake, ...]:
+    """Each counter once, hard if one of its rules makes it so."""
+    takes: dict[str, CounterTake] = {}
+    for take in (matched.take for matched in rules):
+        if take is None:
+            continue
+        before = takes.get(take.name)
+        if before is None or (take.hard and not before.hard):
+            takes[take.name] = take
+    return tuple(takes.values())
+
+
+def _credit_required(card: RateCard, rules: Sequence[MatchedRule]) -> bool:
+    """
+    Whether the hold must fit into the available credit.
+
+    Rules decide where one speaks of credits (a shadow rule alone switches it off, which is
+    what shadow means); where none does, a plan that burns credit guards it by itself.
+    """
+    speaking = [rule for rule in rules if rule.rule.template is RuleTemplate.NO_CREDITS]
+    if speaking:
+        return any(rule.enforces and not rule.rule.judges_after for rule in speaking)
+    return card.billing is Billing.PREPAID
+
+
+def _token_bounds(
+    models: Mapping[str, ModelLimits], rule: EstimateRule | None, facts: RequestFacts
+) -> tuple[tuple[int, int], Bound]:
+    """Input and output tokens that the hold covers, and whether no response can exceed them."""
+    default_input = rule.default_input if rule else 0
+    default_output = rule.default_output if rule else 0
+    if facts.unread:
+        # Whoever hides what a request says must not hold less for it.
+        largest = [limits.max_input or 0 for limits in models.values()]
+        longest = [limits.max_output or 0 for limits in models.values()]
+        return (
+            max(default_input, *largest, 0),
+            max(default_output, *longest, 0),
+        ), Bound.ESTIMATED
+    limits = models.get(facts.model, ModelLimits())
+    input_bound = _least(facts.input_bound, limits.max_input)
+    model_output = None if limits.max_output is None else limits.max_output * facts.choices
+    output_bound = _least(facts.output_bound, model_output)
+    proven = input_bound is not None and output_bound is not None
+    return (
+        default_input if input_bound is None else input_bound,
+        default_output if output_bound is None else output_bound,
+    ), (Bound.PROVEN if proven else Bound.ESTIMATED)
+
+
+def _least(*bounds: int | None) -> int | None:
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known else None

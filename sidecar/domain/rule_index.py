@@ -1,0 +1,105 @@
+"""
+Which rules a check has to look at: found by what they select on, not by trying each.
+
+Each rule is filed under one of the things that it selects on: the one that the fewest other
+rules share. A check then looks at the rules filed under what it has, in the policy's order.
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+
+from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.matching import RequestView
+from sidecar.domain.rules import Members, MembersOf, Mode, Rule, Unidentified
+
+Key = tuple[str, Hashable]
+
+
+class RuleIndex:
+    """The rules of one policy that are no drafts, by what they select on."""
+
+    def __init__(
+        self, rules: Iterable[Rule], customer_members: MembersOf, user_members: MembersOf
+    ) -> None:
+        """File each rule; the lists of members are turned to be read by rule."""
+        self._rules = tuple(rule for rule in rules if rule.mode is not Mode.DRAFT)
+        customers, users = _listed(customer_members), _listed(user_members)
+        choices = [list(_choices(rule, customers, users)) for rule in self._rules]
+        shared = Counter(key for choice in choices for keys in choice for key in keys)
+        self._filed: dict[Key, list[int]] = {}
+        self._always: list[int] = []
+        self._for_nobody: list[int] = []
+        for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
+            if rule.unidentified is not Unidentified.SKIP:
+                self._for_nobody.append(number)
+            if rule.unidentified is Unidentified.ONLY:
+                continue
+            if not choice:
+                self._always.append(number)
+                continue
+            keys = min(choice, key=lambda keys: max((shared[key] for key in keys), default=0))
+            for key in keys:
+                self._filed.setdefault(key, []).append(number)
+        self._kinds = frozenset(kind for kind, _ in self._filed)
+
+    def candidates(self, view: RequestView, customer: CustomerFacts) -> list[Rule]:
+        """Rules that may apply, in the policy's order; each has yet to be tried."""
+        found = set(self._always)
+        for key in self._keys(view, customer):
+            found.update(self._filed.get(key, ()))
+        if not (customer.customer_id and customer.user_id and customer.team_id):
+            found.update(self._for_nobody)
+        return [self._rules[number] for number in sorted(found)]
+
+    def _keys(self, view: RequestView, customer: CustomerFacts) -> Iterator[Key]:
+        kinds = self._kinds
+        if "route" in kinds:
+            for route in view.routes:
+                yield "route", route
+        if "customer" in kinds:
+            yield "customer", customer.customer_id
+        if "user" in kinds:
+            yield "user", customer.user_id
+        if "team" in kinds:
+            yield "team", customer.team_id
+        if "plan" in kinds:
+            yield "plan", customer.plan
+        if "label" in kinds:
+            for label in customer.labels.items():
+                yield "label", label
+        if "method" in kinds:
+            yield "method", view.request.method
+
+
+def _choices(
+    rule: Rule, customers: Mapping[str, list[str]], users: Mapping[str, list[str]]
+) -> Iterator[list[Key]]:
+    """Ways to file a rule: sets of keys, one of which each request that it applies to has."""
+    selection = rule.customers
+    if selection.ids:
+        yield [("customer", name) for name in selection.ids]
+    if rule.customer_members is Members.LISTED:
+        yield [("customer", name) for name in customers.get(rule.name, ())]
+    if rule.users is not None and rule.users.ids:
+        yield [("user", name) for name in rule.users.ids]
+    if rule.users is not None and rule.users.teams:
+        yield [("team", name) for name in rule.users.teams]
+    if rule.user_members is Members.LISTED:
+        yield [("user", name) for name in users.get(rule.name, ())]
+    if rule.names_routes:
+        yield [("route", number) for match in rule.match for number in match.routes]
+    if selection.plans:
+        yield [("plan", name) for name in selection.plans]
+    for label in selection.labels.items():
+        yield [("label", label)]
+    if rule.match and all(match.methods for match in rule.match):
+        yield [("method", method) for match in rule.match for method in match.methods]
+
+
+def _listed(members: MembersOf) -> dict[str, list[str]]:
+    """Who is listed, by rule."""
+    found: dict[str, list[str]] = {}
+    for member, rules in members.items():
+        for membership in rules:
+            found.setdefault(membership.rule, []).append(member)
+    return found

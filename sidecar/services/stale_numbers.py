@@ -1,0 +1,92 @@
+"""
+What the store last said of each customer, for rules that may decide by it while it is away.
+
+Nothing here decides while the store answers. Without it, a decision by old numbers counts what
+this process let through since; what other gateways let through is not known, which is what a
+rule accepts that says `stale`.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from sidecar.domain.counters import CounterKind
+from sidecar.domain.planning import CheckPlan
+from sidecar.domain.store_numbers import StoreNumbers
+
+CUSTOMERS_MAX = 10_000
+FIELDS_MAX = 256
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A customer's newest numbers, counters by their field in the store, and since when."""
+
+    numbers: StoreNumbers
+    at: float
+    used: dict[str, int] = field(default_factory=dict)
+
+
+class StaleNumbers:
+    """Remembers numbers for a while; bounded, the least recently seen customer goes first."""
+
+    def __init__(
+        self,
+        customers_max: int = CUSTOMERS_MAX,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start empty; `monotonic` is seconds of a clock that never runs backwards."""
+        self._customers_max = customers_max
+        self._monotonic = monotonic
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+
+    def remember(self, customer_id: str, plan: CheckPlan, numbers: StoreNumbers) -> None:
+        """Note what the store just said."""
+        before = self._seen.pop(customer_id, None)
+        used = before.used if before is not None and len(before.used) < FIELDS_MAX else {}
+        used |= {take.field: numbers.used[take.name] for take in plan.counters}
+        self._seen[customer_id] = _Seen(numbers, self._monotonic(), used)
+        if len(self._seen) > self._customers_max:
+            self._seen.popitem(last=False)
+
+    def decide(self, customer_id: str, plan: CheckPlan, seconds: int) -> StoreNumbers | None:
+        """
+        The numbers that a placed or refused hold would have had; None if they are too old.
+
+        A hold that they allow is counted, so that the next decision sees it. A window that
+        was not seen, or a rate, has no number to decide by.
+        """
+        seen = self._seen.get(customer_id)
+        if seen is None or self._monotonic() - seen.at > seconds:
+            return None
+        used = {}
+        for take in plan.counters:
+            if take.field not in seen.used or take.counter.kind is CounterKind.RATE:
+                return None
+            used[take.name] = seen.used[take.field]
+        over = frozenset(
+            take.name
+            for take in plan.counters
+            if used[take.name] + take.quantity > take.counter.limit
+        )
+        numbers = replace(seen.numbers, used=used, over=over, retry_at_ms={}, denied=False)
+        short = plan.credit_required and numbers.available_nano < plan.amount_nano
+        refused = (
+            short
+            or any(take.hard and take.name in over for take in plan.counters)
+            or any(demand.hard and demand.fails(numbers) for demand in plan.invoices)
+        )
+        if refused:
+            return replace(numbers, failed_credit=short, denied=True)
+        for take in plan.counters:
+            seen.used[take.field] += take.quantity
+        seen.numbers = replace(
+            seen.numbers, available_nano=seen.numbers.available_nano - plan.amount_nano
+        )
+        return replace(
+            numbers,
+            available_nano=seen.numbers.available_nano,
+            used={take.name: seen.used[take.field] for take in plan.counters},
+            failed_credit=False,
+        )
