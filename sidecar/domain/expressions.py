@@ -2,9 +2,21 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput
+
+RULE_VARIABLES: Any = None
+METER_VARIABLES: Any = None
+
+
+class ResultKind(StrEnum):
+    """Stub."""
+
+    BOOLEAN = "boolean"
+    NUMBER = "number"
+    ANY = "any"
 
 
 class ExpressionFailed(InvalidInput):
@@ -23,3 +35,8 @@ class Expression:
     def evaluate(self, variables: Mapping[str, Any]) -> Any:
         """Stub."""
         raise ExpressionFailed("stub")
+
+
+def compile_expression(text: str, *, variables: Any, result: ResultKind) -> Expression:  # noqa: ARG001
+    """Stub."""
+    return Expression(text)
