@@ -8,6 +8,7 @@ rules share. A check then looks at the rules filed under what it has, in the pol
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 
+from sidecar.domain.counters import Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.matching import RequestView
 from sidecar.domain.rules import Members, MembersOf, Mode, Rule, Unidentified
@@ -28,10 +29,10 @@ class RuleIndex:
         shared = Counter(key for choice in choices for keys in choice for key in keys)
         self._filed: dict[Key, list[int]] = {}
         self._always: list[int] = []
-        self._for_nobody: list[int] = []
+        self._for_nobody: dict[Level, dict[int | None, list[int]]] = {level: {} for level in Level}
         for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
             if rule.unidentified is not Unidentified.SKIP:
-                self._for_nobody.append(number)
+                self._file_for_nobody(number, rule)
             if rule.unidentified is Unidentified.ONLY:
                 continue
             if not choice:
@@ -47,9 +48,18 @@ class RuleIndex:
         found = set(self._always)
         for key in self._keys(view, customer):
             found.update(self._filed.get(key, ()))
-        if not (customer.customer_id and customer.user_id and customer.team_id):
-            found.update(self._for_nobody)
+        for level, by_route in self._for_nobody.items():
+            if by_route and not level.name_in(customer):
+                for route in (None, *view.routes):
+                    found.update(by_route.get(route, ()))
         return [self._rules[number] for number in sorted(found)]
+
+    def _file_for_nobody(self, number: int, rule: Rule) -> None:
+        """File a rule that means something for callers without a name at its level."""
+        by_route = self._for_nobody[rule.level]
+        routes = {route for match in rule.match for route in match.routes}
+        for route in routes if rule.names_routes else (None,):
+            by_route.setdefault(route, []).append(number)
 
     def _keys(self, view: RequestView, customer: CustomerFacts) -> Iterator[Key]:
         kinds = self._kinds
