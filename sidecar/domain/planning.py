@@ -16,7 +16,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
-from sidecar.domain.policy import Policy, level_of
+from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Billing, Meter, RateCard
 from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
 from sidecar.domain.requests import RequestFacts
@@ -172,7 +172,7 @@ def _first_asking(selected: Sequence[Selected], caller: CustomerFacts) -> Rule |
     """The first rule that has to know more of who calls than is known, and says so."""
     for rule, _ in selected:
         asks = rule.unidentified is Unidentified.DENY and rule.enforces_for(caller)
-        if asks and not level_of(rule).name_in(caller):
+        if asks and not rule.level.name_in(caller):
             return rule
     return None
 
@@ -266,7 +266,7 @@ class _Planner:
             return Refusal(
                 reason=DenyReason.UNIDENTIFIED,
                 rule=asking.name,
-                detail=f"the credential names no {level_of(asking).value}",
+                detail=f"the credential names no {asking.level.value}",
             )
         meters = self.policy.meters_for(self.view)
         priced = self.card.priced_meters() & {meter.name for meter in meters}
