@@ -13,11 +13,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine
-from sidecar.domain.judging import StoreNumbers
-from sidecar.domain.policy import Policy, QuotaTake
+from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import RateCard
+from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
 from sidecar.domain.usage import UsageEvent, UsageReport
 
 
@@ -90,16 +91,18 @@ class PlaceHold:
 
     `terms.decided_at_ms` and `expires_at_ms` are 0 here; the store decides them.
     `ttl_ms` is how long an unheard-of hold lives. `fingerprint` is what a repeat must match.
+    `probe` asks for the numbers only: the answer is `denied`, and nothing is taken.
     """
 
     terms: HoldTerms
     customer: CustomerFacts
     credit_required: bool
-    refuse_delinquent: bool
-    quotas: tuple[QuotaTake, ...]
+    invoices: tuple[InvoiceDemand, ...]
+    counters: tuple[CounterTake, ...]
     fingerprint: str
     ttl_ms: int
     deadline: datetime
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,12 +111,15 @@ class PlaceOutcome:
     The place script's answer.
 
     `numbers` is present for placed, repeated and denied; `instant_ms` always (0 if the store
-    did not say). For a repeat the instants are those of the first time.
+    did not say). For a repeat the instants are those of the first time. (`epoch`, `seq`) order
+    the decisions of a shard; a denial has the seq of the last decision before it.
     """
 
     status: PlaceStatus
     instant_ms: int = 0
     expires_at_ms: int = 0
+    epoch: int = 0
+    seq: int = 0
     numbers: StoreNumbers | None = None
 
 
