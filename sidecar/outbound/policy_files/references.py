@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from sidecar.domain.nearest import unknown
 from sidecar.domain.rules import Match
-from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.sections import Marked, Section
 
