@@ -68,6 +68,12 @@ SOFT_LIMIT_ADMITS = Counter(
     "Requests that were let through beyond a soft limit.",
     registry=REGISTRY,
 )
+THRESHOLDS = Counter(
+    "sidecar_thresholds_total",
+    "Thresholds of quotas that usage has reached, once each in a period.",
+    ["quota", "percent"],
+    registry=REGISTRY,
+)
 OVERSPEND = Counter(
     "sidecar_overspend_nano_total",
     "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",

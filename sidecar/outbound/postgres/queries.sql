@@ -317,3 +317,17 @@ WITH finished AS (
 UPDATE report_lanes
 SET lease_owner = NULL, lease_until = NULL, row_id = NULL, attempt = NULL
 WHERE customer_id = $1 AND provider = $2 AND meter = $3 AND row_id = $4 AND attempt = $5
+
+-- name: record_thresholds
+INSERT INTO threshold_events
+    (customer_id, quota, subject, period_start, percent, used, quota_limit)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::smallint[],
+    $6::numeric[], $7::numeric[])
+ON CONFLICT (customer_id, quota, subject, period_start, percent) DO NOTHING
+RETURNING customer_id, quota, subject, period_start, percent, used, quota_limit
+
+-- name: list_thresholds
+SELECT event_number, customer_id, quota, subject, period_start, percent, used, quota_limit,
+    reached_at
+FROM threshold_events WHERE customer_id = $1 AND event_number > $2
+ORDER BY event_number LIMIT $3

@@ -71,6 +71,10 @@ class Keyspace:
         """Set: customer and field of each window whose captured usage has changed."""
         return f"{_tag(shard)}:touched"
 
+    def touched_aside(self, shard: int) -> str:
+        """Set: what of `touched` is being looked at."""
+        return f"{_tag(shard)}:touched:aside"
+
     def hold_keys(self, customer_id: str, hold_id: str) -> Sequence[str]:
         """
         KEYS of every script about one hold.
