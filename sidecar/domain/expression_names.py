@@ -25,8 +25,9 @@ from sidecar.domain.expression_variables import Kind, Variable, VariableTable, d
 PLUS_MAX = 16
 PLUS_IN_MACRO_MAX = 2
 COPYING_MACROS_MAX = 2
-"""Joining copies, and so does each element of `map` and `filter`: 400 times a string of 1 MB
-takes a minute. These bound what one evaluation can do."""
+NAMES_IN_MAP_MAX = 3
+"""Joining copies, and `map` and `filter` copy all they have for each element more: a string of
+1 MB 400 times takes a minute. These bound one evaluation, at its very worst, to about a second."""
 COPYING_MACROS = frozenset({"map", "filter"})
 
 ABSENT: Any = object()
@@ -102,12 +103,15 @@ class _Scan:
 
     def run(self) -> Names:
         """Read all words in order."""
-        number = pluses = pluses_in_macro = 0
+        number = pluses = pluses_in_macro = names_in_map = 0
         while number < len(self.tokens):
             while self.scopes and number >= self.scopes[-1][0]:
                 self.scopes.pop()
             kind = self.tokens[number].kind
             if kind is TokenKind.NAME:
+                in_map = bool(self.scopes) and self.scopes[-1][2] == "map"
+                value = not self._sign(number - 1, ".") and not self._sign(number + 1, "(")
+                names_in_map += in_map and value
                 number = self._name(number)
                 continue
             if kind is TokenKind.STRING:
@@ -120,6 +124,8 @@ class _Scan:
         copying = sum(macro in COPYING_MACROS for macro in self.names.macros)
         _at_most(PLUS_MAX, pluses, "'+'")
         _at_most(PLUS_IN_MACRO_MAX, pluses_in_macro, "'+' inside macros")
+        maps = self.names.macros.count("map")
+        _at_most(NAMES_IN_MAP_MAX * maps, names_in_map, "a name inside map()")
         _at_most(COPYING_MACROS_MAX, copying, "map() or filter()")
         return self.names
 

@@ -239,6 +239,10 @@ RULE_NAMES = (
             "the expression has 3 times '+' inside macros, at most 2",
         ),
         (
+            "request.body.a.map(x, [x, x, x, x]) == []",
+            "the expression has 4 times a name inside map(), at most 3",
+        ),
+        (
             "request.body.a.map(x, x).map(x, x).filter(x, x) == []",
             "the expression has 3 times map() or filter(), at most 2",
         ),
