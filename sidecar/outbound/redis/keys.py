@@ -8,6 +8,8 @@ from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import check_hold_id, dedupe_bucket
 
 META = "sc:meta"
+PUSH_CHANNEL = "sc:push"
+"""Where the control plane tells gateways what to forget."""
 SHARDS_MAX = 1_024
 QUOTA_PREFIX = "q:"
 TOTAL_PREFIX = "t:"

@@ -231,6 +231,15 @@ local function write_reservation(reservation)
   return table.concat(out, '\n')
 end
 
+-- A credential's entry is 'N', the accepted generation; 'N@E', accepted until instant E; or '-N',
+-- revoked.
+local function credential_holds(entry, generation, instant)
+  if not entry then return false end
+  if entry == generation then return true end
+  local accepted, ends = entry:match('^(%d+)@(%d+)$')
+  return accepted == generation and instant < tonumber(ends)
+end
+
 -- A counter's first use: note its window, and drop windows that ended long ago.
 local function open_window(customer, field, end_ms, instant)
   local quota = field:match('^q:(.*):%-?%d+$') or field
