@@ -7,10 +7,9 @@ picked up by `apply_pending`.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
@@ -25,14 +24,12 @@ from sidecar.services.control_ports import (
     Grant,
     LiveAccounts,
 )
+from sidecar.services.converging import converge
 from sidecar.services.ports import Clock, Policies, RequestDigests, StoredHold
 
 LABELS_MAX = 32
 OVERLAP_MAX = timedelta(days=30)
 """Longest time that a rotated credential goes on working."""
-_ROUNDS_MAX = 3
-
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +258,7 @@ class AccountService:
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set a customer's standing. Raises NotFound, StoreUnavailable."""
         await self._accounts.put_standing(customer_id, standing)
-        await _converge(
+        await converge(
             standing,
             put=lambda fact: self._live.put_standing(customer_id, fact),
             read=lambda: self._accounts.read_standing(customer_id),
@@ -332,7 +329,7 @@ class AccountService:
         return card.currency
 
     async def _put_live(self, customer: Customer) -> None:
-        await _converge(
+        await converge(
             customer,
             put=self._live.put_customer,
             read=lambda: self.read_customer(customer.customer_id),
@@ -379,20 +376,3 @@ class AccountService:
                 await asyncio.wait_for(stop.wait(), interval_seconds)
             except TimeoutError:
                 continue
-
-
-async def _converge(
-    value: V, *, put: Callable[[V], Awaitable[None]], read: Callable[[], Awaitable[V]]
-) -> None:
-    """
-    Bring a recorded value to the live store, and what was recorded meanwhile.
-
-    Two writers may reach the record in one order and the live store in the other. Whoever is
-    last there sees the record as it stays.
-    """
-    for _ in range(_ROUNDS_MAX):
-        await put(value)
-        recorded = await read()
-        if recorded == value:
-            return
-        value = recorded
