@@ -65,7 +65,7 @@ class PushListener:
                 self.trusted = False
             with suppress(TimeoutError):
                 # Spread, so that a Redis that comes back is not met by all gateways at once.
-                seconds = RECONNECT_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311
+                seconds = RECONNECT_SECONDS * random.uniform(0.5, 1.0)  # noqa: S311  No secret.
                 await asyncio.wait_for(stop.wait(), seconds)
 
     async def _listen(self, stop: asyncio.Event) -> None:
