@@ -108,6 +108,17 @@ POLICY_RELOAD_FAILING = Gauge(
     "1 while the policy files on disk cannot be used and an older policy is in force.",
     registry=REGISTRY,
 )
+PUSH_MESSAGES = Counter(
+    "sidecar_push_messages_total",
+    "Changes heard from the control plane, by kind (customer, credential, unreadable).",
+    ["kind"],
+    registry=REGISTRY,
+)
+PUSH_DISTRUSTS = Counter(
+    "sidecar_push_distrusts_total",
+    "Times that push was lost, silent or unreadable, so that all remembered facts were dropped.",
+    registry=REGISTRY,
+)
 HTTP_FAILURES = Counter(
     "sidecar_http_failures_total",
     "Requests answered 500 because of a fault of ours, by role and route.",

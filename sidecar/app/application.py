@@ -10,13 +10,13 @@ import os
 import secrets
 import socket
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Self
 
 from sidecar import telemetry
 from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import ControlPlane, DataPlane
+from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
@@ -40,6 +40,7 @@ from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.push import PushListener
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
@@ -57,14 +58,6 @@ STORE_PAUSE_SECONDS = 0.5
 """Between two looks at a store that is away."""
 SETTLED_POLL_SECONDS = 0.05
 FORGET_PAUSE_SECONDS = 600.0
-
-
-class SystemClock:
-    """Implements Clock; the only place that asks the machine for the time of day."""
-
-    def now(self) -> datetime:
-        """The aware UTC instant."""
-        return datetime.now(UTC)
 
 
 class Application:
@@ -217,6 +210,7 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.push = PushListener(self.redis, self.directory)
         self.checks = CheckService(
             policies=self.policies,
             directory=self.directory,
@@ -246,6 +240,7 @@ class Application:
             live=RedisLiveAccounts(self.redis, self.keyspace),
             policies=self.loaded,
             digests=self.digests,
+            clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
@@ -324,6 +319,8 @@ class Application:
         )
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        if settings.has(Role.GATEWAY):
+            start("push", self.push.run, after=known)
         if self._wants_postgres:
             start("postgres_watch", self._watch_postgres)
         if not self._runs_workers:
