@@ -15,7 +15,7 @@ from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.policy import UNMATCHED_RULE, CheckPlan, Policy, Refusal
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.rules import OnStoreFailure
-from sidecar.services.identity import Unidentified, present_credential
+from sidecar.services.identity import NO_TOKENS, Claimed, Presented, Unidentified, identify
 from sidecar.services.ports import (
     Balances,
     Clock,
@@ -28,6 +28,7 @@ from sidecar.services.ports import (
     RequestDigests,
 )
 from sidecar.services.releasing import CheckTries, HoldReleases
+from sidecar.services.token_ports import JwtVerifier, KeysAway
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
 _REPLANS_MAX = 2
@@ -81,6 +82,7 @@ class CheckService:
         clock: Clock,
         read_facts: ReadFacts,
         hold_ttl_ms: int,
+        jwt_verifier: JwtVerifier = NO_TOKENS,
     ) -> None:
         """
         Wire the ports.
@@ -89,6 +91,7 @@ class CheckService:
             policies, directory, balances, tokens, digests, clock: Ports.
             read_facts: Bounds usage by a request's body; may raise InvalidInput.
             hold_ttl_ms: How long a hold lives without a sign of life.
+            jwt_verifier: Verifies tokens that the gateway did not.
         """
         self._policies = policies
         self._directory = directory
@@ -97,6 +100,7 @@ class CheckService:
         self._digests = digests
         self._clock = clock
         self._read_facts = read_facts
+        self._jwt_verifier = jwt_verifier
         self._hold_ttl_ms = hold_ttl_ms
         self._releases = HoldReleases(balances, hold_ttl_seconds=hold_ttl_ms / 1_000)
         self._tries = CheckTries()
@@ -145,23 +149,35 @@ class CheckService:
 
     async def _check_identified(self, context: _Context) -> Decision:
         policy, request = context.policy, context.request
-        presented = present_credential(policy.identity, request)
-        if isinstance(presented, Unidentified):
-            return _refuse(policy, request, DenyReason.UNIDENTIFIED, "identity", presented.detail)
-        hashes = self._digests.credential_hashes(presented.secret)
+        caller = identify(policy.identity, request, self._jwt_verifier)
+        if isinstance(caller, KeysAway):
+            return _refuse_store(policy, request)
+        if isinstance(caller, Unidentified):
+            denial = _refuse(policy, request, DenyReason.UNIDENTIFIED, "identity", caller.detail)
+            return replace(denial, retry_after_seconds=caller.retry_after_seconds)
         now = self._clock.now()
         for _ in range(_REPLANS_MAX + 1):
             try:
-                customer = await self._directory.find_credential(hashes)
+                customer = await self._find_customer(caller)
             except StoreUnavailable:
                 return _refuse_store(policy, request)
             if customer is None:
                 return _refuse_unknown(policy, request)
-            decision = await self._check_customer(context, customer, presented.headers, now)
+            decision = await self._check_customer(context, customer, caller.headers, now)
             if not isinstance(decision, _Replan):
                 return decision
             now = decision.at
         return _refuse_store(policy, request)
+
+    async def _find_customer(self, caller: Presented | Claimed) -> CustomerFacts | None:
+        """Whose the secret is, or who is vouched for; None if nobody like that is known."""
+        if isinstance(caller, Presented):
+            hashes = self._digests.credential_hashes(caller.secret)
+            return await self._directory.find_credential(hashes)
+        known = await self._directory.read_customer(caller.customer_id)
+        if known is None:
+            return None
+        return replace(known, team_id=caller.team_id, user_id=caller.user_id)
 
     async def _check_customer(
         self, context: _Context, customer: CustomerFacts, hidden: tuple[str, ...], now: datetime
