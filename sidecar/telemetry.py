@@ -57,6 +57,12 @@ USAGE_EVENTS = Counter(
     ["edge", "outcome"],
     registry=REGISTRY,
 )
+JWKS_REFRESHES = Counter(
+    "sidecar_jwks_refreshes_total",
+    "Key sets of token issuers read, by outcome (loaded, failed).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 OVERSPEND = Counter(
     "sidecar_overspend_nano_total",
     "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",

@@ -17,6 +17,7 @@ MODULES = {
     "google-re2": ("re2",),
     "grpcio": ("grpc", "grpc.aio"),
     "protobuf": ("google.protobuf.message", "google.protobuf.json_format"),
+    "pyjwt": ("jwt", "jwt.algorithms"),
     "pyyaml": ("yaml",),
     "redis": ("redis.asyncio", "hiredis"),
     "envoy-data-plane": (
