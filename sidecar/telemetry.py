@@ -74,6 +74,12 @@ THRESHOLDS = Counter(
     ["quota", "percent"],
     registry=REGISTRY,
 )
+JWKS_REFRESHES = Counter(
+    "sidecar_jwks_refreshes_total",
+    "Key sets of token issuers read, by outcome (loaded, failed).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 OVERSPEND = Counter(
     "sidecar_overspend_nano_total",
     "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",

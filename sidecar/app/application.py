@@ -1,8 +1,8 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are
-waited for: the process listens, is not ready, and goes on by itself once they answer.
+Stores that are away at the start are waited for: the process listens, is not ready, and goes
+on by itself once they answer.
 """
 
 import asyncio
@@ -20,12 +20,10 @@ from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
+from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
-from sidecar.outbound.embedded import (
-    EmbeddedPostgres,
-    EmbeddedRedis,
-    default_data_dir,
-)
+from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
+from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -211,6 +209,7 @@ class Application:
             seconds=settings.directory_seconds,
         )
         self.push = PushListener(self.redis, self.directory)
+        self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
             directory=self.directory,
@@ -220,6 +219,7 @@ class Application:
             clock=clock,
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            jwt_verifier=self.jwt_keys,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)
         self.metering = MeteringService(
@@ -317,6 +317,8 @@ class Application:
             "policy_watch",
             lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds),
         )
+        if settings.has(Role.GATEWAY):
+            start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
         if settings.has(Role.GATEWAY):

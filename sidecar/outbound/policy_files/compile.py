@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import re2
 
 from sidecar.domain.errors import ConfigError
-from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.matching import RouteSet
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import EstimateFrom, EstimateRule, ModelLimits, Quota, Rule
+from sidecar.outbound.policy_files.compile_identity import compile_identity
 from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rule, compile_tests
 from sidecar.outbound.policy_files.places import Problems
@@ -83,11 +83,13 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
     estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
     quotas = _quotas(context, parts)
+    identity = compile_identity(parts.sound("identity"), problems)
     problems.raise_if_any()
     policy = Policy(
         version=version,
         routes=_route_set(patterns.in_order),
-        identity=tuple(_identity(section) for section in parts.sound("identity")),
+        # Policy's own annotation names the first kind of source alone.
+        identity=identity,
         cards=cards,
         meters=meter_rules,
         rules=rules,
@@ -147,12 +149,6 @@ def _estimate(context: Context, section: Section) -> EstimateRule:
         default_input=default.integer("input"),
         default_output=default.integer("output"),
     )
-
-
-def _identity(section: Section) -> ApiKeySource:
-    source = section.section("api_key")
-    assert source is not None
-    return ApiKeySource(headers=source.texts("headers"), remove=source.flag("remove"))
 
 
 def _model(section: Section) -> ModelLimits:
