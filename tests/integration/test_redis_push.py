@@ -1,13 +1,14 @@
 """Push on a real Redis: what a change drops, and what a gateway does that no longer hears."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import structlog
 from fixtures.live_store import CUSTOMER, LiveStore
 from fixtures.use_cases import Grown
 
@@ -44,6 +45,13 @@ class Gateway:
         return len(self.directory._credentials), len(self.directory._customers)
 
 
+@pytest.fixture(autouse=True)
+def quiet_logs() -> Iterator[None]:
+    telemetry.setup_logging("error")
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[LiveStore]:
     store = await LiveStore.open(redis_url)
@@ -55,7 +63,6 @@ async def store(redis_url: str) -> AsyncIterator[LiveStore]:
 
 @asynccontextmanager
 async def listening(store: LiveStore, url: str) -> AsyncIterator[Gateway]:
-    telemetry.setup_logging("error")
     gateway, stop = Gateway(store, url), asyncio.Event()
     work = asyncio.create_task(gateway.listener.run(stop))
     try:
@@ -202,6 +209,28 @@ async def test_what_is_read_while_something_is_dropped_is_not_remembered(store, 
     assert await gateway.directory.find_credential(["ab12"]) is not None
     assert gateway.remembered == (0, 0)
     await gateway.connection.aclose()
+
+
+async def test_a_gateway_that_may_not_subscribe_says_so_once_and_is_not_trusted(
+    store, redis_url: str, redis_socket: Path, capsys
+):
+    rules = GATEWAY_ACL_RULES.replace("&sc:*", "").split()
+    await store.connection.command("ACL", "SETUSER", "deaf", "on", ">pw", *rules)
+    gateway, stop = Gateway(store, f"unix://deaf@{redis_socket}?password=pw"), asyncio.Event()
+    telemetry.setup_logging("warning")
+    work = asyncio.create_task(gateway.listener.run(stop))
+    try:
+        await asyncio.sleep(0.8)
+        assert not gateway.listener.trusted
+        await gateway.warm()
+    finally:
+        stop.set()
+        await work
+        await gateway.connection.aclose()
+        await store.connection.command("ACL", "DELUSER", "deaf")
+    told = capsys.readouterr().err
+    assert told.count("push_unavailable") == 1
+    assert "permission" in told
 
 
 async def test_a_gateway_may_subscribe_to_our_channel_and_to_no_other(

@@ -50,6 +50,7 @@ class PushListener:
         """Wire it; `run` opens a connection of its own."""
         self._connection = connection
         self._cache = cache
+        self._told = False
         self.trusted = False
         """Whether the subscription stands, and was heard of within the last second."""
 
@@ -59,8 +60,7 @@ class PushListener:
             try:
                 await self._listen(stop)
             except StoreUnavailable as error:
-                if self.trusted:
-                    self._distrust(str(error))
+                self._lose(error)
             finally:
                 self.trusted = False
             with suppress(TimeoutError):
@@ -89,7 +89,7 @@ class PushListener:
             case [b"subscribe", *_]:
                 # What was read before it stood may have changed unheard.
                 self._cache.drop_all()
-                self.trusted = True
+                self.trusted, self._told = True, False
             case [b"message", _, bytes(data)]:
                 self._handle(data)
 
@@ -106,6 +106,14 @@ class PushListener:
                 # Of a newer version perhaps: something has changed, and what is not known.
                 telemetry.PUSH_MESSAGES.labels("unreadable").inc()
                 self._distrust("a message cannot be read")
+
+    def _lose(self, error: StoreUnavailable) -> None:
+        """Note an outage once, one from the start on too: a right may be missing."""
+        if self.trusted:
+            self._distrust(str(error))
+        elif not self._told:
+            telemetry.get_logger().warning("push_unavailable", error=str(error))
+        self._told = True
 
     def _distrust(self, problem: str) -> None:
         telemetry.PUSH_DISTRUSTS.inc()
