@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 import yaml
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.nearest import name_list, unknown
 from sidecar.outbound.policy_files import texts
-from sidecar.outbound.policy_files.nearest import name_list, unknown
 from sidecar.outbound.policy_files.reading import Invalid, JsonSchema, Reader
 from sidecar.outbound.policy_files.records import Field, ListOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Flag, Text
