@@ -185,10 +185,10 @@ class Rule:
 
     @property
     def level(self) -> Level:
-        """At which level it tells callers apart."""
+        """At which level the rule tells callers apart."""
         if self.for_users:
             return Level.USER
-        return self.counter.level if self.counter is not None else Level.CUSTOMER
+        return Level.CUSTOMER if self.counter is None else self.counter.level
 
     @property
     def names_routes(self) -> bool:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.domain.matching import Match
-from sidecar.outbound.policy_files.nearest import unknown
+from sidecar.domain.nearest import unknown
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.sections import Marked, Section
 

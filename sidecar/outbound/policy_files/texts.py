@@ -14,8 +14,8 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expressions import RULE_VARIABLES, Expression, ResultKind, compile_expression
 from sidecar.domain.matching import Network
 from sidecar.domain.money import parse_amount, parse_currency
+from sidecar.domain.nearest import nearest
 from sidecar.domain.templates import VARIABLES, Template
-from sidecar.outbound.policy_files.nearest import nearest
 from sidecar.outbound.policy_files.scalars import Text
 
 PATTERN_LENGTH_MAX = 1_000
