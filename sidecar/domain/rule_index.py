@@ -29,9 +29,7 @@ class RuleIndex:
         shared = Counter(key for choice in choices for keys in choice for key in keys)
         self._filed: dict[Key, list[int]] = {}
         self._always: list[int] = []
-        self._for_unknown: dict[Level, dict[int | None, list[int]]] = {
-            level: {} for level in Level
-        }
+        self._for_unknown: dict[Level, dict[int | None, list[int]]] = {level: {} for level in Level}
         for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
             if rule.unidentified is not Unidentified.SKIP:
                 self._file_for_unknown(number, rule)
