@@ -49,8 +49,7 @@ def _asking(context: Context, kind: str) -> frozenset[str]:
     return frozenset(
         name
         for name, rule in context.rules.items()
-        if (selection := rule.section(kind)) is not None
-        and selection.given("members")
+        if (selection := rule.section(kind)) is not None and selection.given("members")
     )
 
 
