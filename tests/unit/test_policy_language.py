@@ -239,6 +239,7 @@ def sends_body(folder: Path, text: str) -> dict[str, bool]:
     [
         "match: {routes: ['^/x$'], body: {user: '^a$'}}",
         "match: {routes: ['^/x$']}, when: 'request.body.user == \"a\"'",
+        "match: {routes: ['^/x$']}, when: 'request.fields.user == \"a\"'",
         "match: {routes: ['^/x$']}, when: 'request.bytes > 10'",
         "match: {routes: ['^/x$']}, when: 'request.model == \"gpt\"'",
     ],
