@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from pathlib import Path
@@ -201,7 +201,7 @@ def _check(policy: Policy, request: AccessRequest, customer: CustomerFacts) -> N
     assert judgement.headers
 
 
-async def _timed(load: Callable[[], object]) -> tuple[float, float, float]:
+async def _timed(load: Callable[[], Awaitable[object]]) -> tuple[float, float, float]:
     """Seconds and processor seconds of a load, and how late the loop ever woke meanwhile."""
     latest = 0.0
 

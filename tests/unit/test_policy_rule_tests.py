@@ -150,7 +150,11 @@ rules:
   - {name: rps, template: rate-limit, limit: 10, per: 20s, burst: 20, each: key}
   - {name: parallel, template: in-flight-limit, limit: 2, each: user}
   - {name: team, template: quota, quota: team-tokens}
-  - {name: near, template: quota, quota: soft, at: 80%%, warn: {headers: {x-near: '{{quota.used}}'}}}
+  - name: near
+    template: quota
+    quota: soft
+    at: 80%%
+    warn: {headers: {x-near: '{{limit.used}}'}}
   - name: large
     template: block
     match: {routes: ['^/ai$']}
