@@ -162,6 +162,18 @@ async def test_a_rolling_window_forgets_slice_by_slice(store):
     assert used == [5, 10, 15, 20, 25, 30, 30, 30]
 
 
+async def test_a_wait_for_many_slices_is_right_to_the_millisecond(store):
+    fine = replace(ROLLING, limit=130, window=RollingWindow(seconds=100, slices=200))
+    for number in range(130):
+        await store.take_one(number, fine, 1)
+        await store.wait(500)
+    for quantity in (1, 49, 50, 51, 100, 130):
+        refused = await store.take_one(200, fine, quantity)
+        # The slice that was taken as the last of so many leaves a hundred seconds after its end.
+        leaves = BASE_MS + 500 * quantity + 100_000
+        assert refused.numbers.retry_at_ms == {"rolling": leaves}
+
+
 async def test_a_rolling_window_settles_in_the_slice_that_was_taken(store):
     hold, other = (store.hold(n, store.take(ROLLING, 10)) for n in (1, 2))
     await store.balances.place_hold(hold)

@@ -25,6 +25,7 @@ from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.domain.windows import FixedWindow, RollingWindow
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.services.ports import CaptureStatus, PlaceStatus
+from sidecar.services.sweeping import Sweeper
 
 EVERY_KIND = (WINDOW, ROLLING, RATE, FLIGHT)
 
@@ -416,3 +417,18 @@ async def test_windows_longer_than_any_hold_are_cleaned_with_what_was_captured(s
     await store.wait(3 * DAY_MS)
     await store.take_one(2, long, 1)
     assert set(await counters_of(store)) == {f"q:window:{BASE_MS + 3 * DAY_MS}", "w:window"}
+
+
+async def test_the_sweep_drops_counters_on_each_of_its_shards(store):
+    await store.take_one(1, ROLLING, 1)
+    await store.release(1)
+    await store.wait(12_000)
+    keyspace = store.live.keyspace
+    sweeper = Sweeper(
+        balances=store.balances,
+        metering=None,
+        shards=range(keyspace.shards),
+        interval_seconds=1.0,
+    )
+    assert await sweeper.sweep_once() == 0
+    assert await counters_of(store) == {}

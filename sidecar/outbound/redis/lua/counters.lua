@@ -77,12 +77,16 @@ local function leaving(index, instant)
   return left, index:sub(position)
 end
 
-local function slices_of(index)
-  local slices = {}
-  for start, leaves in index:gmatch(',(%-?%d+)=(%d+)') do
-    slices[#slices + 1] = { start = start, leaves = tonumber(leaves) }
+-- At most so many slices of an index from a position on, and the position after them.
+local function slices_of(index, position, most)
+  local starts, leaves = {}, {}
+  while #starts < most do
+    local _, stop, start, leaving_ms = index:find('^,(%-?%d+)=(%d+)', position)
+    if not start then break end
+    starts[#starts + 1], leaves[#leaves + 1] = start, tonumber(leaving_ms)
+    position = stop + 1
   end
-  return slices
+  return starts, leaves, position
 end
 
 -- The index with a slice in its place. Slices follow each other, so it is nearly always the last;
@@ -95,11 +99,11 @@ local function with_slice(index, start, leaves_ms)
   if not known and (not last or tonumber(last) <= leaves_ms) then
     return index .. ',' .. start .. '=' .. text(leaves_ms)
   end
-  local slices = {}
-  for _, slice in ipairs(slices_of(index)) do
-    if slice.start ~= start then slices[#slices + 1] = slice end
+  local slices = { { start = start, leaves = leaves_ms } }
+  local starts, leaves = slices_of(index, 1, math.huge)
+  for i, other in ipairs(starts) do
+    if other ~= start then slices[#slices + 1] = { start = other, leaves = leaves[i] } end
   end
-  slices[#slices + 1] = { start = start, leaves = leaves_ms }
   table.sort(slices, function(a, b) return a.leaves < b.leaves end)
   local out = {}
   for i, slice in ipairs(slices) do out[i] = ',' .. slice.start .. '=' .. text(slice.leaves) end
