@@ -172,6 +172,23 @@ async def test_a_rolling_window_that_is_cut_anew_keeps_what_it_counted(store):
     assert await store.used(wide) == [0]
 
 
+async def test_ten_thousand_slices_that_left_are_dropped_by_one_place(store):
+    """More than one window has: as if it had been cut anew time and again."""
+    slices = [BASE_MS - 10_000 + n for n in range(10_000)]
+    await store.live.set_field("i:rolling", "".join(f",{s}={BASE_MS + 1}" for s in slices))
+    await store.live.set_field("s:rolling", "10000")
+    customer = store.live.keyspace.customer(CUSTOMER)
+    words = [word for start in slices for word in (f"v:rolling:{start}", 1)]
+    await command(store, "HSET", customer, *words)
+    refused = await store.take_one(1, ROLLING, 50)
+    assert refused.numbers.retry_at_ms == {"rolling": BASE_MS + 1}
+    await store.wait(1)
+    placed = await store.take_one(2, ROLLING, 50)
+    assert placed.numbers.used == {"rolling": 50}
+    fields = await counters_of(store)
+    assert set(fields) == {f"v:rolling:{BASE_MS}", "i:rolling", "s:rolling"}
+
+
 async def test_counters_of_callers_who_never_return_are_dropped(store):
     kinds = tuple(replace(counter, level=Level.USER) for counter in EVERY_KIND)
     for number in range(30):
