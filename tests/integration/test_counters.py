@@ -236,16 +236,27 @@ async def test_a_capture_of_a_hold_that_ended_and_a_correction_leave_rates_alone
 async def test_a_rate_that_the_policy_changes_keeps_what_was_taken(store):
     await store.take_one(1, RATE, 12)
     per_minute = replace(RATE, limit=60, rate=Rate(per_ms=60_000, burst=30))
+
+    async def rates() -> list[int]:
+        return [*await store.used(RATE), *await store.used(per_minute)]
+
     await store.wait(1_000)
-    # 5 are left; from now on one each second drains.
-    assert await store.used(per_minute) == [5]
+    # One each second drains, since the level was written.
+    assert await rates() == [5, 11]
     placed = await store.take_one(2, per_minute, 10)
-    assert placed.numbers.used == {"rate": 15}
-    await store.wait(4_000)
-    assert await store.used(per_minute) == [11]
-    # Back again, from a part of a unit: it is rounded up.
+    assert placed.numbers.used == {"rate": 21}
     await store.wait(500)
-    assert await store.used(RATE) == [11]
+    assert await rates() == [18, 21]
+    # 20.5 are written; under the old rate again that is 21.
+    await store.take_one(3, per_minute, 0)
+    assert await rates() == [21, 21]
+    slower = replace(RATE, limit=1)
+    refused = await store.take_one(4, slower, 1)
+    assert refused.numbers.retry_at_ms == {"rate": BASE_MS + 3_500}
+    await store.at(BASE_MS + 3_499)
+    assert (await store.take_one(5, slower, 1)).status is PlaceStatus.DENIED
+    await store.at(BASE_MS + 3_500)
+    assert (await store.take_one(6, slower, 1)).status is PlaceStatus.PLACED
 
 
 @pytest.mark.parametrize("how", ["capture", "release", "orphan"])

@@ -123,11 +123,14 @@ function rate.judge(take, found, instant)
   if found[1] then
     now = read_rate(found[1])
     if not now then return false end
-    -- Up to now the level drained as it did when it was written. Under another `per` what was
-    -- taken is carried over in whole units, rounded up.
+    -- If the policy has changed, its new rate counts since the level was written: so what a
+    -- denial says of the wait comes true. Under another `per` what was taken is carried over in
+    -- whole units, rounded up.
+    if now.per ~= per then
+      now.level = math.min(LEVEL_MAX, math.ceil(now.level / now.per) * per)
+    end
+    now.limit, now.per = limit, per
     drain(now, instant)
-    if now.per ~= per then now.level = math.ceil(now.level / now.per) * per end
-    now.level, now.limit, now.per = math.min(LEVEL_MAX, now.level), limit, per
   end
   take.rate, take.work = now, quantity * per
   take.used = text(math.ceil(now.level / per))
