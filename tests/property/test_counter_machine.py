@@ -182,6 +182,15 @@ class CounterMachine(RuleBasedStateMachine):
         if outcome.status is PlaceStatus.PLACED:
             self.remember(hold, count)
 
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, 1), milliseconds=waits)
+    def wait_then_exchange_the_oldest_hold(self, which: int, milliseconds: int) -> None:
+        """What was taken long ago and comes back unused must not be had a second time."""
+        self.wait(milliseconds)
+        self.take_all_that_is_left(which)
+        self.end(min(self.open))
+        self.take_all_that_is_left(which)
+
     @rule(count=units)
     def probe(self, count: int) -> None:
         takes = [(counter, True) for counter in self.focus]
