@@ -5,6 +5,7 @@ Neighbours never overlap and leave no gap, so no reset job exists: the instant a
 which window it is in.
 """
 
+from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -69,13 +70,13 @@ class CalendarWindow:
             The period in UTC. Across a change of daylight saving a day has 23 or 25 hours.
         """
         assert instant.tzinfo is not None
-        zone = _zone(self.tz)
+        zone = zone_of(self.tz)
         midnight = instant.astimezone(zone).replace(
             hour=0, minute=0, second=0, microsecond=0, tzinfo=None, fold=0
         )
         unit = CalendarUnit.DAY if self.unit is CalendarUnit.HOUR else self.unit
         first, following = _span(unit, midnight)
-        period = Period(start=_to_utc(first, zone), end=_to_utc(following, zone))
+        period = Period(start=to_utc(first, zone), end=to_utc(following, zone))
         return _hour_of(period, instant) if self.unit is CalendarUnit.HOUR else period
 
 
@@ -101,7 +102,7 @@ def _span(unit: CalendarUnit, day: datetime) -> tuple[datetime, datetime]:
             return first, first + timedelta(days=7)
         case CalendarUnit.MONTH:
             first = day.replace(day=1)
-            return first, _add_months(first, 1)
+            return first, add_months(first, 1)
         case CalendarUnit.YEAR:
             first = day.replace(month=1, day=1)
             return first, first.replace(year=first.year + 1)
@@ -109,19 +110,28 @@ def _span(unit: CalendarUnit, day: datetime) -> tuple[datetime, datetime]:
             raise AssertionError(unit)
 
 
-def _add_months(first_of_month: datetime, months: int) -> datetime:
-    index = first_of_month.year * _MONTHS_PER_YEAR + first_of_month.month - 1 + months
-    return first_of_month.replace(
-        year=index // _MONTHS_PER_YEAR, month=index % _MONTHS_PER_YEAR + 1
-    )
+def add_months(local: datetime, months: int) -> datetime:
+    """The same day and time so many months on (or back); a shorter month gives its last day."""
+    index = local.year * _MONTHS_PER_YEAR + local.month - 1 + months
+    year, month = index // _MONTHS_PER_YEAR, index % _MONTHS_PER_YEAR + 1
+    return local.replace(year=year, month=month, day=min(local.day, monthrange(year, month)[1]))
 
 
-def _to_utc(local: datetime, zone: ZoneInfo) -> datetime:
+def to_utc(local: datetime, zone: ZoneInfo) -> datetime:
+    """
+    The UTC instant of a naive local time.
+
+    With `fold=0`, as RFC 5545 reads a local time: one that the clock repeats is the first of the
+    two, and one that the clock skips is later by what it skips (02:30 is then 03:30).
+
+    Source: https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5
+    """
     return local.replace(tzinfo=zone).astimezone(UTC)
 
 
 @lru_cache(maxsize=1_000)
-def _zone(name: str) -> ZoneInfo:
+def zone_of(name: str) -> ZoneInfo:
+    """The time zone of an IANA name; each is read once, for windows are asked for per request."""
     return ZoneInfo(name)
 
 
