@@ -31,6 +31,7 @@ from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool, open_pool, ping
@@ -46,6 +47,7 @@ from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reporting import Reporter
@@ -203,6 +205,7 @@ class Application:
         self.policies = PublishedPolicies(
             self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
         )
+        self.loaded.on_change = self.policies.notice
         self.digests = KeyedDigests(self.secrets.ring)
         self.tokens = SignedHoldTokens(self.secrets.ring)
         self.balances = RedisBalances(
@@ -249,6 +252,7 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
+        self.meters = MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock)
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -311,7 +315,8 @@ class Application:
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
             self.admin_address = await servers.start_admin(
-                self._stack, ControlPlane(accounts=self.accounts, pool=self.pool)
+                self._stack,
+                ControlPlane(accounts=self.accounts, meters=self.meters, pool=self.pool),
             )
 
     def _start_workers(self) -> None:

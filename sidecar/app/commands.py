@@ -9,7 +9,12 @@ from sidecar.app.application import Application
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
-from sidecar.inbound.envoy.policy_routes import UPSTREAM, policy_routes
+from sidecar.inbound.envoy.policy_routes import (
+    UPSTREAM,
+    meter_headers,
+    meter_metadata,
+    policy_routes,
+)
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.settings import EnvoyDefaults, Settings
@@ -66,6 +71,8 @@ def envoy_options(
         gateway_token=token,
         admin=Address.parse(admin) if admin else None,
         routes=policy_routes(policy),
+        meter_headers=meter_headers(policy),
+        meter_metadata=meter_metadata(policy),
         hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
         check_timeout=timedelta(milliseconds=settings.check_timeout_ms),
     )

@@ -115,6 +115,7 @@ class Servers:
             ready=app.problems,
             new_id=new_id,
             hosts=self._hosts,
+            meters=control.meters,
         )
         return await stack.enter_async_context(
             serve(admin, app.settings.admin_listen, shutdown_seconds=app.settings.drain_seconds)

@@ -16,9 +16,12 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
+from sidecar.domain.meter_values import TOKEN_VALUES
+from sidecar.domain.meters import Meter
+from sidecar.domain.noting import note_request
 from sidecar.domain.policy import Policy, level_of
-from sidecar.domain.pricing import Billing, Meter, RateCard
-from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.pricing import Billing, RateCard
+from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import (
     COUNTING,
@@ -91,6 +94,7 @@ class CheckPlan:
     credit_required: bool = False
     counters: tuple[CounterTake, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+    noted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def invoices(self) -> tuple[InvoiceDemand, ...]:
@@ -309,6 +313,7 @@ class _Planner:
             credit_required=credit,
             counters=counters,
             variables=conditions.known,
+            noted=note_request(meters, self.view, self.customer),
         )
 
     def _amount(self, meters: tuple[Meter, ...], priced: frozenset[str]) -> _Amount:

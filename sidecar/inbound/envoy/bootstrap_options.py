@@ -227,6 +227,7 @@ class EnvoyOptions:
     sends no body with any check. `flush_interval` None turns heartbeats off and so caps a stream's
     duration (`stream_duration_max`). `check_timeout` is over all tries of one check.
     `usage_backoff_max` is the longest wait between two tries to deliver logs and the limit of one.
+    `meter_headers` and `meter_metadata` are what the logs tell for meters, names and paths.
 
     Raises:
         ConfigError: If the choices contradict each other.
@@ -248,6 +249,8 @@ class EnvoyOptions:
     flush_interval: timedelta | None = timedelta(seconds=30)
     hold_ttl: timedelta = timedelta(seconds=120)
     check_timeout: timedelta = CHECK_TIMEOUT
+    meter_headers: tuple[str, ...] = ()
+    meter_metadata: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.transport not in set(Transport):

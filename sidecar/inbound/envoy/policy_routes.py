@@ -1,6 +1,11 @@
 """Which of Envoy's routes send their body to the check, from the policy's own patterns."""
 
+from collections.abc import Callable
+
+from sidecar.domain.errors import ConfigError
+from sidecar.domain.meters import Meter
 from sidecar.domain.policy import Policy
+from sidecar.inbound.envoy.attributes import TOLD_MAX
 from sidecar.inbound.envoy.bootstrap_options import EnvoyRoute, LlmProtocol
 
 UPSTREAM = "upstream"
@@ -26,9 +31,13 @@ def policy_routes(policy: Policy) -> tuple[EnvoyRoute, ...]:
     patterns = dict.fromkeys(
         policy.routes.patterns[number]
         for rule in policy.meters
-        for number in sorted(rule.match.routes)
+        for match in rule.match
+        for number in sorted(match.routes)
     )
-    everything = any(not rule.match.names_routes for rule in policy.meters)
+    everything = any(
+        not rule.match or any(not match.names_routes for match in rule.match)
+        for rule in policy.meters
+    )
     priced = [
         # The policy searches a path for its patterns; Envoy's must match the whole path.
         EnvoyRoute(
@@ -42,6 +51,28 @@ def policy_routes(policy: Policy) -> tuple[EnvoyRoute, ...]:
     ]
     rest = EnvoyRoute(name="other", prefix="/", upstream=UPSTREAM, priced=everything)
     return (*priced, rest)
+
+
+def meter_headers(policy: Policy) -> tuple[str, ...]:
+    """
+    Response headers that meters read, for the log to tell.
+
+    Raises:
+        ConfigError: If there are more than one entry may tell.
+    """
+    return _told(policy, "response headers", lambda meter: meter.response_headers)
+
+
+def meter_metadata(policy: Policy) -> tuple[str, ...]:
+    """Paths of the dynamic metadata that meters read or group by. Raises ConfigError likewise."""
+    return _told(policy, "paths of metadata", lambda meter: meter.metadata_paths)
+
+
+def _told(policy: Policy, what: str, reads: Callable[[Meter], frozenset[str]]) -> tuple[str, ...]:
+    named = sorted({name for rule in policy.meters for name in reads(rule.meter)})
+    if len(named) > TOLD_MAX:
+        raise ConfigError(f"the meters read {len(named)} {what}; a log entry tells {TOLD_MAX}")
+    return tuple(named)
 
 
 def guess_protocol(pattern: str) -> LlmProtocol | None:

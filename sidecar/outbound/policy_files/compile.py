@@ -1,6 +1,6 @@
 """A policy's parts, read from all its files, to the one compiled Policy."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import re2
@@ -8,10 +8,12 @@ import re2
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.matching import RouteSet
+from sidecar.domain.meters import Meter
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import EstimateFrom, EstimateRule, ModelLimits, Quota, Rule
-from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
+from sidecar.outbound.policy_files.compile_meters import compile_meters, refuse_not_additive
+from sidecar.outbound.policy_files.compile_prices import compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rule, compile_tests
 from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.references import Context, Patterns, index_by_name
@@ -82,7 +84,7 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
     free = tuple(context.match(section) for section in parts.sound("free"))
     estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
-    quotas = _quotas(context, parts)
+    quotas = _quotas(context, parts, meters)
     problems.raise_if_any()
     policy = Policy(
         version=version,
@@ -112,7 +114,7 @@ def _rules(context: Context, parts: Parts) -> tuple[tuple[Rule, ...], tuple[Rule
     return rules, tests
 
 
-def _quotas(context: Context, parts: Parts) -> dict[str, Quota]:
+def _quotas(context: Context, parts: Parts, meters: Mapping[str, Meter]) -> dict[str, Quota]:
     """All quotas; one that no rule names would never be counted, so it is refused."""
     used = {section.text("quota") for section in parts.lists["rules"]}
     quotas: dict[str, Quota] = {}
@@ -120,6 +122,9 @@ def _quotas(context: Context, parts: Parts) -> dict[str, Quota]:
         if not section.sound:
             continue
         context.refer("meter", section.text("meter"), section.place_of("meter"))
+        if section.text("meter") in meters:
+            meter = meters[section.text("meter")]
+            refuse_not_additive(context, meter, section.place_of("meter"), "a quota")
         if name not in used:
             context.problems.add(
                 section.place_of("name"),

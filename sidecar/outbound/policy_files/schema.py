@@ -10,27 +10,16 @@ from typing import Any
 
 from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.pricing import Billing, RoundPackages
-from sidecar.domain.quantities import METER_VALUES
 from sidecar.domain.rules import EstimateFrom
-from sidecar.domain.usage import QUANTITY_MAX, OnMissing
+from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
+from sidecar.outbound.policy_files.schema_meters import METER
 from sidecar.outbound.policy_files.schema_rules import MATCH, MATCH_FIELDS, RULE, TOKENS_MAX
 
 PRICE_MODELS = ("per_unit", "package")
 
-METER_MATCH = Record(
-    name="meter match",
-    doc="Which requests a meter counts.",
-    fields={
-        **MATCH.fields,
-        "status": Field(
-            spec=ListOf(Number(100, 599)),
-            doc="HTTP statuses of the response that count; others count as 0; absent: any.",
-        ),
-    },
-)
 FREE = Record(
     name="free route",
     doc="Requests that cost nothing and ask for no credential.",
@@ -122,38 +111,6 @@ QUOTA = Record(
         ),
     },
     later=frozenset({"thresholds"}),
-)
-METER = Record(
-    name="meter",
-    doc="Which requests count, and which quantity of them.",
-    fields={
-        "name": Field(
-            spec=texts.NAME,
-            doc="Unique among meters; the billing provider's event name.",
-            required=True,
-        ),
-        "match": Field(spec=METER_MATCH, doc="Which requests; absent: all."),
-        "value": Field(
-            spec=Choice(tuple(sorted(METER_VALUES))),
-            doc="The quantity of one request.",
-            required=True,
-        ),
-        "aggregation": Field(
-            spec=Choice(("sum",), later=("count", "max", "latest", "unique_count")),
-            doc="How quantities join.",
-            default="sum",
-        ),
-        "on_missing": Field(
-            spec=Choice(tuple(OnMissing)),
-            doc="What counts where a response says nothing of its usage.",
-            default="capture-estimate",
-        ),
-        "report": Field(spec=Flag(), doc="Whether the billing provider is told.", default=True),
-        "report_every": Field(
-            spec=texts.DURATION, doc="How often; the shortest of all meters is used; absent: 5m."
-        ),
-    },
-    later=frozenset({"group_by"}),
 )
 PRICE = Record(
     name="price",
