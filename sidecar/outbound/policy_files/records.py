@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.outbound.policy_files.nearest import name_list, nearest, unknown
+from sidecar.domain.nearest import name_list, nearest, unknown
 from sidecar.outbound.policy_files.reading import (
     INVALID,
     TAG_BOOL,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sidecar.domain.matching import Match
-from sidecar.outbound.policy_files.nearest import unknown
+from sidecar.domain.nearest import unknown
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.sections import Marked, Section
 

@@ -9,8 +9,8 @@ import re2
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.money import parse_amount, parse_currency
+from sidecar.domain.nearest import nearest
 from sidecar.domain.templates import VARIABLES, Template
-from sidecar.outbound.policy_files.nearest import nearest
 from sidecar.outbound.policy_files.scalars import Text
 
 PATTERN_LENGTH_MAX = 1_000
