@@ -1,6 +1,6 @@
 """Meters of the files to the domain's, with everything that a load can refuse."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.meter_values import (
@@ -26,7 +26,7 @@ NOT_ADDITIVE = (
 def compile_meters(context: Context) -> tuple[MeterRule, ...]:
     """All sound meters with what they match."""
     rules = tuple(
-        MeterRule(meter=meter, match=(context.match(section.section("match")),))
+        MeterRule(meter=meter, match=context.matches(section))
         for section in context.meters.values()
         if section.sound
         for meter in (_meter(context, section),)
@@ -48,9 +48,15 @@ def refuse_not_additive(context: Context, meter: Meter, place: Place, use: str) 
     return True
 
 
+def check_quotas(context: Context, meters: Mapping[str, Meter]) -> None:
+    """A quota counts request by request, so its meter has to be additive."""
+    for section in context.quotas.values():
+        meter = meters.get(section.text("meter")) if section.sound else None
+        if meter is not None:
+            refuse_not_additive(context, meter, section.place_of("meter"), "a quota")
+
+
 def _meter(context: Context, section: Section) -> Meter | None:
-    match = section.section("match")
-    statuses = () if match is None else match.items("status")
     aggregation = Aggregation(section.text("aggregation"))
     value = _value(context, section, aggregation)
     if value is None:
@@ -58,7 +64,7 @@ def _meter(context: Context, section: Section) -> Meter | None:
     meter = Meter(
         name=section.text("name"),
         value=value,
-        statuses=frozenset(item.value for item in statuses),
+        statuses=_statuses(context, section),
         on_missing=OnMissing(section.text("on_missing")),
         reported=section.flag("report"),
         aggregation=aggregation,
@@ -67,6 +73,21 @@ def _meter(context: Context, section: Section) -> Meter | None:
     )
     _check(context, section, meter)
     return meter
+
+
+def _statuses(context: Context, section: Section) -> frozenset[int]:
+    """Statuses that count; a response does not tell which alternative its request took."""
+    found = [
+        frozenset(item.value for item in match.items("status"))
+        for match in section.sections("match")
+    ]
+    if len(set(found)) > 1:
+        context.problems.add(
+            section.place_of("match"),
+            "the alternatives of a meter's `match` have different `status` lists; "
+            "write the same one in each, or a meter for each",
+        )
+    return found[0] if found else frozenset()
 
 
 def _value(context: Context, section: Section, aggregation: Aggregation) -> str | None:

@@ -5,7 +5,8 @@ from sidecar.domain.usage import QUANTITY_MAX, OnMissing
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Flag, Number, Text
-from sidecar.outbound.policy_files.schema_rules import MATCH
+from sidecar.outbound.policy_files.schema_match import METER_MATCH
+from sidecar.outbound.policy_files.unions import OneOrMany
 
 EXPRESSION_BYTES_MAX = 1_024
 
@@ -17,17 +18,6 @@ GROUP = Text(
     what=f"something to group by; at most {GROUP_BY_MAX}", length_max=200, parse=check_group
 )
 
-METER_MATCH = Record(
-    name="meter match",
-    doc="Which requests a meter counts.",
-    fields={
-        **MATCH.fields,
-        "status": Field(
-            spec=ListOf(Number(100, 599)),
-            doc="HTTP statuses of the response that count; others count as 0; absent: any.",
-        ),
-    },
-)
 METER = Record(
     name="meter",
     doc="Which requests count, and which quantity of them.",
@@ -37,7 +27,7 @@ METER = Record(
             doc="Unique among meters; the billing provider's event name.",
             required=True,
         ),
-        "match": Field(spec=METER_MATCH, doc="Which requests; absent: all."),
+        "match": Field(spec=OneOrMany(METER_MATCH), doc="Which requests; absent: all."),
         "value": Field(
             spec=VALUE,
             doc="The quantity of one request: a built-in value, a path or a CEL expression; "
