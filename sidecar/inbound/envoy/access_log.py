@@ -222,7 +222,9 @@ def _struct(struct: core.Struct, depth: int) -> dict[str, object]:
 
 def _deep(value: core.Value, depth: int) -> object:
     if value.WhichOneof("kind") == "struct_value":
-        return _struct(value.struct_value, depth - 1) if depth > 1 else None
+        if depth <= 1:
+            return None
+        return _struct(core.Struct.FromString(value.struct_value), depth - 1)
     plain = _value(value)
     return None if isinstance(plain, tuple) else plain
 
