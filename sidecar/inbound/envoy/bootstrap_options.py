@@ -228,6 +228,7 @@ class EnvoyOptions:
     duration (`stream_duration_max`). `check_timeout` is over all tries of one check.
     `usage_backoff_max` is the longest wait between two tries to deliver logs and the limit of one.
     `meter_headers` and `meter_metadata` are what the logs tell for meters, names and paths.
+    `metadata_namespaces` reach the check. Callers' own `identity_headers` are dropped, unless kept.
 
     Raises:
         ConfigError: If the choices contradict each other.
@@ -251,6 +252,9 @@ class EnvoyOptions:
     check_timeout: timedelta = CHECK_TIMEOUT
     meter_headers: tuple[str, ...] = ()
     meter_metadata: tuple[str, ...] = ()
+    metadata_namespaces: tuple[str, ...] = ()
+    identity_headers: tuple[str, ...] = ()
+    keep_identity_headers: bool = False
 
     def __post_init__(self) -> None:
         if self.transport not in set(Transport):

@@ -10,6 +10,8 @@ from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import check_hold_id, dedupe_bucket
 
 META = "sc:meta"
+PUSH_CHANNEL = "sc:push"
+"""Where the control plane tells gateways what to forget."""
 SHARDS_MAX = 1_024
 TOTAL_PREFIX = "t:"
 _NAME_BYTES_MAX = 512
@@ -70,6 +72,10 @@ class Keyspace:
     def touched(self, shard: int) -> str:
         """Set: customer and field of each window whose captured usage has changed."""
         return f"{_tag(shard)}:touched"
+
+    def touched_aside(self, shard: int) -> str:
+        """Set: what of `touched` is being looked at."""
+        return f"{_tag(shard)}:touched:aside"
 
     def hold_keys(self, customer_id: str, hold_id: str) -> Sequence[str]:
         """
