@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
+from zoneinfo import available_timezones
 
 from sidecar.domain.errors import InvalidInput, NotFound
 from sidecar.domain.meters import GROUPS_MAX, Aggregation, Meter
@@ -144,11 +146,21 @@ class MeterQueries:
         return meter, rows
 
 
+@lru_cache(maxsize=1)
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
 def _check(query: MeterQuery, meter: Meter) -> None:
     if query.start >= query.end:
         raise InvalidInput("from must lie before to", field="from")
     if query.end - query.start > timedelta(days=SPAN_DAYS_MAX):
         raise InvalidInput(f"a query spans at most {SPAN_DAYS_MAX} days", field="from")
+    if query.time_zone not in _zones():
+        raise InvalidInput(
+            "windowTimeZone must be an IANA time zone such as UTC or Europe/Berlin",
+            field="windowTimeZone",
+        )
     allowed = (SUBJECT, *meter.group_by)
     for field_name, names in (("groupBy", query.group_by), ("filterGroupBy", tuple(query.filters))):
         for name in names:

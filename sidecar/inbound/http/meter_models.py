@@ -2,45 +2,46 @@
 
 import re
 from typing import Annotated, Any
-from zoneinfo import available_timezones
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
-from sidecar.domain.meters import Meter
+from sidecar.domain.meters import GROUP_BY_MAX, Meter
 from sidecar.inbound.http.field_types import Instant, QueryModel, ResponseModel
 from sidecar.services.meter_queries import MeterRow, WindowSize
 
 LIST_MAX = 100
-_TEXT_MAX = 8_192
-_FILTER = re.compile(r"filterGroupBy\[([^\[\]]{1,200})\]")
+_TEXT_MAX = 400
+_FILTER_MAX = 100
+_LIST = r"^[A-Za-z0-9_.:/,-]*$"
+_GROUP = r"[A-Za-z0-9_.:/-]{1,80}"
+_FILTER = re.compile(rf"filterGroupBy\[({_GROUP})\]", re.ASCII)
 
 
 def _read_list(value: Any) -> Any:
     """Values separated by commas, as a tuple without repeats."""
     if not isinstance(value, str):
         return value
+    if len(value) > _TEXT_MAX:
+        raise ValueError(f"is longer than {_TEXT_MAX} characters")
     parts = tuple(dict.fromkeys(part.strip() for part in value.split(",") if part.strip()))
     if len(parts) > LIST_MAX:
         raise ValueError(f"has {len(parts)} values, at most {LIST_MAX}")
     return parts
 
 
-def _read_zone(value: Any) -> Any:
-    if isinstance(value, str) and value not in available_timezones():
-        raise ValueError("must be an IANA time zone such as UTC or Europe/Berlin")
-    return value
-
-
 TextList = Annotated[
     tuple[str, ...],
     BeforeValidator(_read_list),
     WithJsonSchema(
-        {"type": "string", "maxLength": _TEXT_MAX, "description": "Values separated by commas."}
+        {
+            "type": "string",
+            "maxLength": _TEXT_MAX,
+            "pattern": _LIST,
+            "description": "Values separated by commas.",
+        }
     ),
 ]
-Zone = Annotated[
-    str, BeforeValidator(_read_zone), Field(max_length=64), WithJsonSchema({"type": "string"})
-]
+Zone = Annotated[str, Field(min_length=1, max_length=64, description="An IANA time zone.")]
 
 
 class MeterQueryParameters(QueryModel):
@@ -60,7 +61,14 @@ class MeterQueryParameters(QueryModel):
     filterGroupBy: Annotated[  # noqa: N815
         dict[str, tuple[str, ...]],
         Field(default_factory=dict),
-        WithJsonSchema({"type": "object", "additionalProperties": {"type": "string"}}),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{_GROUP}$"},
+                "additionalProperties": {"type": "string", "maxLength": _FILTER_MAX},
+                "maxProperties": GROUP_BY_MAX,
+            }
+        ),
     ]
 
     @model_validator(mode="before")

@@ -1,5 +1,6 @@
 """POST /v1/usage: what requests really used, event by event."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -63,6 +64,7 @@ async def post_usage(call: Call) -> Answer:
 def _parse(item: object, gateway_name: str, now: datetime) -> UsageReport | _Rejected:
     try:
         event = UsageItem.model_validate(item)
+        _refuse_misspelt(event)
         counts = {kind: getattr(event.usage, kind) for kind in TOKEN_KINDS}
         usage = TokenUsage(**counts)
         facts = _facts(event)
@@ -89,6 +91,18 @@ def _parse(item: object, gateway_name: str, now: datetime) -> UsageReport | _Rej
         response_bytes=event.response.bytes,
         facts=facts,
     )
+
+
+def _refuse_misspelt(event: UsageItem) -> None:
+    """A count under a name that is nearly one of ours would be taken for one that is missing."""
+    for name in event.usage.model_extra or {}:
+        near = difflib.get_close_matches(name[:64], TOKEN_KINDS, n=1, cutoff=0.8)
+        if near:
+            raise InvalidInput(
+                f"usage.{name[:64]}: is not a known field; allowed: {', '.join(TOKEN_KINDS)} and "
+                f"names that meters read as usage.raw; did you mean {near[0]}?",
+                field="usage",
+            )
 
 
 def _facts(event: UsageItem) -> UsageFacts:
