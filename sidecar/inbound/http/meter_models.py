@@ -44,6 +44,19 @@ TextList = Annotated[
 Zone = Annotated[str, Field(min_length=1, max_length=64, description="An IANA time zone.")]
 
 
+_QueryInstant = Annotated[
+    Instant,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "format": "date-time",
+            "pattern": r"^20[0-9]{2}-",
+            "description": "RFC 3339 with a zone, in the years 2000 to 2099.",
+        }
+    ),
+]
+
+
 class MeterQueryParameters(QueryModel):
     """
     Which usage, and how it is cut.
@@ -53,8 +66,8 @@ class MeterQueryParameters(QueryModel):
     """
 
     subject: TextList = ()
-    from_: Annotated[Instant | None, Field(alias="from")] = None
-    to: Instant | None = None
+    from_: Annotated[_QueryInstant | None, Field(alias="from")] = None
+    to: _QueryInstant | None = None
     windowSize: WindowSize | None = None  # noqa: N815  OpenMeter's name.
     windowTimeZone: Zone = "UTC"  # noqa: N815
     groupBy: TextList = ()  # noqa: N815
