@@ -1,8 +1,7 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are waited for: the process listens, is not ready, and goes
-on by itself once they answer.
+A store that is away at the start is waited for: the process listens, and is not ready meanwhile.
 """
 
 import asyncio
@@ -29,7 +28,6 @@ from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool, open_pool, ping
@@ -47,7 +45,6 @@ from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_log import NoDecisionLog
-from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reporting import Reporter
@@ -249,7 +246,6 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
-        self.meters = MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock)
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -313,7 +309,7 @@ class Application:
         if self.settings.has(Role.ADMIN):
             self.admin_address = await servers.start_admin(
                 self._stack,
-                ControlPlane(accounts=self.accounts, meters=self.meters, pool=self.pool),
+                ControlPlane(accounts=self.accounts, policies=self.loaded, pool=self.pool),
             )
 
     def _start_workers(self) -> None:

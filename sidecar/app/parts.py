@@ -8,9 +8,8 @@ from sidecar.app.keys import Secrets
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
+from sidecar.services.ports import Clock, HoldTokens, Policies, Quarantine, RequestDigests
 from sidecar.settings import Settings
 
 
@@ -42,5 +41,5 @@ class ControlPlane:
     """Administration."""
 
     accounts: AccountService
-    meters: MeterQueries
+    policies: Policies
     pool: Pool

@@ -10,7 +10,7 @@ from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.requests import AccessRequest, normalise_path
 from sidecar.domain.usage import QUANTITY_MAX, TOKEN_KINDS, TokenUsage, UsageFacts, UsageReport
-from sidecar.inbound.extraction.facts import bounded_json
+from sidecar.inbound.extraction.facts import bounded_json, whole_numbers
 from sidecar.inbound.extraction.response_body import raw_usage, usage_of_body
 from sidecar.services.meter_tests import TEST_HOLD, CapturedEvent
 
@@ -138,7 +138,7 @@ def _report(event: _Event, request_body: bytes | None) -> UsageReport:
         facts=UsageFacts(
             raw=bounded_json(raw, field="usage"),
             headers={name.lower(): value for name, value in response.headers.items()},
-            body=response.body,
+            body=whole_numbers(response.body),
             metadata=bounded_json(event.metadata, field="metadata"),
         ),
     )

@@ -8,6 +8,7 @@ import msgspec
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.usage import UsageFacts
+from sidecar.inbound.extraction.token_usage import DOUBLE_EXACT_MAX
 
 JSON_BYTES_MAX: Final = 8_192
 """Of a usage object, a response's body, or metadata; a larger one is refused, never cut."""
@@ -30,13 +31,13 @@ def make_facts(
     """
     return UsageFacts(
         headers={name.lower(): value for name, value in headers.items()},
-        metadata=_unfold(metadata) if nested is None else nested,
+        metadata=_unfold(metadata) if nested is None else whole_numbers(nested),
     )
 
 
 def bounded_json(value: Any, *, field: str) -> Any:
     """
-    A JSON value as it is.
+    A JSON value, its numbers made whole where they can be.
 
     Raises:
         InvalidInput: If it is larger than JSON_BYTES_MAX or holds what JSON cannot.
@@ -51,6 +52,21 @@ def bounded_json(value: Any, *, field: str) -> Any:
             "send only what meters read",
             field=field,
         )
+    return whole_numbers(value)
+
+
+def whole_numbers(value: Any) -> Any:
+    """
+    The same with doubles that are whole as integers.
+
+    Envoy keeps every number as a double, and an expression does not multiply one by an integer.
+    """
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and abs(value) <= DOUBLE_EXACT_MAX else value
+    if isinstance(value, Mapping):
+        return {name: whole_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [whole_numbers(item) for item in value]
     return value
 
 
@@ -75,4 +91,4 @@ def _value(text: str) -> Any:
         return text
     if isinstance(value, float) and not math.isfinite(value):
         return text
-    return value
+    return whole_numbers(value)
