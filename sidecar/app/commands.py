@@ -14,6 +14,7 @@ from sidecar.inbound.envoy.policy_routes import (
     UPSTREAM,
     meter_headers,
     meter_metadata,
+    meters_untold,
     policy_routes,
 )
 from sidecar.outbound.embedded import default_data_dir
@@ -83,6 +84,7 @@ def envoy_options(
         routes=policy_routes(policy),
         meter_headers=meter_headers(policy),
         meter_metadata=meter_metadata(policy),
+        meters_untold=meters_untold(policy),
         hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
         check_timeout=timedelta(milliseconds=settings.check_timeout_ms),
         metadata_namespaces=metadata_namespaces(policy.identity),

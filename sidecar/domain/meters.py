@@ -11,6 +11,7 @@ been charged. So those are worked out when they are asked for, from what was sto
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from sidecar.domain.errors import InvalidInput
@@ -105,11 +106,7 @@ class Meter:
     @property
     def request_facts(self) -> frozenset[str]:
         """What a hold has to note of the request for this meter, by dotted names."""
-        return noted_at_check(self.parsed.reads) | {
-            f"customer.labels.{group.removeprefix(_LABEL_PREFIX)}"
-            for group in self.group_by
-            if group.startswith(_LABEL_PREFIX)
-        }
+        return _request_facts(self.value, self.group_by)
 
     @property
     def response_headers(self) -> frozenset[str]:
@@ -140,6 +137,16 @@ class Meter:
         if self.max_quantity:
             content["max"] = self.max_quantity
         return content
+
+
+@lru_cache(maxsize=4_096)
+def _request_facts(value: str, group_by: tuple[str, ...]) -> frozenset[str]:
+    """Asked for by every check, of each meter that matches."""
+    return noted_at_check(parse_value(value).reads) | {
+        f"customer.labels.{group.removeprefix(_LABEL_PREFIX)}"
+        for group in group_by
+        if group.startswith(_LABEL_PREFIX)
+    }
 
 
 def parse_meter(name: str, content: dict[str, object]) -> Meter:

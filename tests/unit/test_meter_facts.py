@@ -24,7 +24,7 @@ from sidecar.domain.rules import MeterRule
 from sidecar.inbound.envoy.attributes import TOLD_MAX
 from sidecar.inbound.envoy.bootstrap_logs import meter_formats
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
-from sidecar.inbound.envoy.policy_routes import meter_headers, meter_metadata
+from sidecar.inbound.envoy.policy_routes import meter_headers, meter_metadata, meters_untold
 from sidecar.inbound.extraction.facts import JSON_BYTES_MAX, make_facts
 from sidecar.outbound.redis.records import (
     event_from_bytes,
@@ -187,7 +187,16 @@ async def test_a_long_header_makes_no_long_token():
 def test_text_of_a_log_is_read_by_its_form():
     facts = make_facts(
         {"X-A": "1"},
-        {"a.b": "12", "a.c": "x y", "d": '{"e": [1]}', "d.f": "lost", "n": "nan", "g": "true", "w": "2.0", "h": "2.5"},
+        {
+            "a.b": "12",
+            "a.c": "x y",
+            "d": '{"e": [1]}',
+            "d.f": "lost",
+            "n": "nan",
+            "g": "true",
+            "w": "2.0",
+            "h": "2.5",
+        },
     )
     assert facts.headers == {"x-a": "1"}
     assert facts.metadata == {
@@ -214,6 +223,7 @@ def test_envoy_is_told_to_log_what_meters_read():
         "meta.gpu.kind": "%DYNAMIC_METADATA(sidecar.metadata:gpu:kind):256%",
         "meta.session": "%DYNAMIC_METADATA(sidecar.metadata:session):256%",
     }
+    assert meters_untold(gpu_policy(GPU, ROWS)) == ("rows",)
     many = [Meter(name=f"m{n}", value=f"metadata.m{n}") for n in range(TOLD_MAX + 1)]
     with pytest.raises(Exception, match="33 paths of metadata; a log entry tells 32"):
         meter_metadata(gpu_policy(*many))

@@ -1,7 +1,6 @@
 """From a changed file to the price in force, as every gateway does it for itself."""
 
 import asyncio
-import os
 import time
 from pathlib import Path
 
@@ -25,7 +24,7 @@ def write(folder: Path, amount: str) -> None:
     """As an editor or a config map does: a new file in the place of the old one."""
     new = folder / ".prices"
     new.write_text(POLICY.format(amount=amount))
-    os.replace(new, folder / "prices.yaml")
+    new.replace(folder / "prices.yaml")
 
 
 def price(policies: PublishedPolicies) -> int:
@@ -53,7 +52,7 @@ async def test_a_changed_price_is_in_force_on_two_gateways_within_a_second(tmp_p
             write(tmp_path, amount)
             began = time.monotonic()
             wanted = int(amount.removeprefix("0.0")) * 10_000_000
-            while any(price(gateway) != wanted for gateway in gateways):
+            while any(price(gateway) != wanted for gateway in gateways):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
             worst = max(worst, time.monotonic() - began)
         stop.set()

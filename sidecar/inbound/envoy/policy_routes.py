@@ -106,6 +106,15 @@ def meter_metadata(policy: Policy) -> tuple[str, ...]:
     return _told(policy, "paths of metadata", lambda meter: meter.metadata_paths)
 
 
+def meters_untold(policy: Policy) -> tuple[str, ...]:
+    """Meters that read what none of Envoy's logs tells: the usage object or the body itself."""
+    return tuple(
+        rule.meter.name
+        for rule in policy.meters
+        if any(name.startswith(("usage.raw", "response.body")) for name in rule.meter.parsed.reads)
+    )
+
+
 def _told(policy: Policy, what: str, reads: Callable[[Meter], frozenset[str]]) -> tuple[str, ...]:
     named = sorted({name for rule in policy.meters for name in reads(rule.meter)})
     if len(named) > TOLD_MAX:
