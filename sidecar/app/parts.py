@@ -9,7 +9,7 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
+from sidecar.services.ports import Clock, HoldTokens, Policies, Quarantine, RequestDigests
 from sidecar.settings import Settings
 
 
@@ -41,4 +41,5 @@ class ControlPlane:
     """Administration."""
 
     accounts: AccountService
+    policies: Policies
     pool: Pool

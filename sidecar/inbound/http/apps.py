@@ -31,6 +31,7 @@ from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -107,6 +108,7 @@ def admin_app(
     new_id: Callable[[str], str],
     hosts: frozenset[str] = frozenset(),
     in_flight_max: int = IN_FLIGHT_MAX,
+    meters: MeterQueries | None = None,
 ) -> web.Application:
     """
     The admin role's REST API.
@@ -119,6 +121,7 @@ def admin_app(
         new_id: A fresh id with a prefix such as "grt".
         hosts: More Host names to answer.
         in_flight_max: Requests in progress; more are answered 503.
+        meters: Queries of meters.
     """
     edge = Edge(
         role=Role.ADMIN,
@@ -130,7 +133,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts)
+    app[ADMIN] = AdminUseCases(accounts=accounts, meters=meters)
     return app
 
 

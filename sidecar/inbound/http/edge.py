@@ -11,6 +11,7 @@ from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -58,6 +59,7 @@ class AdminUseCases:
     """What the admin role's routes call."""
 
     accounts: AccountService
+    meters: MeterQueries | None = None
 
 
 EDGE = web.AppKey("edge", Edge)
