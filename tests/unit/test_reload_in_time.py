@@ -52,7 +52,7 @@ async def test_a_changed_price_is_in_force_on_two_gateways_within_a_second(tmp_p
             write(tmp_path, amount)
             began = time.monotonic()
             wanted = int(amount.removeprefix("0.0")) * 10_000_000
-            while any(price(gateway) != wanted for gateway in gateways):  # noqa: ASYNC110
+            while any(price(gateway) != wanted for gateway in gateways):  # noqa: ASYNC110  What is watched sets no event.
                 await asyncio.sleep(0.005)
             worst = max(worst, time.monotonic() - began)
         stop.set()

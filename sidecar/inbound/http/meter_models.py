@@ -69,9 +69,9 @@ class MeterQueryParameters(QueryModel):
     from_: Annotated[_QueryInstant | None, Field(alias="from")] = None
     to: _QueryInstant | None = None
     windowSize: WindowSize | None = None  # noqa: N815  OpenMeter's name.
-    windowTimeZone: Zone = "UTC"  # noqa: N815
-    groupBy: TextList = ()  # noqa: N815
-    filterGroupBy: Annotated[  # noqa: N815
+    windowTimeZone: Zone = "UTC"  # noqa: N815  OpenMeter's name.
+    groupBy: TextList = ()  # noqa: N815  OpenMeter's name.
+    filterGroupBy: Annotated[  # noqa: N815  OpenMeter's name.
         dict[str, tuple[str, ...]],
         Field(default_factory=dict),
         WithJsonSchema(
@@ -137,10 +137,10 @@ class MeterRowAnswer(ResponseModel):
     """What was used in one window, [windowStart, windowEnd), and group."""
 
     value: int
-    windowStart: Instant  # noqa: N815
-    windowEnd: Instant  # noqa: N815
+    windowStart: Instant  # noqa: N815  OpenMeter's name.
+    windowEnd: Instant  # noqa: N815  OpenMeter's name.
     subject: str | None
-    groupBy: dict[str, str]  # noqa: N815
+    groupBy: dict[str, str]  # noqa: N815  OpenMeter's name.
 
     @classmethod
     def of(cls, row: MeterRow) -> "MeterRowAnswer":
@@ -163,5 +163,5 @@ class MeterQueryAnswer(ResponseModel):
     aggregation: str
     from_: Annotated[Instant, Field(alias="from")]
     to: Instant
-    windowSize: str | None  # noqa: N815
+    windowSize: str | None  # noqa: N815  OpenMeter's name.
     data: list[MeterRowAnswer]
