@@ -27,6 +27,7 @@ which compatible servers often leave out, and would then report no usage."""
 
 _BODY_VARIABLES = (
     "request.body",
+    "request.fields",
     "request.bytes",
     "request.model",
     "request.input_tokens",

@@ -10,6 +10,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, InvariantViolated
 from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import (
+    FileCache,
     LoadedPolicy,
     Source,
     content_version,
@@ -55,6 +56,7 @@ class PolicyHolder:
         self._settle_seconds = settle_seconds
         self.on_change = on_change
         self._loaded: LoadedPolicy | None = None
+        self._cache = FileCache()
         self._tried_version = ""
         self._stamps: _Stamps = ()
         self._read_at_ns = 0
@@ -133,7 +135,7 @@ class PolicyHolder:
         return True
 
     async def _adopt(self, sources: tuple[Source, ...]) -> None:
-        loaded = await asyncio.to_thread(parse_policy, sources)
+        loaded = await asyncio.to_thread(parse_policy, sources, self._cache)
         self._loaded = loaded
         self._tried_version = loaded.policy.version
         self._clear()
