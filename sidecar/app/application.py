@@ -1,8 +1,8 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are
-waited for: the process listens, is not ready, and goes on by itself once they answer.
+Stores that are away at the start are waited for: the process listens, is not ready, and goes
+on by itself once they answer.
 """
 
 import asyncio
@@ -15,17 +15,14 @@ from functools import partial
 from typing import Self
 
 from sidecar import telemetry
+from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import ControlPlane, DataPlane
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 from sidecar.inbound.extraction.request_body import read_request_facts
-from sidecar.outbound.embedded import (
-    EmbeddedPostgres,
-    EmbeddedRedis,
-    default_data_dir,
-)
+from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -199,6 +196,7 @@ class Application:
 
     def _make_data_plane(self) -> None:
         settings, clock = self.settings, self.clock
+        self.foresight = Foresight(settings, self.redis, self.keyspace)
         self.rate_cards = RedisRateCards(self.redis)
         self.policies = PublishedPolicies(
             self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
@@ -226,6 +224,7 @@ class Application:
             clock=clock,
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            decision_log=self.foresight.log,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)
         self.metering = MeteringService(
@@ -249,6 +248,7 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
+        self.foresight.use_postgres(self.pool)
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -311,19 +311,19 @@ class Application:
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
             self.admin_address = await servers.start_admin(
-                self._stack, ControlPlane(accounts=self.accounts, pool=self.pool)
+                self._stack,
+                ControlPlane(
+                    accounts=self.accounts, decisions=self.foresight.table, pool=self.pool
+                ),
             )
 
     def _start_workers(self) -> None:
-        settings = self.settings
-        start, known = self._workers.start, self._wait_for_redis
+        settings, start, known = self.settings, self._workers.start, self._wait_for_redis
         start("redis_watch", self._watch_redis)
-        start(
-            "policy_watch",
-            lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds),
-        )
+        start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if self._wants_postgres:
             start("postgres_watch", self._watch_postgres)
         if not self._runs_workers:
@@ -331,12 +331,13 @@ class Application:
         if settings.has(Role.ADMIN):
             start("idempotency", self._forget_idempotency_keys)
         if settings.has(Role.SETTLEMENT):
-            interval = settings.sweep_interval_seconds
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
             start(
                 "grants",
-                partial(self.accounts.run_pending, interval_seconds=interval),
+                partial(
+                    self.accounts.run_pending, interval_seconds=settings.sweep_interval_seconds
+                ),
                 after=known,
             )
         if self.reporter is not None:
