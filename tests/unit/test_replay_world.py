@@ -51,9 +51,9 @@ def test_an_unchanged_policy_reproduces_every_decision():
     assert report.reproduced + report.kept == report.decisions == DECISIONS
     assert report.headers_changed == report.to_deny == report.to_allow == 0
     assert report.revenue_changes() == []
-    assert CODES <= set(codes)
+    assert set(codes) >= CODES
     sizes.sort()
-    print(
+    print(  # noqa: T201  `make soak` shows it.
         f"{DECISIONS} decisions, {report.usage_events} usage events, {report.kept} kept, "
         f"{time.monotonic() - started:.0f} s; a record has {sum(sizes) // len(sizes)} bytes on "
         f"average, {sizes[len(sizes) * 99 // 100]} at the 99th percentile"
