@@ -16,7 +16,7 @@ _FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 class _Line(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
-    decision: msgspec.Raw | None = None
+    decision: msgspec.Raw = msgspec.Raw()
     usage: ReplayUsage | None = None
 
 
@@ -76,6 +76,6 @@ def _read_line(line: bytes, place: str) -> DecisionRecord | ReplayUsage:
         read = _DECODER.decode(line)
         if read.usage is not None:
             return read.usage
-        return decode_record(b"" if read.decision is None else bytes(read.decision))
+        return decode_record(bytes(read.decision))
     except (InvalidInput, msgspec.MsgspecError, UnicodeError) as error:
         raise ConfigError(f"{place}: no decision record: {error}") from error

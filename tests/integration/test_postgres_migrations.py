@@ -10,9 +10,9 @@ from sidecar.outbound.postgres.queries import named_queries
 
 
 async def test_migrating_an_empty_database_applies_every_revision_in_order(empty_postgres_dsn):
-    assert await schema_status(empty_postgres_dsn) == (None, "0003")
-    assert await migrate(empty_postgres_dsn) == ["0001", "0002", "0003"]
-    assert await schema_status(empty_postgres_dsn) == ("0003", "0003")
+    assert await schema_status(empty_postgres_dsn) == (None, "0005")
+    assert await migrate(empty_postgres_dsn) == ["0001", "0002", "0003", "0005"]
+    assert await schema_status(empty_postgres_dsn) == ("0005", "0005")
 
 
 async def test_migrating_twice_does_nothing_the_second_time(postgres_dsn):
@@ -21,7 +21,7 @@ async def test_migrating_twice_does_nothing_the_second_time(postgres_dsn):
 
 async def test_processes_that_migrate_at_once_apply_each_revision_once(empty_postgres_dsn):
     results = await asyncio.gather(*(migrate(empty_postgres_dsn) for _ in range(3)))
-    assert sorted(results) == [[], [], ["0001", "0002", "0003"]]
+    assert sorted(results) == [[], [], ["0001", "0002", "0003", "0005"]]
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(empty_postgres_dsn):
