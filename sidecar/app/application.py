@@ -10,19 +10,21 @@ import os
 import secrets
 import socket
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Self
 
 from sidecar import telemetry
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import ControlPlane, DataPlane
+from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
+from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
 from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
+from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -37,6 +39,7 @@ from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.push import PushListener
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
@@ -54,14 +57,6 @@ STORE_PAUSE_SECONDS = 0.5
 """Between two looks at a store that is away."""
 SETTLED_POLL_SECONDS = 0.05
 FORGET_PAUSE_SECONDS = 600.0
-
-
-class SystemClock:
-    """Implements Clock; the only place that asks the machine for the time of day."""
-
-    def now(self) -> datetime:
-        """The aware UTC instant."""
-        return datetime.now(UTC)
 
 
 class Application:
@@ -150,8 +145,7 @@ class Application:
         if self._wants_postgres:
             self._make_control_plane()
         with suppress(StoreUnavailable):
-            # A store that answers is used from the first request on; one that does not is
-            # waited for by the workers.
+            # A store that does not answer yet is waited for by the workers.
             await self._look_at_redis()
             await self.policies.publish()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
@@ -215,6 +209,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.push = PushListener(self.redis, self.directory)
+        self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
             directory=self.directory,
@@ -225,6 +221,7 @@ class Application:
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
             decision_log=self.foresight.log,
+            jwt_verifier=self.jwt_keys,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)
         self.metering = MeteringService(
@@ -245,6 +242,7 @@ class Application:
             live=RedisLiveAccounts(self.redis, self.keyspace),
             policies=self.loaded,
             digests=self.digests,
+            clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
@@ -321,9 +319,13 @@ class Application:
         settings, start, known = self.settings, self._workers.start, self._wait_for_redis
         start("redis_watch", self._watch_redis)
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
+        if settings.has(Role.GATEWAY):
+            start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
+        if settings.has(Role.GATEWAY):
+            start("push", self.push.run, after=known)
         if self._wants_postgres:
             start("postgres_watch", self._watch_postgres)
         if not self._runs_workers:

@@ -95,6 +95,7 @@ class HoldTerms:
     amount_nano: int
     price_version: str
     estimate: Mapping[str, int]
+    team_id: str = ""
     user_id: str = ""
     credential_id: str = ""
     model: str = ""

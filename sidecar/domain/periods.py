@@ -76,6 +76,12 @@ class CalendarWindow:
         )
         unit = CalendarUnit.DAY if self.unit is CalendarUnit.HOUR else self.unit
         first, following = _span(unit, midnight)
+        # Where the clock is put back to before midnight, a day has begun at its first midnight;
+        # where it is put forward across midnight, the day begins a little after the change.
+        while instant >= to_utc(following, zone):
+            first, following = _span(unit, following)
+        while instant < to_utc(first, zone):
+            first, following = _span(unit, first - timedelta(days=1))
         period = Period(start=to_utc(first, zone), end=to_utc(following, zone))
         return _hour_of(period, instant) if self.unit is CalendarUnit.HOUR else period
 

@@ -8,7 +8,6 @@ store, `judging` turns the store's numbers into a decision. None does I/O.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from sidecar.domain.counters import Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.identity import IdentitySource
@@ -153,13 +152,6 @@ def _claims(rules: Sequence[Rule]) -> dict[int | None, list[Rule]]:
     return found
 
 
-def level_of(rule: Rule) -> Level:
-    """At which level the rule tells callers apart."""
-    if rule.for_users:
-        return Level.USER
-    return rule.counter.level if rule.counter is not None else Level.CUSTOMER
-
-
 def _is_for(
     rule: Rule,
     customer: CustomerFacts,
@@ -167,7 +159,7 @@ def _is_for(
     of_user: Mapping[str, Values],
 ) -> bool:
     """Whether the rule is for this caller, as far as identity goes."""
-    if not level_of(rule).name_in(customer):
+    if not rule.level.name_in(customer):
         # Whom it cannot tell it treats as it says; `deny` refuses in the rule's place.
         return rule.unidentified is not Unidentified.SKIP
     if rule.unidentified is Unidentified.ONLY:

@@ -15,6 +15,7 @@ _ALWAYS_KNOWN = frozenset(
     {
         "method",
         "path",
+        "scheme",
         "host",
         "source_ip",
         "time",

@@ -8,6 +8,7 @@ rules share. A check then looks at the rules filed under what it has, in the pol
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 
+from sidecar.domain.counters import Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.matching import RequestView
 from sidecar.domain.rules import Members, MembersOf, Mode, Rule, Unidentified
@@ -28,10 +29,10 @@ class RuleIndex:
         shared = Counter(key for choice in choices for keys in choice for key in keys)
         self._filed: dict[Key, list[int]] = {}
         self._always: list[int] = []
-        self._for_nobody: list[int] = []
+        self._for_unknown: dict[Level, list[int]] = {level: [] for level in Level}
         for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
             if rule.unidentified is not Unidentified.SKIP:
-                self._for_nobody.append(number)
+                self._for_unknown[rule.level].append(number)
             if rule.unidentified is Unidentified.ONLY:
                 continue
             if not choice:
@@ -47,8 +48,10 @@ class RuleIndex:
         found = set(self._always)
         for key in self._keys(view, customer):
             found.update(self._filed.get(key, ()))
-        if not (customer.customer_id and customer.user_id and customer.team_id):
-            found.update(self._for_nobody)
+        for level, numbers in self._for_unknown.items():
+            # A rule that cannot tell this caller is not found by what it selects on.
+            if numbers and not level.name_in(customer):
+                found.update(numbers)
         return [self._rules[number] for number in sorted(found)]
 
     def _keys(self, view: RequestView, customer: CustomerFacts) -> Iterator[Key]:

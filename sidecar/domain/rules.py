@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sidecar.domain.counters import Counter
+from sidecar.domain.counters import Counter, Level
 from sidecar.domain.customers import CustomerFacts, CustomerMatch, UserMatch
 from sidecar.domain.decisions import DenyReason, Dialect
 from sidecar.domain.expressions import Expression
@@ -182,6 +182,13 @@ class Rule:
     def for_users(self) -> bool:
         """Whether it selects by user rather than by customer."""
         return self.users is not None or self.user_members is not None
+
+    @property
+    def level(self) -> Level:
+        """At which level the rule tells callers apart."""
+        if self.for_users:
+            return Level.USER
+        return Level.CUSTOMER if self.counter is None else self.counter.level
 
     @property
     def names_routes(self) -> bool:

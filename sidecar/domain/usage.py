@@ -147,6 +147,7 @@ class UsageEvent:
     received_at: datetime
     edge: str
     gateway_id: str
+    team_id: str = ""
     user_id: str = ""
     credential_id: str = ""
     model: str = ""

@@ -83,7 +83,7 @@ class AnchoredWindow:
         index = self._index_near(instant)
         while (start := self._start(index)) > instant:
             index -= 1
-        # Up to the last start that is not after the instant: of two equal starts, the second.
+        # The date can be one too low where the clock is put back across midnight.
         while (end := self._start(index + 1)) <= instant:
             index, start = index + 1, end
         return Period(start=start, end=end)

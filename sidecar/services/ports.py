@@ -232,6 +232,14 @@ class Balances(Protocol):
             The event of an interrupted capture that must be finished instead, else None.
         """
 
+    async def prune_counters(self, shard: int, limit: int) -> int:
+        """
+        Drop what counters no longer need, of at most `limit` of them; safe at any time.
+
+        Returns:
+            How many were looked at.
+        """
+
     async def ping(self) -> None:
         """Whether the store answers."""
 

@@ -8,6 +8,7 @@ up to the price of the total. The interval is reserved in the store, once per ho
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from sidecar.domain.counters import counted_quantity
 from sidecar.domain.holds import HoldTerms, QuotaLine
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
 from sidecar.domain.pricing import RateCard
@@ -76,6 +77,7 @@ class Rating:
         event = UsageEvent(
             hold_id=terms.hold_id,
             customer_id=terms.customer_id,
+            team_id=terms.team_id,
             user_id=terms.user_id,
             credential_id=terms.credential_id,
             currency=terms.currency,
@@ -137,12 +139,14 @@ class Rating:
                     total = next(before)
                     amount = price.cumulative(total + line.quantity) - price.cumulative(total)
             rated.append(replace(line, amount_nano=amount))
+        priced = replace(event, lines=tuple(rated))
         quantities = {line.meter: line.quantity for line in rated}
         return Priced(
-            event=replace(event, lines=tuple(rated)),
+            event=priced,
             card=card,
             quota_lines=tuple(
-                replace(line, quantity=quantities.get(line.meter, 0)) for line in terms.quota_lines
+                replace(line, quantity=counted_quantity(line, priced, quantities))
+                for line in terms.quota_lines
             ),
         )
 

@@ -53,6 +53,9 @@ class Sweeper:
         """
         One round over all shards; a hold that cannot be ended is counted and left.
 
+        Counters that nobody came back to are dropped after the holds, so that what is damaged
+        there keeps no hold from ending.
+
         Returns:
             How many holds ended.
 
@@ -63,6 +66,8 @@ class Sweeper:
         for shard in self._shards:
             for customer_id, hold_id in await self._balances.due_holds(shard, self._batch_max):
                 ended += await self._try_end(customer_id, hold_id)
+        for shard in self._shards:
+            await self._balances.prune_counters(shard, self._batch_max)
         return ended
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class UsageEvent(_message.Message):
-    __slots__ = ("version", "hold_id", "source", "edge", "customer_id", "currency", "price_version", "occurred_at_ms", "received_at_ms", "usage", "lines", "estimated", "estimate_reason", "user_id", "credential_id", "plan", "route", "model", "request_id", "status", "duration_ms", "request_bytes", "response_bytes", "client_key")
+    __slots__ = ("version", "hold_id", "source", "edge", "customer_id", "currency", "price_version", "occurred_at_ms", "received_at_ms", "usage", "lines", "estimated", "estimate_reason", "user_id", "credential_id", "plan", "route", "model", "request_id", "status", "duration_ms", "request_bytes", "response_bytes", "client_key", "team_id")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HOLD_ID_FIELD_NUMBER: _ClassVar[int]
     SOURCE_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +32,7 @@ class UsageEvent(_message.Message):
     REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
     RESPONSE_BYTES_FIELD_NUMBER: _ClassVar[int]
     CLIENT_KEY_FIELD_NUMBER: _ClassVar[int]
+    TEAM_ID_FIELD_NUMBER: _ClassVar[int]
     version: int
     hold_id: str
     source: str
@@ -56,7 +57,8 @@ class UsageEvent(_message.Message):
     request_bytes: int
     response_bytes: int
     client_key: str
-    def __init__(self, version: _Optional[int] = ..., hold_id: _Optional[str] = ..., source: _Optional[str] = ..., edge: _Optional[str] = ..., customer_id: _Optional[str] = ..., currency: _Optional[str] = ..., price_version: _Optional[str] = ..., occurred_at_ms: _Optional[int] = ..., received_at_ms: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., estimated: _Optional[bool] = ..., estimate_reason: _Optional[str] = ..., user_id: _Optional[str] = ..., credential_id: _Optional[str] = ..., plan: _Optional[str] = ..., route: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[bytes] = ..., status: _Optional[int] = ..., duration_ms: _Optional[int] = ..., request_bytes: _Optional[int] = ..., response_bytes: _Optional[int] = ..., client_key: _Optional[str] = ...) -> None: ...
+    team_id: str
+    def __init__(self, version: _Optional[int] = ..., hold_id: _Optional[str] = ..., source: _Optional[str] = ..., edge: _Optional[str] = ..., customer_id: _Optional[str] = ..., currency: _Optional[str] = ..., price_version: _Optional[str] = ..., occurred_at_ms: _Optional[int] = ..., received_at_ms: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., lines: _Optional[_Iterable[_Union[RatedLine, _Mapping]]] = ..., estimated: _Optional[bool] = ..., estimate_reason: _Optional[str] = ..., user_id: _Optional[str] = ..., credential_id: _Optional[str] = ..., plan: _Optional[str] = ..., route: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[bytes] = ..., status: _Optional[int] = ..., duration_ms: _Optional[int] = ..., request_bytes: _Optional[int] = ..., response_bytes: _Optional[int] = ..., client_key: _Optional[str] = ..., team_id: _Optional[str] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")

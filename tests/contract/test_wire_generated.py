@@ -57,6 +57,8 @@ DURABLE = {
         21: ("request_id", BYTES),
         22: ("policy_version", STRING),
         23: ("rules", STRING),
+        24: ("bound", STRING),
+        25: ("team_id", STRING),
     },
     hold_token_pb2.MeterQuantity: {1: ("meter", STRING), 2: ("quantity", INT64)},
     hold_token_pb2.QuotaLine: {
@@ -88,6 +90,8 @@ DURABLE = {
         23: ("duration_ms", INT64),
         24: ("request_bytes", INT64),
         25: ("response_bytes", INT64),
+        26: ("client_key", STRING),
+        27: ("team_id", STRING),
     },
     usage_event_pb2.Usage: {
         1: ("input", INT64),

@@ -79,6 +79,8 @@ def test_shards_and_keys_are_those_of_redis_cluster():
         "sc:{s03}:expiry",
         "sc:{s03}:open",
         "sc:{s03}:usage",
+        "sc:{s03}:windows",
+        "sc:{s03}:touched",
     )
     for bad in ("", "a\nb", "x" * 513):
         with pytest.raises(InvalidInput):

@@ -131,7 +131,7 @@ async def test_an_id_of_another_customer_conflicts(redis_url):
 async def test_a_measured_event_replaces_an_estimated_one(store, measured, difference):
     facts = await store.add_customer(granted=100)
     take = quota_take(30, 50)
-    hold = hold_of(facts, 1, 30, quotas=(take,))
+    hold = hold_of(facts, 1, 30, counters=(take,))
     placed = await store.balances.place_hold(hold)
     estimated = event_of(hold, 30, placed, estimated=True, usage=TokenUsage())
     await capture(store, estimated, quota_lines(hold, 30))
@@ -172,7 +172,7 @@ async def test_a_measured_event_that_confirms_an_estimate_takes_its_place(store)
 async def test_a_late_capture_after_an_orphan_is_charged_in_full(store):
     facts = await store.add_customer(granted=100)
     take = quota_take(30, 50)
-    hold = hold_of(facts, 1, 30, quotas=(take,), ttl_ms=1)
+    hold = hold_of(facts, 1, 30, counters=(take,), ttl_ms=1)
     placed = await store.balances.place_hold(hold)
     await store.expire(hold_id_of(1))
     outcome = await capture(store, event_of(hold, 12, placed), quota_lines(hold, 7))
@@ -288,12 +288,12 @@ async def test_a_damaged_balance_books_nothing(store, field, value):
 
 async def test_a_damaged_counter_or_reservation_books_nothing(store):
     facts = await store.add_customer(granted=100)
-    hold = hold_of(facts, 1, 10, quotas=(quota_take(5, 50),))
+    hold = hold_of(facts, 1, 10, counters=(quota_take(5, 50),))
     await store.balances.place_hold(hold)
-    await store.set_field(hold.quotas[0].line.field, "many")
+    await store.set_field(hold.counters[0].line.field, "many")
     refused = await capture(store, event_of(hold, 5), quota_lines(hold, 1))
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS
-    await store.set_field(hold.quotas[0].line.field, "5")
+    await store.set_field(hold.counters[0].line.field, "5")
     await store.set_field(f"r:{hold_id_of(1)}", "rubbish")
     refused = await capture(store, event_of(hold, 5), quota_lines(hold, 1))
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS
@@ -345,7 +345,7 @@ async def test_the_same_event_captured_by_many_at_once_is_booked_once(store):
 
 async def test_a_window_lost_with_the_store_counts_again_from_the_token(store):
     facts = await store.add_customer(granted=100)
-    hold = hold_of(facts, 1, 0, quotas=(quota_take(5, 50),))
+    hold = hold_of(facts, 1, 0, counters=(quota_take(5, 50),))
     await capture(store, event_of(hold, 5), quota_lines(hold, 7))
-    outcome = await store.place(facts, 2, 1, quotas=(quota_take(5, 50),))
-    assert outcome.numbers.quota_used == {"tokens": 12}
+    outcome = await store.place(facts, 2, 1, counters=(quota_take(5, 50),))
+    assert outcome.numbers.used == {"tokens": 12}

@@ -27,7 +27,7 @@ async def store(redis_url: str) -> AsyncIterator[LiveStore]:
 
 async def test_an_open_hold_is_read_with_its_instants(store):
     facts = await store.add_customer(granted=100)
-    hold = hold_of(facts, 1, 30, quotas=(quota_take(5, 50),))
+    hold = hold_of(facts, 1, 30, counters=(quota_take(5, 50),))
     hold = replace(hold, terms=replace(hold.terms, bound=Bound.ESTIMATED))
     placed = await store.balances.place_hold(hold)
     stored = await store.balances.read_hold(CUSTOMER, hold_id_of(1))
@@ -81,7 +81,7 @@ async def test_a_sign_of_life_moves_the_expiry_only_away(store):
 async def test_an_orphan_is_released_and_recorded_with_what_it_was_for(store):
     facts = await store.add_customer(granted=100)
     take = quota_take(5, 50)
-    hold = hold_of(facts, 1, 30, quotas=(take,), ttl_ms=1)
+    hold = hold_of(facts, 1, 30, counters=(take,), ttl_ms=1)
     placed = await store.balances.place_hold(hold)
     await store.expire(hold_id_of(1))
     assert await store.numbers() == (100, 0, 0, 100)
@@ -126,7 +126,7 @@ async def test_the_shards_instant_never_runs_backwards(store):
 async def test_a_captured_quota_gives_back_what_was_not_used(store):
     facts = await store.add_customer(granted=100)
     take = quota_take(40, 50)
-    hold = hold_of(facts, 1, 30, quotas=(take,))
+    hold = hold_of(facts, 1, 30, counters=(take,))
     placed = await store.balances.place_hold(hold)
     await store.balances.capture_hold(
         event_of(hold, 10, placed), quota_lines(hold, 12), prepaid=True

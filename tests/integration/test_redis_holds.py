@@ -40,7 +40,7 @@ async def test_a_hold_moves_its_amount_from_available_to_held(store):
     assert outcome.expires_at_ms == outcome.instant_ms + 60_000
     assert outcome.numbers.available_nano == 70
     assert outcome.numbers.instant_ms == outcome.instant_ms
-    assert not outcome.numbers.failed
+    assert not outcome.numbers.denied
     assert await store.numbers() == (100, 0, 30, 70)
 
 
@@ -85,14 +85,14 @@ async def test_200_places_at_once_on_credit_for_20_give_exactly_20(store):
 
 async def test_a_repeat_returns_the_first_instants_and_takes_nothing_more(store):
     facts = await store.add_customer(granted=100)
-    hold = hold_of(facts, 1, 30, quotas=(quota_take(5, 50),))
+    hold = hold_of(facts, 1, 30, counters=(quota_take(5, 50),))
     first = await store.balances.place_hold(hold)
     await asyncio.sleep(0.005)
     again = await store.balances.place_hold(hold)
     assert again.status is PlaceStatus.REPEATED
     assert (again.instant_ms, again.expires_at_ms) == (first.instant_ms, first.expires_at_ms)
     assert again.numbers == first.numbers
-    assert again.numbers.quota_used == {"tokens": 5}
+    assert again.numbers.used == {"tokens": 5}
     assert await store.numbers() == (100, 0, 30, 70)
 
 
@@ -145,7 +145,7 @@ async def test_a_release_that_overtakes_its_place_wins(store):
 async def test_a_release_gives_everything_back_once(store):
     facts = await store.add_customer(granted=100)
     take = quota_take(5, 50)
-    await store.place(facts, 1, 30, quotas=(take,))
+    await store.place(facts, 1, 30, counters=(take,))
     assert await store.balances.release_hold(CUSTOMER, hold_id_of(1)) is True
     assert await store.balances.release_hold(CUSTOMER, hold_id_of(1)) is False
     assert await store.numbers() == (100, 0, 0, 100)
@@ -155,16 +155,16 @@ async def test_a_release_gives_everything_back_once(store):
 
 async def test_a_denied_request_changes_nothing_at_all(store):
     facts = await store.add_customer(granted=100)
-    await store.place(facts, 1, 90, quotas=(quota_take(5, 50),))
+    await store.place(facts, 1, 90, counters=(quota_take(5, 50),))
     await store.accounts.put_standing(CUSTOMER, StandingFact(standing=Standing.DELINQUENT))
     before = await store.dump()
     quotas = (quota_take(46, 50), quota_take(1, 0, name="fresh"), quota_take(1, 9, name="wide"))
-    outcome = await store.place(facts, 2, 11, quotas=quotas)
+    outcome = await store.place(facts, 2, 11, counters=quotas)
     assert outcome.status is PlaceStatus.DENIED
     assert outcome.numbers.failed_credit
-    assert outcome.numbers.failed_standing
-    assert outcome.numbers.failed_quotas == {"tokens", "fresh"}
-    assert outcome.numbers.quota_used == {"tokens": 5, "fresh": 0, "wide": 0}
+    assert outcome.numbers.denied
+    assert outcome.numbers.over == {"tokens", "fresh"}
+    assert outcome.numbers.used == {"tokens": 5, "fresh": 0, "wide": 0}
     assert outcome.numbers.available_nano == 10
     assert outcome.numbers.standing is Standing.DELINQUENT
     assert await store.dump() == before
@@ -172,20 +172,20 @@ async def test_a_denied_request_changes_nothing_at_all(store):
 
 async def test_a_quota_admits_up_to_its_limit_and_not_one_more(store):
     facts = await store.add_customer(granted=100)
-    assert (await store.place(facts, 1, 1, quotas=(quota_take(30, 50),))).numbers.quota_used == {
+    assert (await store.place(facts, 1, 1, counters=(quota_take(30, 50),))).numbers.used == {
         "tokens": 30
     }
-    assert (await store.place(facts, 2, 1, quotas=(quota_take(21, 50),))).numbers.failed_quotas
-    assert (await store.place(facts, 3, 1, quotas=(quota_take(20, 50),))).numbers.quota_used == {
+    assert (await store.place(facts, 2, 1, counters=(quota_take(21, 50),))).numbers.over
+    assert (await store.place(facts, 3, 1, counters=(quota_take(20, 50),))).numbers.used == {
         "tokens": 50
     }
 
 
 async def test_a_soft_quota_admits_beyond_its_limit(store):
     facts = await store.add_customer(granted=100)
-    outcome = await store.place(facts, 1, 1, quotas=(quota_take(60, 50, hard=False),))
+    outcome = await store.place(facts, 1, 1, counters=(quota_take(60, 50, hard=False),))
     assert outcome.status is PlaceStatus.PLACED
-    assert outcome.numbers.quota_used == {"tokens": 60}
+    assert outcome.numbers.used == {"tokens": 60}
 
 
 @pytest.mark.parametrize("shift_ms", [-40 * 86_400_000, 40 * 86_400_000])
@@ -193,7 +193,7 @@ async def test_a_window_that_is_not_the_instants_is_planned_anew(store, shift_ms
     facts = await store.add_customer(granted=100)
     take = quota_take(5, 50)
     moved = replace(take, start_ms=take.start_ms + shift_ms, end_ms=take.end_ms + shift_ms)
-    outcome = await store.place(facts, 1, 1, quotas=(moved,))
+    outcome = await store.place(facts, 1, 1, counters=(moved,))
     assert outcome.status is PlaceStatus.WINDOW_MOVED
     assert abs(outcome.instant_ms - datetime.now(UTC).timestamp() * 1_000) < 3_600_000
     assert await store.numbers() == (100, 0, 0, 100)
@@ -209,7 +209,7 @@ async def test_old_windows_are_cleaned_away_when_a_new_one_starts(store):
     now_ms = int(datetime.now(UTC).timestamp() * 1_000)
     # The recent one ended an hour ago: a late capture may still want it.
     await store.set_field("w:tokens", f"{old}={recent},{recent}={now_ms - 3_600_000}")
-    await store.place(facts, 1, 1, quotas=(take,))
+    await store.place(facts, 1, 1, counters=(take,))
     fields = await store.fields()
     assert f"q:tokens:{old}".encode() not in fields
     assert fields[f"q:tokens:{recent}".encode()] == b"8"
@@ -260,8 +260,10 @@ async def test_a_standing_counts_until_its_end(store):
     now = datetime.now(UTC)
     owing = StandingFact(standing=Standing.DELINQUENT, until=now + timedelta(hours=1))
     await store.accounts.put_standing(CUSTOMER, owing)
-    assert (await store.place(facts, 1, 1)).numbers.failed_standing
-    outcome = await store.place(facts, 2, 1, refuse_delinquent=False)
+    denied = await store.place(facts, 1, 1)
+    assert denied.status is PlaceStatus.DENIED
+    assert denied.numbers.standing is Standing.DELINQUENT
+    outcome = await store.place(facts, 2, 1, invoices=())
     assert outcome.status is PlaceStatus.PLACED
     assert outcome.numbers.standing is Standing.DELINQUENT
     over = StandingFact(standing=Standing.DELINQUENT, until=now - timedelta(hours=1))
@@ -309,7 +311,7 @@ async def test_a_damaged_field_refuses_the_hold_and_changes_nothing(store, name,
     take = quota_take(5, 50)
     await store.set_field(take.line.field if name == "quota" else name, value)
     before = await store.dump()
-    outcome = await store.place(facts, 1, 1, quotas=(take,))
+    outcome = await store.place(facts, 1, 1, counters=(take,))
     assert outcome.status is PlaceStatus.OUT_OF_BOUNDS
     assert await store.dump() == before
 

@@ -127,7 +127,7 @@ class HoldMachine(RuleBasedStateMachine):
 
     def hold(self, customer: str, number: int, count: int, **changes: object):
         take = quota_take(count, QUOTA_LIMIT)
-        changes = {"quotas": (take,), "fingerprint": "POST /"} | changes
+        changes = {"counters": (take,), "fingerprint": "POST /"} | changes
         return hold_of(self.facts[customer], number, self.amount_of(count), **changes)
 
     @rule(customer=customers, number=st.integers(0, 9), count=st.integers(1, 40))
@@ -190,9 +190,9 @@ class HoldMachine(RuleBasedStateMachine):
         if no_credit or account.delinquent or over_quota:
             assert outcome.status is PlaceStatus.DENIED
             assert outcome.numbers.failed_credit is no_credit
-            assert outcome.numbers.failed_standing is account.delinquent
-            assert bool(outcome.numbers.failed_quotas) is over_quota
-            assert outcome.numbers.quota_used == {"tokens": account.counter}
+            assert (outcome.numbers.standing is Standing.DELINQUENT) is account.delinquent
+            assert bool(outcome.numbers.over) is over_quota
+            assert outcome.numbers.used == {"tokens": account.counter}
             return
         assert outcome.status is PlaceStatus.PLACED
         account.counter += count
@@ -204,7 +204,7 @@ class HoldMachine(RuleBasedStateMachine):
             instants=(outcome.instant_ms, outcome.expires_at_ms),
         )
         assert outcome.numbers.available_nano == account.available
-        assert outcome.numbers.quota_used == {"tokens": account.counter}
+        assert outcome.numbers.used == {"tokens": account.counter}
         if required:
             assert account.available >= 0
 

@@ -1,9 +1,10 @@
 """Windows: neighbours meet, none overlap, across each change of the clock."""
 
 from datetime import UTC, datetime, timedelta
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 import pytest
+from fixtures.instants import INSTANTS, ZONES, zone_and_instants
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,21 +16,21 @@ from sidecar.domain.periods import (
     to_epoch_ms,
 )
 
-ZONES = st.sampled_from(
-    ["UTC", "Europe/Berlin", "America/New_York", "America/Sao_Paulo", "America/Havana",
-     "Asia/Kolkata", "Asia/Kathmandu", "Australia/Lord_Howe", "Pacific/Apia", "Africa/Cairo",
-     "Africa/Casablanca", "Asia/Beirut", "Antarctica/Troll"]
-) | st.sampled_from(sorted(available_timezones() - {"localtime"}))  # fmt: skip
-INSTANTS = st.datetimes(datetime(2012, 1, 1), datetime(2037, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  Hypothesis adds the zone.
-WINDOWS = st.builds(CalendarWindow, unit=st.sampled_from(CalendarUnit), tz=ZONES)
+CASES = zone_and_instants().flatmap(
+    lambda pair: st.tuples(
+        st.builds(CalendarWindow, unit=st.sampled_from(CalendarUnit), tz=st.just(pair[0])),
+        st.just(pair[1]) | INSTANTS,
+    )
+)
 # Half an hour is taken back here, so that the hours of that day do not meet the day's end.
 LORD_HOWE = CalendarWindow(unit=CalendarUnit.HOUR, tz="Australia/Lord_Howe")
 LORD_HOWE_SPRING = datetime(2026, 10, 3, 15, 45, tzinfo=UTC)
 
 
-@given(WINDOWS, INSTANTS)
-@example(LORD_HOWE, LORD_HOWE_SPRING)
-def test_an_instant_is_in_its_window_and_neighbours_meet(window, instant) -> None:
+@given(CASES)
+@example((LORD_HOWE, LORD_HOWE_SPRING))
+def test_an_instant_is_in_its_window_and_neighbours_meet(case) -> None:
+    window, instant = case
     period = window.at(instant)
     assert instant in period
     assert window.at(period.start) == period
@@ -38,16 +39,18 @@ def test_an_instant_is_in_its_window_and_neighbours_meet(window, instant) -> Non
     assert period.end not in period
 
 
-@given(WINDOWS, INSTANTS, st.integers(0, 999_999))
-@example(LORD_HOWE, LORD_HOWE_SPRING, 990_000)
-def test_each_instant_of_a_window_gives_that_window(window, instant, millionths) -> None:
+@given(CASES, st.integers(0, 999_999))
+@example((LORD_HOWE, LORD_HOWE_SPRING), 990_000)
+def test_each_instant_of_a_window_gives_that_window(case, millionths) -> None:
+    window, instant = case
     period = window.at(instant)
     inside = period.start + (period.end - period.start) * millionths // 1_000_000
     assert window.at(inside) == period
 
 
-@given(WINDOWS, INSTANTS, ZONES)
-def test_the_zone_that_an_instant_is_written_in_does_not_matter(window, instant, zone) -> None:
+@given(CASES, ZONES)
+def test_the_zone_that_an_instant_is_written_in_does_not_matter(case, zone) -> None:
+    window, instant = case
     assert window.at(instant.astimezone(ZoneInfo(zone))) == window.at(instant)
 
 
@@ -91,6 +94,25 @@ def test_epoch_milliseconds_go_there_and_back_rounding_down(instant) -> None:
 def test_lengths_across_changes_of_the_clock(unit, tz, instant, hours) -> None:
     period = CalendarWindow(unit=unit, tz=tz).at(datetime.fromisoformat(instant))
     assert period.end - period.start == timedelta(hours=hours)
+
+
+def test_a_day_begins_at_its_first_midnight_only() -> None:
+    # One minute after midnight the clock was put back to 23:01.
+    window = CalendarWindow(unit=CalendarUnit.DAY, tz="America/St_Johns")
+    midnight = datetime(2010, 11, 7, 2, 30, tzinfo=UTC)
+    for minutes in (0, 1, 30, 61):
+        assert window.at(midnight + timedelta(minutes=minutes)).start == midnight
+    hour = CalendarWindow(unit=CalendarUnit.HOUR, tz=window.tz).at(midnight + timedelta(minutes=30))
+    assert hour == Period(start=midnight, end=midnight + timedelta(hours=1))
+
+
+def test_a_day_whose_midnight_is_skipped_begins_after_the_change() -> None:
+    # At 23:30 the clock was put forward to 00:30; the first half hour is still the old day.
+    window = CalendarWindow(unit=CalendarUnit.DAY, tz="America/Toronto")
+    change = datetime(1919, 3, 31, 4, 30, tzinfo=UTC)
+    start = change + timedelta(minutes=30)
+    assert window.at(change).end == window.at(start - timedelta(microseconds=1)).end == start
+    assert window.at(start).start == start
 
 
 def test_the_hour_that_autumn_repeats_is_two_windows() -> None:

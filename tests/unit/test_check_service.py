@@ -9,6 +9,7 @@ import pytest
 from fixtures.http_edges import make_policy
 from fixtures.use_cases import ANYONE, AWAY, CREDIT_NANO, HOLD_NANO, KEY, TTL_MS, Grown, UseCases
 
+from sidecar.domain.counters import Counter, CounterKind
 from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound
@@ -27,10 +28,22 @@ MONTH = CalendarWindow(unit=CalendarUnit.MONTH)
 
 def quota_policy(limit: int = 250, **rule_changes: object) -> Policy:
     """Each check takes 100 input tokens of the month's."""
-    rule = Rule(name="tokens", template=RuleTemplate.QUOTA, match=CHAT, quota="monthly")
+    counter = Counter(
+        name="monthly",
+        kind=CounterKind.WINDOW,
+        measure="input-tokens",
+        limit=limit,
+        window=MONTH,
+    )
+    rule = Rule(
+        name="tokens",
+        template=RuleTemplate.QUOTA,
+        match=(CHAT,),
+        quota="monthly",
+        counter=counter,
+    )
     policy = make_policy(replace(rule, **rule_changes))
-    quota = Quota(name="monthly", meter="input-tokens", limit=limit, window=MONTH)
-    return replace(policy, quotas={"monthly": quota})
+    return replace(policy, quotas={"monthly": Quota(name="monthly", counter=counter)})
 
 
 def allowing_policy() -> Policy:
@@ -111,7 +124,7 @@ async def test_a_denial_moves_no_counter():
     await cases.customer()
     assert reason(await cases.checks.check(cases.request())) is DenyReason.QUOTA_EXCEEDED
     assert cases.account.held == 0
-    assert set(cases.account.counters.values()) <= {0}
+    assert set(cases.account.counters.counts.values()) <= {0}
 
 
 async def test_credit_is_never_held_beyond_what_is_there_at_any_concurrency():
@@ -138,8 +151,8 @@ async def test_a_repeat_stays_an_allow_when_the_numbers_have_changed_since():
     await cases.customer()
     assert isinstance(await cases.checks.check(cases.request()), Allow)
     cases.account.standing = StandingFact(standing=Standing.DELINQUENT)
-    for name in cases.account.counters:
-        cases.account.counters[name] += 1_000
+    for name in cases.account.counters.counts:
+        cases.account.counters.counts[name] += 1_000
     assert isinstance(await cases.checks.check(cases.request()), Allow)
     assert reason(await cases.checks.check(cases.request(2))) is DenyReason.INVOICE_OVERDUE
 
@@ -257,7 +270,7 @@ async def test_a_window_that_moved_is_planned_by_the_stores_clock():
         cases.request(deadline=cases.clock.now() + timedelta(seconds=1))
     )
     assert isinstance(decision, Allow)
-    assert [hold.quotas[0].start_ms for hold in cases.balances.placed] == [
+    assert [hold.counters[0].start_ms for hold in cases.balances.placed] == [
         MONTH.at(behind).start_ms,
         february.start_ms,
     ]
@@ -396,7 +409,7 @@ async def test_a_rule_may_let_pass_while_the_store_is_away_and_the_usage_is_not_
 
 async def test_one_rule_that_denies_outweighs_those_that_let_pass():
     policy = allowing_policy()
-    strict = Rule(name="strict", template=RuleTemplate.NO_CREDITS, match=CHAT)
+    strict = Rule(name="strict", template=RuleTemplate.NO_CREDITS, match=(CHAT,))
     cases = UseCases(replace(policy, rules=(*policy.rules, strict)))
     await cases.customer()
     cases.balances.failures["place"] = [AWAY]

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import re2
-from fixtures.replay_world import SECRET, START, Asks, World, make_policy
+from fixtures.replay_world import SECRET, START, World, make_policy, when
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,14 +68,13 @@ def recorded(policy, asked: AccessRequest) -> DecisionRecord:
 
 
 def test_a_policys_reads_are_found_in_matches_and_conditions():
-    when = Asks(
-        text="",
-        reads=frozenset({"request.headers.x-plan", "request.body.user.id", "request.bytes"}),
+    condition = when(
+        'request.headers["x-plan"] == "a" && request.body.user.id == "b" && request.bytes > 1'
     )
     policy = make_policy(
         rules=(
             block(headers=(("x-tier", ANY),), query=(("q", ANY),), context=(("zone", ANY),)),
-            replace(block(body=(("stream", ANY),)), name="two", when=when),
+            replace(block(body=(("stream", ANY),)), name="two", when=condition),
             replace(block(headers=(("x-draft", ANY),)), name="draft", mode=Mode.DRAFT),
         ),
         free=(Match(headers=(("x-free", ANY),)),),

@@ -5,123 +5,35 @@ from datetime import UTC, datetime
 
 import pytest
 import re2
+from fixtures.policy_parts import (
+    CARD,
+    CREDITS,
+    CUSTOMER,
+    FULL,
+    HEALTH,
+    NEARLY,
+    POLICY,
+    UNPAID,
+    judged,
+    plan_of,
+    plan_or_refusal,
+    request,
+    view_of,
+    with_rules,
+)
 
-from sidecar.domain.customers import CustomerFacts, CustomerMatch
+from sidecar.domain.customers import CustomerMatch
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound
-from sidecar.domain.identity import ApiKeySource
-from sidecar.domain.judging import Judgement, StoreNumbers, judge
-from sidecar.domain.matching import Match, RouteSet
-from sidecar.domain.periods import CalendarUnit, CalendarWindow, to_epoch_ms
-from sidecar.domain.policy import CheckPlan, Policy, Refusal
-from sidecar.domain.pricing import Billing, Meter, PerUnit, PriceLine, RateCard
+from sidecar.domain.matching import Match, RequestView, RouteSet
+from sidecar.domain.periods import to_epoch_ms
+from sidecar.domain.planning import CheckPlan, Refusal
+from sidecar.domain.pricing import PerUnit, PriceLine
 from sidecar.domain.requests import AccessRequest, RequestFacts
-from sidecar.domain.rules import (
-    DenyAnswer,
-    EstimateFrom,
-    EstimateRule,
-    MeterRule,
-    Mode,
-    ModelLimits,
-    OnStoreFailure,
-    Quota,
-    Rule,
-    RuleTemplate,
-)
+from sidecar.domain.rules import DenyAnswer, Mode, OnStoreFailure
 from sidecar.domain.standing import Standing
 from sidecar.domain.templates import Template
-
-NOW = datetime(2026, 1, 31, 23, 59, 30, tzinfo=UTC)
-AI = Match(routes=frozenset({0}))
-HEALTH = Match(routes=frozenset({1}), methods=frozenset({"GET"}))
-INPUT = Meter(name="input", value="usage.input", statuses=frozenset({200}))
-TOTAL = Meter(name="total", value="usage.total")
-CARD = RateCard(
-    plan="pro",
-    billing=Billing.PREPAID,
-    currency="USD",
-    lines=(PriceLine(meter="input", price=PerUnit(amount_nano=500)),),
-    meters={"input": INPUT, "total": TOTAL},
-)
-QUOTA = Quota(
-    name="monthly",
-    meter="total",
-    limit=10_000,
-    window=CalendarWindow(unit=CalendarUnit.MONTH),
-    hard=False,
-)
-POLICY = Policy(
-    version="v1",
-    routes=RouteSet(["^/ai/", "^/healthz$"]),
-    identity=(ApiKeySource(headers=("x-api-key",)),),
-    cards={"pro": CARD, "invoiced": replace(CARD, plan="invoiced", billing=Billing.POSTPAID)},
-    meters=(MeterRule(meter=INPUT, match=AI), MeterRule(meter=TOTAL, match=AI)),
-    quotas={"monthly": QUOTA},
-    estimates=(
-        EstimateRule(match=AI, source=EstimateFrom.BODY, default_input=1_000, default_output=500),
-    ),
-    models={"gpt": ModelLimits(max_output=4_000, max_input=8_000)},
-    free=(HEALTH,),
-)
-CUSTOMER = CustomerFacts(customer_id="cus_1", plan="pro", currency="USD", revision=1)
-CREDITS = Rule(name="credits", template=RuleTemplate.NO_CREDITS)
-UNPAID = Rule(name="unpaid", template=RuleTemplate.UNPAID_INVOICES)
-FULL = Rule(name="full", template=RuleTemplate.QUOTA, quota="monthly")
-NEARLY = Rule(
-    name="nearly",
-    template=RuleTemplate.QUOTA,
-    quota="monthly",
-    at_percent=80,
-    warn={"x-used": Template("{{quota.used_percent}}")},
-)
-
-
-def request(path: str = "/ai/chat", method: str = "POST", **headers: str) -> AccessRequest:
-    return AccessRequest(
-        edge="test",
-        gateway_id="gw",
-        hold_id="0" * 40,
-        method=method,
-        path=path,
-        headers={name.replace("_", "-"): (value,) for name, value in headers.items()},
-        received_at=NOW,
-        deadline=NOW,
-    )
-
-
-def with_rules(*rules: Rule, policy: Policy = POLICY) -> Policy:
-    return replace(policy, rules=rules)
-
-
-def plan_or_refusal(
-    policy: Policy = POLICY,
-    asked: AccessRequest | None = None,
-    customer: CustomerFacts = CUSTOMER,
-    facts: RequestFacts = RequestFacts(),  # noqa: B008  Frozen.
-) -> CheckPlan | Refusal:
-    asked = asked or request()
-    return policy.plan(asked, policy.routes.match(asked.path), customer, facts, NOW)
-
-
-def plan_of(*rules: Rule, facts: RequestFacts = RequestFacts(), **changes: object) -> CheckPlan:  # noqa: B008  Frozen.
-    plan = plan_or_refusal(replace(with_rules(*rules), **changes), facts=facts)
-    assert isinstance(plan, CheckPlan)
-    return plan
-
-
-def numbers(**changes: object) -> StoreNumbers:
-    seen = StoreNumbers(
-        instant_ms=to_epoch_ms(NOW),
-        available_nano=1_000_000_000,
-        standing=Standing.GOOD,
-        quota_used={"monthly": 0},
-    )
-    return replace(seen, **changes)
-
-
-def judged(plan: CheckPlan, **changes: object) -> Judgement:
-    return judge(plan, numbers(**changes), CUSTOMER)
 
 
 def test_a_path_that_no_pattern_matches_has_no_numbers() -> None:
@@ -140,12 +52,16 @@ def test_a_match_is_or_inside_a_list_and_and_across_kinds() -> None:
         methods=frozenset({"POST", "PUT"}),
         headers=(("x-tier", re2.compile("^gold$")),),
     )
-    assert match.accepts(request(x_tier="gold"), frozenset({1}))
-    assert not match.accepts(request(x_tier="gold"), frozenset({2}))
-    assert not match.accepts(request(x_tier="gold", method="GET"), frozenset({1}))
-    assert not match.accepts(request(x_tier="golden"), frozenset({1}))
-    assert not match.accepts(request(), frozenset({1}))
-    assert Match().accepts(request(), frozenset())
+
+    def accepts(asked: AccessRequest, *routes: int) -> bool:
+        return match.accepts(RequestView(asked, asked.path, frozenset(routes)))
+
+    assert accepts(request(x_tier="gold"), 1)
+    assert not accepts(request(x_tier="gold"), 2)
+    assert not accepts(request(x_tier="gold", method="GET"), 1)
+    assert not accepts(request(x_tier="golden"), 1)
+    assert not accepts(request(), 1)
+    assert Match().accepts(view_of(request()))
 
 
 @pytest.mark.parametrize(
@@ -164,13 +80,12 @@ def test_customers_are_selected_and_exclusion_wins(match: CustomerMatch, *, acce
 
 
 def test_free_and_unmatched_requests() -> None:
-    health = request("/healthz", "GET")
-    assert POLICY.is_free(health, POLICY.routes.match("/healthz"))
-    assert not POLICY.is_free(request("/healthz"), POLICY.routes.match("/healthz"))
+    assert POLICY.is_free(view_of(request("/healthz", "GET")))
+    assert not POLICY.is_free(view_of(request("/healthz")))
     open_policy = replace(POLICY, allow_unmatched=True)
-    assert open_policy.passes_unmatched(request("/other"), frozenset())
-    assert not open_policy.passes_unmatched(request(), frozenset({0}))
-    assert not POLICY.passes_unmatched(request("/other"), frozenset())
+    assert open_policy.passes_unmatched(view_of(request("/other")))
+    assert not open_policy.passes_unmatched(view_of(request()))
+    assert not POLICY.passes_unmatched(view_of(request("/other")))
 
 
 def test_what_no_rule_and_no_price_covers_is_blocked() -> None:
@@ -180,7 +95,7 @@ def test_what_no_rule_and_no_price_covers_is_blocked() -> None:
 
 
 def test_a_rule_that_names_the_route_covers_it() -> None:
-    policy = with_rules(replace(UNPAID, match=HEALTH))
+    policy = with_rules(replace(UNPAID, match=(HEALTH,)))
     covered = plan_or_refusal(policy, request("/healthz", "GET"))
     assert isinstance(covered, CheckPlan)
     assert covered.amount_nano == 0
@@ -243,9 +158,10 @@ def test_credit_is_required_where_rules_say_so_or_the_plan_burns_it() -> None:
 
 
 def test_only_an_enforcing_rule_refuses_the_delinquent() -> None:
-    assert plan_of(UNPAID).refuse_delinquent
-    assert not plan_of(replace(UNPAID, mode=Mode.SHADOW)).refuse_delinquent
-    assert not plan_of().refuse_delinquent
+    assert [demand.hard for demand in plan_of(UNPAID).invoices] == [True]
+    shadowed = replace(UNPAID, mode=Mode.SHADOW)
+    assert [demand.hard for demand in plan_of(shadowed).invoices] == [False]
+    assert plan_of().invoices == ()
 
 
 @pytest.mark.parametrize(
@@ -262,27 +178,27 @@ def test_only_an_enforcing_rule_refuses_the_delinquent() -> None:
 def test_a_quota_is_taken_once_and_hard_if_a_rule_or_itself_says_so(
     rules, quota_is_hard, hard
 ) -> None:
-    plan = plan_of(*rules, quotas={"monthly": replace(QUOTA, hard=quota_is_hard)})
-    (take,) = plan.quotas
+    plan = plan_of(*(replace(rule, hard=quota_is_hard) for rule in rules))
+    (take,) = plan.counters
     assert (take.quantity, take.hard) == (1_500, hard)
     assert take.line.field == f"q:monthly:{take.start_ms}"
     assert take.end_ms == to_epoch_ms(datetime(2026, 2, 1, tzinfo=UTC))
 
 
 def test_a_quota_that_no_matching_rule_names_is_not_taken() -> None:
-    assert plan_of().quotas == ()
+    assert plan_of().counters == ()
     others = CustomerMatch(plans=frozenset({"free"}))
-    assert plan_of(replace(FULL, customers=others)).quotas == ()
-    assert plan_of(replace(FULL, mode=Mode.DRAFT)).quotas == ()
+    assert plan_of(replace(FULL, customers=others)).counters == ()
+    assert plan_of(replace(FULL, mode=Mode.DRAFT)).counters == ()
 
 
 def test_a_store_failure_allows_only_if_every_enforcing_denial_says_so() -> None:
     lenient = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
-    assert plan_of().on_store_failure is OnStoreFailure.DENY
-    assert plan_of(lenient).on_store_failure is OnStoreFailure.ALLOW
-    assert plan_of(lenient, UNPAID).on_store_failure is OnStoreFailure.DENY
+    assert plan_of().on_store_failure == (OnStoreFailure.DENY, 0)
+    assert plan_of(lenient).on_store_failure == (OnStoreFailure.ALLOW, 0)
+    assert plan_of(lenient, UNPAID).on_store_failure == (OnStoreFailure.DENY, 0)
     shadowed = replace(UNPAID, mode=Mode.SHADOW)
-    assert plan_of(lenient, shadowed, NEARLY).on_store_failure is OnStoreFailure.ALLOW
+    assert plan_of(lenient, shadowed, NEARLY).on_store_failure == (OnStoreFailure.ALLOW, 0)
 
 
 def test_a_placed_hold_is_allowed() -> None:
@@ -294,13 +210,13 @@ def test_a_placed_hold_is_allowed() -> None:
 @pytest.mark.parametrize(
     ("seen", "rule", "reason"),
     [
-        ({"failed_credit": True}, "credits", DenyReason.NO_AVAILABLE_CREDITS),
+        ({"failed_credit": True, "denied": True}, "credits", DenyReason.NO_AVAILABLE_CREDITS),
         (
-            {"failed_standing": True, "standing": Standing.DELINQUENT},
+            {"standing": Standing.DELINQUENT, "denied": True},
             "unpaid",
             DenyReason.INVOICE_OVERDUE,
         ),
-        ({"failed_quotas": frozenset({"monthly"})}, "full", DenyReason.QUOTA_EXCEEDED),
+        ({"over": frozenset({"monthly"}), "denied": True}, "full", DenyReason.QUOTA_EXCEEDED),
     ],
 )
 def test_the_rule_whose_demand_failed_denies(seen, rule, reason) -> None:
@@ -324,8 +240,9 @@ def test_the_first_enforcing_denial_decides_and_all_headers_accumulate() -> None
     judgement = judged(
         plan_of(first, second, NEARLY),
         failed_credit=True,
-        failed_quotas=frozenset({"monthly"}),
-        quota_used={"monthly": 9_000},
+        over=frozenset({"monthly"}),
+        used={"monthly": 9_000},
+        denied=True,
     )
     assert judgement.denial is not None
     assert (judgement.denial.rule, judgement.denial.answer.status) == ("first", 402)
@@ -334,11 +251,11 @@ def test_the_first_enforcing_denial_decides_and_all_headers_accumulate() -> None
 
 
 def test_a_plans_own_guard_denies_where_no_rule_speaks() -> None:
-    credit = judged(plan_of(), failed_credit=True).denial
+    credit = judged(plan_of(), failed_credit=True, denied=True).denial
     assert credit is not None
     assert (credit.rule, credit.reason) == ("prepaid-credit", DenyReason.NO_AVAILABLE_CREDITS)
-    hard = plan_of(NEARLY, quotas={"monthly": replace(QUOTA, hard=True)})
-    quota = judged(hard, failed_quotas=frozenset({"monthly"})).denial
+    hard = plan_of(replace(NEARLY, hard=True))
+    quota = judged(hard, over=frozenset({"monthly"}), denied=True).denial
     assert quota is not None
     assert (quota.rule, quota.reason) == ("quota:monthly", DenyReason.QUOTA_EXCEEDED)
 
@@ -349,7 +266,8 @@ def test_shadow_rules_are_told_and_deny_nothing() -> None:
         plan_of(*rules),
         available_nano=-1,
         standing=Standing.DELINQUENT,
-        quota_used={"monthly": 10_001},
+        used={"monthly": 10_001},
+        over=frozenset({"monthly"}),
     )
     assert judgement.denial is None
     assert judgement.shadow_denials == ("credits", "unpaid", "full")
@@ -357,12 +275,12 @@ def test_shadow_rules_are_told_and_deny_nothing() -> None:
 
 @pytest.mark.parametrize(("used", "warned"), [(7_999, False), (8_000, True), (10_000, True)])
 def test_a_warning_begins_at_its_percentage(used: int, *, warned: bool) -> None:
-    judgement = judged(plan_of(NEARLY), quota_used={"monthly": used})
+    judgement = judged(plan_of(NEARLY), used={"monthly": used})
     assert ("x-used" in judgement.headers) is warned
 
 
 def test_quota_headers_tell_limit_remaining_and_reset() -> None:
-    headers = judged(plan_of(FULL), quota_used={"monthly": 4_000}).headers
+    headers = judged(plan_of(FULL), used={"monthly": 4_000}).headers
     assert headers == {
         "x-ratelimit-limit": "10000",
         "x-ratelimit-remaining": "6000",
@@ -371,7 +289,7 @@ def test_quota_headers_tell_limit_remaining_and_reset() -> None:
 
 
 def test_retry_after_is_told_only_where_waiting_helps() -> None:
-    refused = {"failed_quotas": frozenset({"monthly"}), "quota_used": {"monthly": 9_900}}
+    refused = {"over": frozenset({"monthly"}), "used": {"monthly": 9_900}, "denied": True}
     fits = judged(plan_of(FULL), **refused).denial
     assert fits is not None
     assert fits.retry_after_seconds == 30
@@ -385,7 +303,7 @@ def test_retry_after_is_told_only_where_waiting_helps() -> None:
 def test_bodies_are_filled_at_any_depth() -> None:
     body = {"left": "{{credits.available}}", "list": ["{{customer.id}}", 1, None], "n": {"a": True}}
     rule = replace(CREDITS, deny=DenyAnswer(body=body))
-    denial = judged(plan_of(rule), failed_credit=True).denial
+    denial = judged(plan_of(rule), failed_credit=True, denied=True).denial
     assert denial is not None
     assert denial.body == {"left": "1.00", "list": ["cus_1", 1, None], "n": {"a": True}}
 

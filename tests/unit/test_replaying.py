@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import re2
-from fixtures.replay_world import CHAT, LEGACY, START, Asks, World, card, make_policy, rules
+from fixtures.replay_world import CHAT, LEGACY, START, World, card, make_policy, rules, when
 
 from sidecar.domain.counters import REQUESTS, Counter, CounterKind, Rate
 from sidecar.domain.customers import CustomerFacts
@@ -103,12 +103,7 @@ def test_a_request_that_is_now_refused_gives_back_its_hold_at_once_and_its_amoun
     """The second was refused for want of credit; without the first it has enough."""
     only_first = replace(
         BLOCK,
-        when=Asks(
-            text="request.bytes == 7",
-            roots=frozenset({"request"}),
-            reads=frozenset({"request.bytes"}),
-            asks=lambda v: v["request"]["bytes"] == 7,
-        ),
+        when=when("request.bytes == 7"),
     )
     replay = Replay(with_rules(only_first))
     first = record(1, request=RecordedRequest(method="POST", path="/ai/chat", body_bytes=7))
@@ -273,13 +268,8 @@ def test_a_rule_of_another_route_needs_no_unrecorded_fact():
 
 
 def test_a_condition_over_what_was_not_recorded_cannot_be_judged():
-    when = Asks(
-        text="request.url != ''",
-        roots=frozenset({"request"}),
-        reads=frozenset({"request.url"}),
-        asks=lambda v: bool(v["request"]["url"]),
-    )
-    replay = Replay(with_rules(replace(BLOCK, when=when)))
+    reads_url = replace(BLOCK, when=when("request.url != ''"))
+    replay = Replay(with_rules(reads_url))
     assert replay.take_record(record(1)).reason == "url was not recorded"
 
 

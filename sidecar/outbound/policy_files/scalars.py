@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.outbound.policy_files.nearest import unknown
+from sidecar.domain.nearest import unknown
 from sidecar.outbound.policy_files.reading import (
     TAG_BOOL,
     TAG_INT,

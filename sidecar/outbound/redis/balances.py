@@ -1,21 +1,22 @@
 """Live balances, holds and counters: implements `Balances`, one script per verb."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
-from sidecar.domain.judging import StoreNumbers
 from sidecar.domain.money import AMOUNT_NANO_MAX
-from sidecar.domain.periods import to_epoch_ms
-from sidecar.domain.policy import QuotaTake
-from sidecar.domain.standing import Standing
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace, quota_field, total_field
+from sidecar.outbound.redis.placing import (
+    check_amount,
+    check_counted,
+    place_arguments,
+    read_outcome,
+)
 from sidecar.outbound.redis.records import (
     at_instants,
     event_from_bytes,
@@ -23,7 +24,6 @@ from sidecar.outbound.redis.records import (
     orphan_event,
     terms_from_payload,
     terms_of_event,
-    terms_to_payload,
     usage_digest,
 )
 from sidecar.services.ports import (
@@ -32,13 +32,10 @@ from sidecar.services.ports import (
     Clock,
     PlaceHold,
     PlaceOutcome,
-    PlaceStatus,
     RatingDemand,
     StoredHold,
 )
 
-_WITH_NUMBERS = frozenset({PlaceStatus.PLACED, PlaceStatus.REPEATED, PlaceStatus.DENIED})
-_PLACE_REPLY_HEAD = 9
 _MARKER_CUSTOMER_LINE = 6
 
 
@@ -87,11 +84,11 @@ class RedisBalances:
         reply = await self._connection.run(
             scripts.PLACE,
             self._keyspace.hold_keys(terms.customer_id, terms.hold_id),
-            _place_arguments(hold),
+            place_arguments(hold),
             timeout_seconds=min(left, self._store_timeout_seconds),
             wait_seconds=left,
         )
-        return _place_outcome(reply, hold.quotas)
+        return read_outcome(reply, hold.counters)
 
     async def release_hold(self, customer_id: str, hold_id: str) -> bool:
         """Give an open hold back, leaving a tombstone that beats a late place."""
@@ -171,7 +168,7 @@ class RedisBalances:
         Raises:
             InvalidInput: The event itself is out of bounds.
         """
-        amount = _check_amount(event.amount_nano)
+        amount = check_amount(event.amount_nano)
         arguments: list[Argument] = [
             event.customer_id,
             amount,
@@ -186,7 +183,7 @@ class RedisBalances:
             len(quota_lines),
         ]
         for line in quota_lines:
-            check_quantity(line.quantity, field="quota_lines")
+            check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
         status, booked, overage, held, available = reply[:5]
@@ -228,6 +225,35 @@ class RedisBalances:
         _refuse_broken(status, hold_id)
         return event_from_bytes(event) if status == b"interrupted" else None
 
+    async def prune_counters(self, shard: int, limit: int) -> int:
+        """
+        Drop windows, slices and levels that count no more, of at most `limit` counters.
+
+        Returns:
+            How many counters were looked at; fewer than `limit` means that no more were due.
+
+        Raises:
+            StoreDamaged: A customer's key is no hash; the other counters were looked at.
+        """
+        keys = self._keyspace
+        members = await self._connection.run(
+            scripts.STALE, (keys.shard(shard), keys.windows(shard)), (limit,)
+        )
+        damaged: StoreDamaged | None = None
+        for member in members:
+            customer_id, _, counter = _text(member).partition("\n")
+            try:
+                await self._connection.run(
+                    scripts.PRUNE,
+                    (keys.customer(customer_id), keys.shard(shard), keys.windows(shard)),
+                    (counter, customer_id),
+                )
+            except StoreDamaged as error:
+                damaged = error
+        if damaged is not None:
+            raise damaged
+        return len(members)
+
     async def ping(self) -> None:
         """Whether the store answers."""
         await self._connection.command("PING")
@@ -256,76 +282,6 @@ def read_stored_hold(reply: Sequence[bytes]) -> StoredHold | None:
     except InvalidInput:
         return None
     return None
-
-
-def _place_arguments(hold: PlaceHold) -> list[Argument]:
-    terms = hold.terms
-    amount = _check_amount(terms.amount_nano)
-    arguments: list[Argument] = [
-        terms.hold_id,
-        terms.customer_id,
-        amount,
-        # Hashed: it holds a client's path, of any length.
-        hashlib.sha256(hold.fingerprint.encode(errors="backslashreplace")).hexdigest()[:32],
-        to_epoch_ms(hold.deadline),
-        hold.ttl_ms,
-        hold.customer.credential_id,
-        hold.customer.generation,
-        hold.customer.revision,
-        int(hold.credit_required),
-        int(hold.refuse_delinquent),
-        AMOUNT_NANO_MAX - amount,
-        amount - AMOUNT_NANO_MAX,
-        terms_to_payload(terms),
-        len(hold.quotas),
-    ]
-    for take in hold.quotas:
-        check_quantity(take.quantity, field=take.quota.name)
-        arguments += (
-            quota_field(take.line.field),
-            take.start_ms,
-            take.end_ms,
-            int(take.hard),
-            take.quantity,
-            take.quota.limit - take.quantity,
-        )
-    return arguments
-
-
-def _place_outcome(reply: list[bytes], quotas: tuple[QuotaTake, ...]) -> PlaceOutcome:
-    status = PlaceStatus(reply[0].decode())
-    instant, expires = int(reply[1]), int(reply[2])
-    if status not in _WITH_NUMBERS:
-        return PlaceOutcome(status=status, instant_ms=instant)
-    used: dict[str, int] = {}
-    failed: set[str] = set()
-    for index, take in enumerate(quotas):
-        at = _PLACE_REPLY_HEAD + 2 * index
-        used[take.quota.name] = int(reply[at])
-        if reply[at + 1] == b"1":
-            failed.add(take.quota.name)
-    return PlaceOutcome(
-        status=status,
-        instant_ms=instant,
-        expires_at_ms=expires,
-        numbers=StoreNumbers(
-            instant_ms=instant,
-            available_nano=int(reply[5]),
-            standing=Standing(reply[6].decode()),
-            quota_used=used,
-            failed_credit=reply[7] == b"1",
-            failed_standing=reply[8] == b"1",
-            failed_quotas=frozenset(failed),
-        ),
-    )
-
-
-def _check_amount(amount_nano: int) -> int:
-    if not 0 <= amount_nano <= AMOUNT_NANO_MAX:
-        raise InvalidInput(
-            f"the amount {str(amount_nano)[:40]} nano is below 0 or beyond any balance"
-        )
-    return amount_nano
 
 
 def _refuse_broken(status: bytes, hold_id: str) -> None:

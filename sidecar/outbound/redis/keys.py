@@ -1,17 +1,25 @@
 """Names of everything that we keep in Redis, and which shard a customer's state is on."""
 
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidecar.domain.counters import CounterKind
 from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import check_hold_id, dedupe_bucket
 
 META = "sc:meta"
+PUSH_CHANNEL = "sc:push"
+"""Where the control plane tells gateways what to forget."""
 SHARDS_MAX = 1_024
-QUOTA_PREFIX = "q:"
 TOTAL_PREFIX = "t:"
 _NAME_BYTES_MAX = 512
+_COUNTER_FIELD = re.compile(
+    f"(?:[{CounterKind.WINDOW.value}{CounterKind.ROLLING.value}]:.*:-?[0-9]+"
+    f"|[{CounterKind.RATE.value}{CounterKind.IN_FLIGHT.value}]:.*)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +69,24 @@ class Keyspace:
         """Hash that remembers how the ids of one 10-minute bucket ended."""
         return f"{_tag(shard)}:done:{dedupe_bucket(check_hold_id(hold_id))}"
 
+    def windows(self, shard: int) -> str:
+        """Sorted set: customer and counter by the instant at which the sweep looks at it."""
+        return f"{_tag(shard)}:windows"
+
+    def touched(self, shard: int) -> str:
+        """Set: customer and field of each window whose captured usage has changed."""
+        return f"{_tag(shard)}:touched"
+
+    def touched_aside(self, shard: int) -> str:
+        """Set: what of `touched` is being looked at."""
+        return f"{_tag(shard)}:touched:aside"
+
     def hold_keys(self, customer_id: str, hold_id: str) -> Sequence[str]:
-        """KEYS of every script about one hold: customer, shard, done, expiry, open, usage."""
+        """
+        KEYS of every script about one hold.
+
+        Customer, shard, done, expiry, open, usage, windows, touched.
+        """
         shard = self.shard_of(customer_id)
         return (
             self.customer(customer_id),
@@ -71,6 +95,8 @@ class Keyspace:
             self.expiry(shard),
             self.open(shard),
             self.usage(shard),
+            self.windows(shard),
+            self.touched(shard),
         )
 
     def customer_keys(self, customer_id: str) -> Sequence[str]:
@@ -96,7 +122,7 @@ def total_field(key: str) -> str:
 
 def quota_field(field: str) -> str:
     """A counter's field, which must not be able to name anything but a counter."""
-    if not field.startswith(QUOTA_PREFIX):
+    if _COUNTER_FIELD.fullmatch(field) is None:
         raise InvalidInput(f"a quota line names the field {field[:40]!r}", field="quota_lines")
     return check_line(field, "quota_lines")
 

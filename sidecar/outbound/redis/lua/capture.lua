@@ -1,5 +1,5 @@
 -- Burn an event's amount, release the rest of its hold, append it to the shard's stream.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 amount, 4 estimated, 5 digest of the usage, 6 prepaid,
 --   7 currency, 8 price version, 9 event, 10 highest used, 11 lowest available that the amount
 --   still fits, 12 count of lines, then per line: counter's field, actual quantity
@@ -14,12 +14,16 @@ local prepaid = ARGV[6] == '1'
 local expires = call('ZSCORE', expiry, id) or '0'
 local opened_for = call('HGET', open, id)
 call('XLEN', usage)
+call('ZCARD', where.windows)
+call('SCARD', where.touched)
 local moment = moment_of(shard)
 local record = call('HGET', done, id)
 local marker = record and read_marker(record)
 local row = call('HMGET', customer, 'rev', 'used', 'held', 'avail', 'h:' .. id, 'r:' .. id)
 local lines = {}
 for i = 13, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
+local actual = {}
+for _, line in ipairs(lines) do actual[line[1]] = line[2] end
 
 local function reply(status, booked, overage, held)
   local avail = call('HGET', customer, 'avail')
@@ -34,7 +38,7 @@ local function refusal(counted)
   if not row[1] then return 'no_customer' end
   if not (sane(row[2]) and sane(row[3]) and sane(row[4]))
     or cmp(row[2], ARGV[10]) > 0 or cmp(row[4], ARGV[11]) < 0
-    or not counters_sane(customer, counted) or not counters_sane(customer, lines) then
+    or not counters_fit(counted, false) or not counters_fit(lines, true) then
     return 'out_of_bounds'
   end
   return nil
@@ -85,8 +89,8 @@ local function compare()
   local refused = refusal(marker.lines)
   if refused then return reply(refused) end
   local booked, overage = burn(marker.amount, marker.overage, '0', '0')
-  uncount(customer, marker.lines)
-  count(customer, lines, moment.instant)
+  uncount_captured(marker.lines)
+  count_captured(lines, moment.instant)
   marker.overage = difference(customer, marker.overage, negate(overage))
   marker.corrections = text(tonumber(marker.corrections) + 1)
   marker.amount, marker.estimated, marker.digest, marker.lines = amount, '0', digest, lines
@@ -113,12 +117,12 @@ local ended = marker or tombstone('captured', ARGV[2])
 local held = hold and hold.amount or '0'
 local booked, overage = burn(ended.amount, ended.overage, held, hold and hold.uncovered or '0')
 if hold then
-  uncount(customer, hold.lines)
+  uncount_hold(hold, actual, moment.instant)
   ended.decided, ended.expires, ended.terms = hold.decided, expires, hold.terms
 elseif not marker then
   ended.decided, ended.expires = text(moment.instant), text(moment.instant)
 end
-count(customer, lines, moment.instant)
+count_captured(lines, moment.instant)
 ended.overage = difference(customer, ended.overage, negate(overage))
 ended.state, ended.customer, ended.amount = 'captured', ARGV[2], amount
 ended.estimated, ended.digest, ended.lines = estimated, digest, lines

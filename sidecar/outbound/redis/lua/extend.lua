@@ -1,5 +1,5 @@
 -- Move an open hold's expiry, never nearer.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 ttl ms
 -- Reply: 1 if it was open, else 0
 

@@ -1,5 +1,5 @@
 -- End an expired hold: give all of it back and append the fact to the stream.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 currency, 4 price version, 5 event
 -- Reply: 'orphaned' | 'not_due' | 'broken' | 'interrupted', event of the capture to finish
 
@@ -33,11 +33,11 @@ if not row[3] then
   return { 'not_due', '' }
 end
 local hold = read_hold(row[3])
-if not (hold and sane(row[1]) and sane(row[2]) and counters_sane(customer, hold.lines)) then
+if not (hold and sane(row[1]) and sane(row[2]) and counters_fit(hold.lines, false)) then
   -- Later, so that it does not stand before the others for ever.
   return look_again_later('broken', '')
 end
-give_back(customer, hold)
+give_back(hold, moment.instant)
 close(customer, expiry, open, id)
 local marker = tombstone('orphaned', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires, hold.terms

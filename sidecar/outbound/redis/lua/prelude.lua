@@ -1,14 +1,12 @@
 -- Shared head of every script. Amounts and counters are canonical decimal strings of 64-bit
--- integers. Lua numbers are doubles and lose digits above 2^53, so only HINCRBY does arithmetic
--- on them, its exact result is read back with HGET, and comparing works on the text.
+-- integers. Lua numbers are doubles and lose digits above 2^53, so only HINCRBY changes them, its
+-- exact result is read back with HGET, and comparing works on the text. What a refusal needs to
+-- know is added up without a write, in halves that a double holds (`plus`).
 -- Instants (milliseconds) and sequence numbers stay below 2^53 and may be Lua numbers.
 
 local AMOUNT_MAX = '4000000000000000000'
 local DEDUPE_SECONDS = 172800
-local WINDOW_KEPT_MS = 172800000
 local RESERVED_GRACE_MS = 30000
--- A window that only a late capture knows: kept as long as the longest window can last.
-local WINDOW_UNKNOWN_MS = 366 * 86400000
 local call = redis.call
 
 local function negative(n)
@@ -41,6 +39,30 @@ end
 
 local function sane_or_absent(n)
   return n == false or sane(n)
+end
+
+-- n = high * 1e9 + low; sums of a few million halves are exact.
+local function halves(n)
+  local sign, digits = 1, n
+  if negative(n) then sign, digits = -1, n:sub(2) end
+  return sign * (tonumber(digits:sub(1, -10)) or 0), sign * tonumber(digits:sub(-9))
+end
+
+-- The text of summed halves.
+local function whole(high, low)
+  high, low = high + math.floor(low / 1e9), low % 1e9
+  if high < 0 and low > 0 then high, low = high + 1, low - 1e9 end
+  local sign = (high < 0 or low < 0) and '-' or ''
+  high, low = math.abs(high), math.abs(low)
+  if high == 0 then return sign .. string.format('%.0f', low) end
+  return sign .. string.format('%.0f%09.0f', high, low)
+end
+
+-- a + b, exactly and without a write; both sane.
+local function plus(a, b)
+  local high, low = halves(a)
+  local more_high, more_low = halves(b)
+  return whole(high + more_high, low + more_low)
 end
 
 local function add(key, field, delta)
@@ -231,45 +253,13 @@ local function write_reservation(reservation)
   return table.concat(out, '\n')
 end
 
--- A counter's first use: note its window, and drop windows that ended long ago.
-local function open_window(customer, field, end_ms, instant)
-  local quota = field:match('^q:(.*):%-?%d+$') or field
-  local index = 'w:' .. quota
-  local kept = {}
-  for known, ended in (call('HGET', customer, index) or ''):gmatch('(%-?%d+)=(%-?%d+)') do
-    if tonumber(ended) < instant - WINDOW_KEPT_MS then
-      call('HDEL', customer, 'q:' .. quota .. ':' .. known)
-    else
-      kept[#kept + 1] = known .. '=' .. ended
-    end
-  end
-  kept[#kept + 1] = (field:match('(%-?%d+)$') or '0') .. '=' .. text(end_ms)
-  call('HSET', customer, index, table.concat(kept, ','))
-end
-
-local function count(customer, lines, instant)
-  for _, line in ipairs(lines) do
-    if line[2] ~= '0' then
-      if call('HEXISTS', customer, line[1]) == 0 then
-        open_window(customer, line[1], instant + WINDOW_UNKNOWN_MS, instant)
-      end
-      call('HINCRBY', customer, line[1], line[2])
-    end
-  end
-end
-
--- Take back what was counted; a counter that was cleaned away stays away.
-local function uncount(customer, lines)
-  for _, line in ipairs(lines) do
-    if call('HEXISTS', customer, line[1]) == 1 then add(customer, line[1], negate(line[2])) end
-  end
-end
-
-local function counters_sane(customer, lines)
-  for _, line in ipairs(lines) do
-    if not sane_or_absent(call('HGET', customer, line[1])) then return false end
-  end
-  return true
+-- A credential's entry is 'N', the accepted generation; 'N@E', accepted until instant E; or '-N',
+-- revoked.
+local function credential_holds(entry, generation, instant)
+  if not entry then return false end
+  if entry == generation then return true end
+  local accepted, ends = entry:match('^(%d+)@(%d+)$')
+  return accepted == generation and instant < tonumber(ends)
 end
 
 -- Forget an open hold and all that points to it.
@@ -277,11 +267,4 @@ local function close(customer, expiry, open, id)
   call('HDEL', customer, 'h:' .. id, 'r:' .. id)
   call('ZREM', expiry, id)
   call('HDEL', open, id)
-end
-
--- Undo a hold entirely.
-local function give_back(customer, hold)
-  add(customer, 'held', negate(hold.amount))
-  add(customer, 'avail', hold.amount)
-  uncount(customer, hold.lines)
 end

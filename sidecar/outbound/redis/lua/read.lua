@@ -1,5 +1,5 @@
 -- What is known of a hold. Writes nothing.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id
 -- Reply: state ('' if unknown), decided ms, expires ms, terms, event of a reservation or ''
 

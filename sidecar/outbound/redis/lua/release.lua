@@ -1,5 +1,5 @@
 -- Give an open hold back; an unknown id gets a tombstone, which beats a place that comes later.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id
 -- Reply: 'released' | 'not_open' | 'reserved' (a capture is under way: left alone) | 'broken'
 
@@ -19,10 +19,10 @@ if not row[3] then
   return 'not_open'
 end
 local hold = read_hold(row[3])
-if not (hold and sane(row[1]) and sane(row[2]) and counters_sane(customer, hold.lines)) then
+if not (hold and sane(row[1]) and sane(row[2]) and counters_fit(hold.lines, false)) then
   return 'broken'
 end
-give_back(customer, hold)
+give_back(hold, moment.instant)
 close(customer, expiry, open, id)
 local marker = tombstone('released', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires or '0', hold.terms

@@ -1,5 +1,5 @@
 -- Reserve an interval of each running total for a hold id, once.
--- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage
+-- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 event, then per demand: total's field, quantity
 -- Reply: 'ok' | 'no_customer' | 'broken', then each total before its interval
 

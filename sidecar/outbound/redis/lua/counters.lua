@@ -1,0 +1,260 @@
+-- Counters in a customer's hash, for the scripts that stand below.
+--   q:<name>:<start>  count of a window
+--   v:<name>:<start>  count of a slice of a rolling window
+--   u:<name>:<start>  what captures alone counted of either: without open holds
+--   w:<name>  windows that have a counter: "start=end,..."
+--   i:<name>  slices that count: ",start=leaves..." in the order they leave
+--   s:<name>  sum of these slices
+--   l:<name>  level of a rate: "<level> <at ms> <limit> <per ms>"
+--   f:<name>  holds in flight
+-- A name may hold colons: a start is what follows the last one. For each w:, i: and l: the
+-- shard's index has a member "<customer>\n<kind>:<name>", by when the sweep should look at it.
+
+local WINDOW_KEPT_MS = 172800000
+-- A window that only a late capture knows: kept as long as the longest window can last.
+local WINDOW_UNKNOWN_MS = 366 * 86400000
+-- Most of burst x per_ms, and of a level that captures have driven beyond the burst: whole
+-- numbers that a double holds, and adds.
+local RATE_WORK_MAX = 2 ^ 50
+local LEVEL_MAX = 2 ^ 52
+local TOUCHED_MAX = 100000
+
+local where = { customer = KEYS[1], id = ARGV[2], windows = KEYS[7], touched = KEYS[8] }
+
+local function kind_of(field)
+  return field:sub(1, 1)
+end
+
+-- Name and start of a window's or a slice's field.
+local function parts_of(field)
+  local name, start = field:match('^.:(.*):(%-?%d+)$')
+  return name or field:sub(3), start or '0'
+end
+
+local function captured_field(field)
+  return 'u:' .. field:sub(3)
+end
+
+local function note_opened(head, look_at_ms)
+  call('ZADD', where.windows, 'NX', text(look_at_ms), where.id .. '\n' .. head)
+end
+
+-- A window's first use: note it, and drop windows of the name that ended long ago.
+local function drop_windows(name, instant)
+  local kept, first_end = {}, nil
+  for start, ended in (call('HGET', where.customer, 'w:' .. name) or '')
+    :gmatch('(%-?%d+)=(%-?%d+)') do
+    if tonumber(ended) <= instant - WINDOW_KEPT_MS then
+      local suffix = name .. ':' .. start
+      call('HDEL', where.customer, 'q:' .. suffix, 'u:' .. suffix)
+    else
+      kept[#kept + 1] = start .. '=' .. ended
+      first_end = math.min(first_end or tonumber(ended), tonumber(ended))
+    end
+  end
+  return kept, first_end
+end
+
+local function open_window(field, end_ms, instant)
+  local name, start = parts_of(field)
+  local kept = drop_windows(name, instant)
+  kept[#kept + 1] = start .. '=' .. text(end_ms)
+  call('HSET', where.customer, 'w:' .. name, table.concat(kept, ','))
+  note_opened('q:' .. name, end_ms + WINDOW_KEPT_MS)
+end
+
+-- Slices that have left by an instant, and the index of the others; nil if it is damaged.
+-- Looks at no more than those that left: they stand first.
+local function leaving(index, instant)
+  local left, position = {}, 1
+  while position <= #index do
+    local _, stop, start, leaves = index:find('^,(%-?%d+)=(%d+)', position)
+    if not start then return nil end
+    if tonumber(leaves) > instant then break end
+    left[#left + 1] = start
+    position = stop + 1
+  end
+  return left, index:sub(position)
+end
+
+local function slices_of(index)
+  local slices = {}
+  for start, leaves in index:gmatch(',(%-?%d+)=(%d+)') do
+    slices[#slices + 1] = { start = start, leaves = tonumber(leaves) }
+  end
+  return slices
+end
+
+-- The index with a slice in its place. Slices follow each other, so it is nearly always the last;
+-- only a window whose length was changed mixes them, and then a slice stays for the longer time.
+local function with_slice(index, start, leaves_ms)
+  local _, stop = index:find(',' .. start .. '=', 1, true)
+  local known = stop and tonumber(index:match('^%d+', stop + 1))
+  if known and known >= leaves_ms then return index end
+  local last = index:sub(-32):match('=(%d+)$')
+  if not known and (not last or tonumber(last) <= leaves_ms) then
+    return index .. ',' .. start .. '=' .. text(leaves_ms)
+  end
+  local slices = {}
+  for _, slice in ipairs(slices_of(index)) do
+    if slice.start ~= start then slices[#slices + 1] = slice end
+  end
+  slices[#slices + 1] = { start = start, leaves = leaves_ms }
+  table.sort(slices, function(a, b) return a.leaves < b.leaves end)
+  local out = {}
+  for i, slice in ipairs(slices) do out[i] = ',' .. slice.start .. '=' .. text(slice.leaves) end
+  return table.concat(out)
+end
+
+-- Counts of slices, in order; nil if one is damaged.
+local function slice_counts(name, starts)
+  if #starts == 0 then return {} end
+  local fields = {}
+  for i, start in ipairs(starts) do fields[i] = 'v:' .. name .. ':' .. start end
+  local counts = call('HMGET', where.customer, unpack(fields))
+  for i = 1, #starts do
+    counts[i] = counts[i] or '0'
+    if not sane(counts[i]) then return nil end
+  end
+  return counts
+end
+
+local function drop_slices(name, starts, counts)
+  for i, start in ipairs(starts) do
+    local suffix = name .. ':' .. start
+    add(where.customer, 's:' .. name, negate(counts[i]))
+    call('HDEL', where.customer, 'v:' .. suffix, 'u:' .. suffix)
+  end
+end
+
+local function read_rate(record)
+  local level, at, limit, per = record:match('^(%d+) (%d+) (%d+) (%d+)$')
+  if not level then return nil end
+  local rate = {
+    level = tonumber(level), at = tonumber(at), limit = tonumber(limit), per = tonumber(per),
+  }
+  if rate.level > LEVEL_MAX or rate.at > LEVEL_MAX or rate.limit > RATE_WORK_MAX
+    or rate.per < 1 or rate.per > RATE_WORK_MAX then
+    return nil
+  end
+  return rate
+end
+
+local function write_rate(field, rate)
+  call('HSET', where.customer, field, text(rate.level) .. ' ' .. text(rate.at) .. ' '
+    .. text(rate.limit) .. ' ' .. text(rate.per))
+end
+
+-- Let a level drain up to an instant. A product that a double rounds is beyond any level.
+local function drain(rate, instant)
+  rate.level = math.max(0, rate.level - rate.limit * math.max(0, instant - rate.at))
+  rate.at = math.max(rate.at, instant)
+end
+
+-- Put right what an open hold took of a rate. Had it taken the actual quantity from the start,
+-- the level would be lower by the difference, less what of it has drained away since; no more
+-- than the limit drains in a millisecond. Giving back the rest never lowers the level below the
+-- one of a caller who had asked for the actual quantity, so that the rate is not exceeded.
+local function settle_rate(field, held, actual, decided_ms, instant)
+  local rate = read_rate(call('HGET', where.customer, field) or '')
+  if not rate then return end
+  drain(rate, instant)
+  local work = (actual - held) * rate.per
+  if work < 0 then work = math.min(0, work + rate.limit * math.max(0, instant - decided_ms)) end
+  if work == 0 then return end
+  rate.level = math.min(LEVEL_MAX, math.max(0, rate.level + work))
+  write_rate(field, rate)
+end
+
+-- Move a window's or a slice's count.
+local function move(field, delta)
+  add(where.customer, field, delta)
+  if kind_of(field) == 'v' then add(where.customer, 's:' .. parts_of(field), delta) end
+end
+
+local function exists(field)
+  return call('HEXISTS', where.customer, field) == 1
+end
+
+-- Take back what an open hold took; `actual` has what was used of the rates. A window that was
+-- cleaned away stays away, and a slice that has left the count does not come back.
+local function uncount_hold(hold, actual, instant)
+  for _, line in ipairs(hold.lines) do
+    local field, kind = line[1], kind_of(line[1])
+    if kind == 'l' then
+      settle_rate(field, tonumber(line[2]), tonumber(actual[field] or '0'),
+        tonumber(hold.decided), instant)
+    elseif exists(field) then
+      move(field, negate(line[2]))
+      if kind == 'f' and call('HGET', where.customer, field) == '0' then
+        call('HDEL', where.customer, field)
+      end
+    end
+  end
+end
+
+-- Tell the sweep that what is captured of a window changed; beyond the bound, that it missed some.
+local function touch(field)
+  local member = call('SCARD', where.touched) > TOUCHED_MAX and '*' or where.id .. '\n' .. field
+  call('SADD', where.touched, member)
+end
+
+local function move_captured(field, delta)
+  move(field, delta)
+  add(where.customer, captured_field(field), delta)
+  touch(field)
+end
+
+-- Only windows and slices count what was used; rates and holds in flight ended with their hold.
+local function counts_usage(line)
+  local kind = kind_of(line[1])
+  return (kind == 'q' or kind == 'v') and line[2] ~= '0'
+end
+
+local function count_captured(lines, instant)
+  for _, line in ipairs(lines) do
+    if counts_usage(line) then
+      local known = exists(line[1])
+      if not known and kind_of(line[1]) == 'q' then
+        open_window(line[1], instant + WINDOW_UNKNOWN_MS, instant)
+        known = true
+      end
+      if known then move_captured(line[1], line[2]) end
+    end
+  end
+end
+
+local function uncount_captured(lines)
+  for _, line in ipairs(lines) do
+    if counts_usage(line) and exists(line[1]) then move_captured(line[1], negate(line[2])) end
+  end
+end
+
+-- Whether the counters of these lines can be read, and still fit if `more` of each is counted.
+local function counters_fit(lines, more)
+  local function fits(field, quantity)
+    local count = call('HGET', where.customer, field) or '0'
+    return sane(count) and sane(plus(count, quantity))
+  end
+  for _, line in ipairs(lines) do
+    local field, kind = line[1], kind_of(line[1])
+    local quantity = more and line[2] or '0'
+    if kind == 'l' then
+      local record = call('HGET', where.customer, field)
+      if record and not read_rate(record) then return false end
+    elseif kind == 'f' then
+      if not fits(field, '0') then return false end
+    elseif not (fits(field, quantity) and fits(captured_field(field), quantity)
+      and (kind ~= 'v' or fits('s:' .. parts_of(field), quantity))) then
+      return false
+    end
+  end
+  return true
+end
+
+-- Undo an open hold entirely.
+local function give_back(hold, instant)
+  add(where.customer, 'held', negate(hold.amount))
+  add(where.customer, 'avail', hold.amount)
+  uncount_hold(hold, {}, instant)
+end

@@ -1,0 +1,165 @@
+"""What the place script is asked and what it answers: `PlaceHold` to ARGV, reply to outcome."""
+
+import hashlib
+
+from sidecar.domain.counters import (
+    COUNTERS_MAX,
+    MONEY,
+    RATE_WORK_MAX,
+    CounterKind,
+    CounterTake,
+    Rate,
+)
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.money import AMOUNT_NANO_MAX
+from sidecar.domain.periods import to_epoch_ms
+from sidecar.domain.standing import Standing
+from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
+from sidecar.domain.usage import check_quantity
+from sidecar.outbound.redis.connection import Argument
+from sidecar.outbound.redis.keys import quota_field
+from sidecar.outbound.redis.records import terms_to_payload
+from sidecar.services.ports import PlaceHold, PlaceOutcome, PlaceStatus
+
+_WITH_NUMBERS = frozenset({PlaceStatus.PLACED, PlaceStatus.REPEATED, PlaceStatus.DENIED})
+_REPLY_HEAD = 11
+
+
+def place_arguments(hold: PlaceHold) -> list[Argument]:
+    """
+    Say to the script what a check takes, as the script's head lists it.
+
+    Raises:
+        InvalidInput: A number is out of bounds, or the counters are too many or not distinct.
+    """
+    terms = hold.terms
+    amount = check_amount(terms.amount_nano)
+    arguments: list[Argument] = [
+        terms.hold_id,
+        terms.customer_id,
+        amount,
+        # Hashed: it holds a client's path, of any length.
+        hashlib.sha256(hold.fingerprint.encode(errors="backslashreplace")).hexdigest()[:32],
+        to_epoch_ms(hold.deadline),
+        hold.ttl_ms,
+        hold.customer.credential_id,
+        hold.customer.generation,
+        hold.customer.revision,
+        int(hold.credit_required),
+        int(hold.probe),
+        AMOUNT_NANO_MAX - amount,
+        amount - AMOUNT_NANO_MAX,
+        terms_to_payload(terms),
+        len(hold.invoices),
+    ]
+    for demand in hold.invoices:
+        arguments += _demand_arguments(demand)
+    if len(hold.counters) > COUNTERS_MAX:
+        raise InvalidInput(f"a check may take {COUNTERS_MAX} counters, not {len(hold.counters)}")
+    if len({take.field for take in hold.counters}) < len(hold.counters):
+        raise InvalidInput("two takes name the same counter")
+    arguments.append(len(hold.counters))
+    for take in hold.counters:
+        arguments += _take_arguments(take)
+    return arguments
+
+
+def _demand_arguments(demand: InvoiceDemand) -> tuple[Argument, ...]:
+    check_quantity(demand.grace_ms, field="grace_ms")
+    return (
+        "" if demand.grace_ms is None else demand.grace_ms,
+        check_amount(demand.minimum_nano),
+        int(demand.except_disputed),
+        int(demand.hard),
+    )
+
+
+def _take_arguments(take: CounterTake) -> tuple[Argument, ...]:
+    counter, quantity = take.counter, take.quantity
+    check_counted(quantity, counter.measure, field=take.name)
+    check_amount(counter.limit)
+    kind = CounterKind(take.field[:1])
+    if kind is not counter.kind:
+        raise InvalidInput(f"the field {take.field[:40]!r} is of another kind than its counter")
+    shape: tuple[int, int, int] = (0, 0, 0)
+    match kind:
+        case CounterKind.WINDOW:
+            shape = (take.start_ms, take.end_ms, 0)
+        case CounterKind.ROLLING:
+            shape = (take.start_ms, take.end_ms, take.leaves_ms)
+        case CounterKind.RATE:
+            rate = _check_rate(counter.limit, counter.rate)
+            # More than the burst never fits, however much more; the script's numbers are doubles.
+            quantity = min(quantity, rate.burst + 1)
+            shape = (rate.per_ms, rate.burst, 0)
+        case CounterKind.IN_FLIGHT:
+            pass
+    return (quota_field(take.field), int(take.hard), quantity, counter.limit, *shape)
+
+
+def _check_rate(limit: int, rate: Rate | None) -> Rate:
+    """Refuse a rate whose level would not be exact in a script."""
+    if (
+        rate is None
+        or not 0 <= limit <= RATE_WORK_MAX
+        or rate.per_ms < 1
+        or rate.burst < 0
+        or max(rate.burst, 1) * rate.per_ms > RATE_WORK_MAX
+    ):
+        raise InvalidInput("a rate's burst times its milliseconds is out of bounds")
+    return rate
+
+
+def read_outcome(reply: list[bytes], counters: tuple[CounterTake, ...]) -> PlaceOutcome:
+    """Turn the script's reply into an outcome; `counters` as they were asked for."""
+    status = PlaceStatus(reply[0].decode())
+    instant, expires, epoch, seq = (int(number) for number in reply[1:5])
+    if status not in _WITH_NUMBERS:
+        return PlaceOutcome(status=status, instant_ms=instant, epoch=epoch, seq=seq)
+    used: dict[str, int] = {}
+    over: set[str] = set()
+    retry_at_ms: dict[str, int] = {}
+    for index, take in enumerate(counters):
+        at = _REPLY_HEAD + 3 * index
+        used[take.name] = int(reply[at])
+        if reply[at + 1] == b"1":
+            over.add(take.name)
+        if reply[at + 2] != b"0":
+            retry_at_ms[take.name] = int(reply[at + 2])
+    return PlaceOutcome(
+        status=status,
+        instant_ms=instant,
+        expires_at_ms=expires,
+        epoch=epoch,
+        seq=seq,
+        numbers=StoreNumbers(
+            instant_ms=instant,
+            available_nano=int(reply[5]),
+            standing=Standing(reply[6].decode()),
+            due_since_ms=int(reply[7]) if reply[7] else None,
+            due_nano=int(reply[8]) if reply[8] else None,
+            disputed=reply[9] == b"1",
+            used=used,
+            over=frozenset(over),
+            retry_at_ms=retry_at_ms,
+            failed_credit=reply[10] == b"1",
+            denied=status is PlaceStatus.DENIED,
+        ),
+    )
+
+
+def check_counted(quantity: int, measure: str, *, field: str) -> None:
+    """Money may be as much as any balance; the rest is counted by one event."""
+    if measure == MONEY:
+        check_amount(quantity)
+    else:
+        check_quantity(quantity, field=field)
+
+
+def check_amount(amount_nano: int) -> int:
+    """Refuse an amount that no balance could have."""
+    if not 0 <= amount_nano <= AMOUNT_NANO_MAX:
+        raise InvalidInput(
+            f"the amount {str(amount_nano)[:40]} nano is below 0 or beyond any balance"
+        )
+    return amount_nano
