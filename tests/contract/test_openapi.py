@@ -61,6 +61,8 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
                 opaque = "dec_" not in json.dumps(parameter["schema"])
                 if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
+                if parameter["name"] in ("since", "until"):
+                    parameter["schema"] = {"enum": ["2026-02-01T00:00:00Z"]}
     return document
 
 
