@@ -8,8 +8,9 @@ from sidecar.app.keys import Secrets
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
+from sidecar.services.ports import Clock, HoldTokens, Policies, Quarantine, RequestDigests
 from sidecar.settings import Settings
 
 
@@ -41,4 +42,6 @@ class ControlPlane:
     """Administration."""
 
     accounts: AccountService
+    policies: Policies
+    decisions: DecisionTable
     pool: Pool

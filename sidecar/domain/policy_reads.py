@@ -15,6 +15,7 @@ _ALWAYS_KNOWN = frozenset(
     {
         "method",
         "path",
+        "scheme",
         "host",
         "source_ip",
         "time",
@@ -44,6 +45,8 @@ class PolicyReads:
     body: frozenset[str]
     conditions: Mapping[str, frozenset[str]]
     withheld: frozenset[str]
+    price_versions: Mapping[str, str]
+    """By plan; a card works its own out anew each time it is asked."""
 
     @property
     def all_conditions(self) -> frozenset[str]:
@@ -79,6 +82,7 @@ def reads_of(policy: Policy) -> PolicyReads:
         withheld=CREDENTIAL_HEADERS.union(
             *(frozenset(_identity_headers(source)) for source in policy.identity)
         ),
+        price_versions={plan: card.version for plan, card in policy.cards.items()},
     )
 
 
@@ -109,6 +113,10 @@ def _of_request(reads: frozenset[str]) -> frozenset[str]:
         if not read.startswith(_REQUEST):
             continue
         path = read.removeprefix(_REQUEST)
+        kind, _, name = path.partition(".")
+        if kind == "fields" and name and "." not in name:
+            # The same values as the body's, as texts.
+            path = f"body.{name}"
         if path not in _ALWAYS_KNOWN:
             found.add(path)
     return frozenset(found)

@@ -30,7 +30,9 @@ from sidecar.inbound.listen_address import is_private, parse_listen
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -101,24 +103,27 @@ def admin_app(
     *,
     listen: str,
     accounts: AccountService,
+    decisions: DecisionTable,
     idempotency: IdempotencyStore,
     tokens: AdminTokens,
     ready: Ready,
     new_id: Callable[[str], str],
     hosts: frozenset[str] = frozenset(),
     in_flight_max: int = IN_FLIGHT_MAX,
+    meters: MeterQueries | None = None,
 ) -> web.Application:
     """
     The admin role's REST API.
 
     Args:
         listen: Where it will be served; decides which Host counts.
-        accounts, idempotency: What it calls.
+        accounts, decisions, idempotency: What it calls.
         tokens: Admin tokens; each /api/v1 route asks for one, wherever it is served.
         ready: What keeps the process from serving.
         new_id: A fresh id with a prefix such as "grt".
         hosts: More Host names to answer.
         in_flight_max: Requests in progress; more are answered 503.
+        meters: Queries of meters.
     """
     edge = Edge(
         role=Role.ADMIN,
@@ -130,7 +135,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts)
+    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions, meters=meters)
     return app
 
 

@@ -10,7 +10,9 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -58,6 +60,8 @@ class AdminUseCases:
     """What the admin role's routes call."""
 
     accounts: AccountService
+    decisions: DecisionTable
+    meters: MeterQueries | None = None
 
 
 EDGE = web.AppKey("edge", Edge)

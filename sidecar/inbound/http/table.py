@@ -2,7 +2,17 @@
 
 from http import HTTPStatus
 
-from sidecar.inbound.http import admin, admin_models, check, gateway_models, system, usage
+from sidecar.inbound.http import (
+    admin,
+    admin_models,
+    check,
+    decisions,
+    gateway_models,
+    meter_models,
+    meters,
+    system,
+    usage,
+)
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -232,6 +242,48 @@ ROUTES: tuple[Route, ...] = (
         statuses=(_OK, _NOT_FOUND),
         query_model=admin_models.CustomerPageQuery,
         response_model=admin_models.GrantPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/meters",
+        handler=meters.list_meters,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="List the policy's meters",
+        statuses=(_OK,),
+        response_model=meter_models.MeterList,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/meters/{name}/query",
+        handler=meters.query_meter,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Query what a meter counted, by window and group",
+        statuses=(_OK, _NOT_FOUND),
+        query_model=meter_models.MeterQueryParameters,
+        response_model=meter_models.MeterQueryAnswer,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/decisions",
+        handler=decisions.list_decisions,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="List recorded decisions by time",
+        statuses=(_OK,),
+        query_model=decisions.DecisionsQuery,
+        response_model=decisions.DecisionPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/decisions/{decision_id}",
+        handler=decisions.get_decision,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Read a recorded decision",
+        statuses=(_OK, _NOT_FOUND),
+        response_model=decisions.DecisionAnswer,
     ),
     *_system_routes(Role.ADMIN, Auth.ADMIN),
 )
