@@ -132,7 +132,7 @@ plans:
     prices: [{meter: tokens, model: per_unit, amount: "0.01"}]
 quotas:
   - {name: team-tokens, unit: tokens, limit: 1000, window: {rolling: 24h}, each: team}
-  - {name: soft, unit: requests, limit: 5, window: {calendar: day}, hard: false}
+  - {name: soft, unit: requests, limit: 5, window: {calendar: day}, hard: false, each: key}
 rules:
   - name: no-debug
     template: block
