@@ -15,6 +15,7 @@ from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
+from sidecar.services.reloading import PolicyReloads
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -61,6 +62,7 @@ class AdminUseCases:
 
     accounts: AccountService
     decisions: DecisionTable
+    reloads: PolicyReloads
     meters: MeterQueries | None = None
 
 

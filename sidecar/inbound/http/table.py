@@ -10,6 +10,7 @@ from sidecar.inbound.http import (
     gateway_models,
     meter_models,
     meters,
+    rules,
     system,
     usage,
 )
@@ -284,6 +285,16 @@ ROUTES: tuple[Route, ...] = (
         summary="Read a recorded decision",
         statuses=(_OK, _NOT_FOUND),
         response_model=decisions.DecisionAnswer,
+    ),
+    Route(
+        method="POST",
+        path="/api/v1/rules/reload",
+        handler=rules.reload_rules,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Read the policy files again, here and on every gateway",
+        statuses=(_OK, HTTPStatus.UNPROCESSABLE_ENTITY),
+        response_model=rules.ReloadAnswer,
     ),
     *_system_routes(Role.ADMIN, Auth.ADMIN),
 )
