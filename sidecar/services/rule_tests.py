@@ -1,74 +1,35 @@
 """
-The tests that stand beside a rule: given numbers, a request, what should come of it.
+Runs the tests that stand beside rules.
 
-A test needs no store. It plays the place script on the given numbers: a hard quota refuses
+A test needs no store. It plays the place script on the given numbers: a hard limit refuses
 what does not fit on top of `used`, credit refuses what is dearer than `available`. Headers
 are worded with the numbers as given, without the request's own hold, so that a change of an
 estimate does not change what a test expects.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 
-from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.counters import CounterKind, CounterTake
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.judging import Judgement, judge
-from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import to_epoch_ms
-from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
 from sidecar.domain.policy import Policy
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
-from sidecar.domain.standing import Standing
+from sidecar.domain.rules import RuleTemplate
 from sidecar.domain.store_numbers import StoreNumbers
+from sidecar.services.rule_test_cases import (
+    UNSAID,
+    Expectation,
+    GivenRequest,
+    RuleTest,
+    RuleTestResult,
+)
 
-TEST_INSTANT = datetime(2026, 1, 15, 12, tzinfo=UTC)
-"""When every test happens: inside each calendar window, so that none is at its edge."""
-
-
-_NO_FACTS = RequestFacts()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What should come of a test; None is not compared. A header of None must be absent."""
-
-    allow: bool
-    code: str | None = None
-    rule: str | None = None
-    status: int | None = None
-    headers: Mapping[str, str | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleTest:
-    """One test; `rule` is the rule it stands at and `place` its file and line."""
-
-    rule: str
-    place: str
-    customer: CustomerFacts
-    expect: Expectation
-    method: str
-    path: str
-    headers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    facts: RequestFacts = _NO_FACTS
-    available_nano: int = AMOUNT_NANO_MAX
-    standing: Standing = Standing.GOOD
-    quota_used: Mapping[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleTestResult:
-    """A test and what differed from its expectation; nothing if it passed."""
-
-    test: RuleTest
-    differences: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether all was as expected."""
-        return not self.differences
+_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +39,10 @@ class _Outcome:
     rule: str | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: object = UNSAID
+    shadow: frozenset[str] = frozenset()
+    over: frozenset[str] = frozenset()
+    retry_after: int | None = None
 
 
 def run_rule_tests(
@@ -106,51 +71,100 @@ def run_rule_tests(
 
 
 def _play(policy: Policy, test: RuleTest, statuses: Mapping[DenyReason, int]) -> _Outcome:
-    request = AccessRequest(
-        edge="test",
-        gateway_id="test",
-        hold_id="0" * 40,
-        method=test.method,
-        path=test.path,
-        headers=test.headers,
-        received_at=TEST_INSTANT,
-        deadline=TEST_INSTANT,
-    )
     try:
-        view = policy.view(request, normalise_path(test.path))
+        view = policy.view(_access_request(test), normalise_path(test.request.path))
     except InvalidInput:
         return _refused(DenyReason.INVALID_REQUEST, "path", statuses)
     if policy.is_free(view) or policy.passes_unmatched(view):
         return _Outcome(allow=True)
-    facts = test.facts if policy.reads_body(view) else RequestFacts()
-    plan = plan_check(policy, view, test.customer, facts, TEST_INSTANT)
+    if test.customer.customer_id:
+        facts = test.facts if policy.reads_body(view) else RequestFacts()
+        plan = plan_check(policy, view, test.customer, facts, test.at)
+    else:
+        plan = plan_unidentified(policy, view, test.at, test.customer)
     if isinstance(plan, Refusal):
         return _refused(plan.reason, plan.rule, statuses)
     numbers = None if plan.ask is Ask.NOTHING else _numbers(plan, test)
     return _judged(judge(plan, numbers, test.customer), statuses)
 
 
+def _access_request(test: RuleTest) -> AccessRequest:
+    request = test.request
+    return AccessRequest(
+        edge="test",
+        gateway_id="test",
+        hold_id="0" * 40,
+        method=request.method,
+        path=request.path,
+        headers=request.headers,
+        received_at=test.at,
+        deadline=test.at,
+        host=request.host,
+        source=request.source,
+        body=_body(request),
+        context=request.context,
+    )
+
+
+def _body(request: GivenRequest) -> bytes | None:
+    if request.body is UNSAID and request.bytes is None:
+        return None
+    text = b"{}" if request.body is UNSAID else json.dumps(request.body).encode()
+    return text.ljust(request.bytes or 0)
+
+
 def _numbers(plan: CheckPlan, test: RuleTest) -> StoreNumbers:
     """What the place script would answer."""
-    used = {take.name: test.quota_used.get(take.counter.name, 0) for take in plan.counters}
-    over = {
-        take.name for take in plan.counters if used[take.name] + take.quantity > take.counter.limit
-    }
+    instant_ms = to_epoch_ms(test.at)
+    used = {take.name: test.used.get(take.counter.name, 0) for take in plan.counters}
+    over = [take for take in plan.counters if used[take.name] + take.quantity > _room(take)]
+    overdue, short = test.invoices.overdue_days, plan.amount_nano > test.available_nano
     numbers = StoreNumbers(
-        instant_ms=to_epoch_ms(TEST_INSTANT),
+        instant_ms=instant_ms,
         available_nano=test.available_nano,
         standing=test.standing,
+        due_since_ms=None if overdue is None else instant_ms - overdue * _MS_PER_DAY,
+        due_nano=test.invoices.amount_nano,
+        disputed=test.invoices.disputed,
         used=used,
-        over=frozenset(over),
-        failed_credit=plan.credit_required and plan.amount_nano > test.available_nano,
+        over=frozenset(take.name for take in over),
+        retry_at_ms={
+            take.name: retry_at_ms
+            for take in over
+            if (retry_at_ms := _retry_at_ms(take, used[take.name], instant_ms)) is not None
+        },
+        failed_credit=plan.credit_required and short,
     )
     denied = (
         plan.ask is Ask.PROBE
         or numbers.failed_credit
-        or any(take.hard and take.name in over for take in plan.counters)
+        or any(take.hard for take in over)
         or any(demand.hard and demand.fails(numbers) for demand in plan.invoices)
     )
+    if not denied and short and _speaks_of_credit(plan):
+        # The hold stands and credit is below zero; a rule that does not enforce tells so.
+        return replace(numbers, failed_credit=True)
     return replace(numbers, denied=denied)
+
+
+def _speaks_of_credit(plan: CheckPlan) -> bool:
+    return any(matched.rule.template is RuleTemplate.NO_CREDITS for matched in plan.rules)
+
+
+def _room(take: CounterTake) -> int:
+    rate = take.counter.rate
+    return take.counter.limit if rate is None else rate.burst
+
+
+def _retry_at_ms(take: CounterTake, used: int, instant_ms: int) -> int | None:
+    """When there is room again; all that a rolling window counts is taken to be of now."""
+    counter = take.counter
+    if take.quantity > _room(take):
+        return None
+    if counter.rate is not None:
+        excess = used + take.quantity - counter.rate.burst
+        return instant_ms - (-excess * counter.rate.per_ms // counter.limit)
+    return take.leaves_ms if counter.kind is CounterKind.ROLLING else None
 
 
 def _refused(reason: DenyReason, rule: str, statuses: Mapping[DenyReason, int]) -> _Outcome:
@@ -159,14 +173,20 @@ def _refused(reason: DenyReason, rule: str, statuses: Mapping[DenyReason, int]) 
 
 def _judged(judgement: Judgement, statuses: Mapping[DenyReason, int]) -> _Outcome:
     denial = judgement.denial
+    shadow, over = frozenset(judgement.shadow_denials), frozenset(judgement.over_limits)
     if denial is None:
-        return _Outcome(allow=True, headers=judgement.headers)
+        return _Outcome(allow=True, headers=judgement.headers, shadow=shadow, over=over)
+    answer = denial.answer
     return _Outcome(
         allow=False,
         code=denial.reason.value,
         rule=denial.rule,
-        status=denial.answer.status or statuses.get(denial.reason),
+        status=answer.status or statuses.get(denial.reason),
         headers=judgement.headers,
+        body=denial.body if answer.empty or denial.body is not None else UNSAID,
+        shadow=shadow,
+        over=over,
+        retry_after=denial.retry_after_seconds,
     )
 
 
@@ -183,6 +203,14 @@ def _differences(expect: Expectation, actual: _Outcome) -> tuple[str, ...]:
         got = actual.headers.get(name)
         if value != got:
             found.append(f"expected header {name} {_quoted(value)}, got {_quoted(got)}")
+    if expect.body is not UNSAID and expect.body != actual.body:
+        found.append(f"expected body {_shown(expect.body)}, got {_shown(actual.body)}")
+    for name in ("shadow", "over"):
+        wanted, got = getattr(expect, name), getattr(actual, name)
+        if wanted is not None and wanted != got:
+            found.append(f"expected {name} {_names(wanted)}, got {_names(got)}")
+    if expect.retry_after is not UNSAID and expect.retry_after != actual.retry_after:
+        found.append(f"expected retry_after {expect.retry_after}, got {actual.retry_after}")
     return tuple(found)
 
 
@@ -192,3 +220,11 @@ def _word(*, allow: bool) -> str:
 
 def _quoted(value: str | None) -> str:
     return "absent" if value is None else repr(value)
+
+
+def _shown(body: object) -> str:
+    return "the edge's own" if body is UNSAID else json.dumps(body, sort_keys=True)
+
+
+def _names(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from jsonschema import Draft202012Validator
 
 from sidecar.domain.money import parse_amount
 from sidecar.outbound.policy_files import LoadedPolicy, load_policy, policy_schema_text
+from sidecar.outbound.policy_files.reading import Spec
 from sidecar.outbound.policy_files.records import ListOf, MapOf, Record
 from sidecar.outbound.policy_files.schema import POLICY
+from sidecar.outbound.policy_files.unions import parts_of
 from sidecar.services.rule_tests import run_rule_tests
 
 ROOT = Path(__file__).parents[2]
@@ -104,12 +107,21 @@ def record_keys(record: Record, seen: dict[str, set[str]]) -> dict[str, set[str]
         return seen
     seen[record.name] = set(record.fields)
     for entry in record.fields.values():
-        spec = entry.spec
-        while isinstance(spec, ListOf | MapOf):
-            spec = spec.item if isinstance(spec, ListOf) else spec.value
-        if isinstance(spec, Record):
-            record_keys(spec, seen)
+        for inner in records_in(entry.spec):
+            record_keys(inner, seen)
     return seen
+
+
+def records_in(spec: Spec) -> Iterator[Record]:
+    """The records that a kind of value is made of."""
+    match spec:
+        case Record():
+            yield spec
+        case ListOf(item=inner) | MapOf(value=inner):
+            yield from records_in(inner)
+        case _:
+            for part in parts_of(spec):
+                yield from records_in(part)
 
 
 def test_the_reference_names_every_key() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.domain.errors import ConfigError
-from sidecar.domain.periods import CalendarUnit
+from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Billing, Package, PerUnit, RoundPackages
 from sidecar.domain.rules import EstimateFrom, Mode, OnStoreFailure, RuleTemplate
@@ -95,8 +95,9 @@ def test_identity_estimates_and_models_are_compiled(good: Policy) -> None:
     (estimate,) = good.estimates
     assert estimate.source is EstimateFrom.NONE
     assert (estimate.default_input, estimate.default_output) == (10, 20)
-    assert estimate.match.methods == {"POST"}
-    (name, pattern), *rest = estimate.match.headers
+    (match,) = estimate.match
+    assert match.methods == {"POST"}
+    (name, pattern), *rest = match.headers
     assert (name, rest) == ("x-tier", [])
     assert pattern.search("gold")
     assert not pattern.search("golden")
@@ -124,15 +125,17 @@ def test_route_patterns_are_numbered_once_and_shared(good: Policy) -> None:
     assert sorted(good.routes.patterns) == ["/x$", "^/ai/", "^/ping$"]
     number = good.routes.patterns.index("^/ai/")
     assert good.routes.match("/ai/chat") == {number}
-    assert good.rules[0].match.routes == {number, good.routes.patterns.index("/x$")}
-    assert good.estimates[0].match.routes == good.meters[0].match.routes == {number}
+    (match,) = good.rules[0].match
+    assert match.routes == {number, good.routes.patterns.index("/x$")}
+    assert good.estimates[0].match[0].routes == good.meters[0].match[0].routes == {number}
     assert good.routes.match("/nothing") == frozenset()
 
 
 def test_quotas_meters_and_plans_are_compiled(good: Policy) -> None:
     quota = good.quotas["daily"]
-    assert (quota.meter, quota.limit, quota.hard) == ("tokens", 5, False)
-    assert (quota.window.unit, quota.window.tz) == (CalendarUnit.DAY, "Europe/Berlin")
+    counter = quota.counter
+    assert (counter.measure, counter.limit, quota.hard) == ("tokens", 5, False)
+    assert counter.window == CalendarWindow(unit=CalendarUnit.DAY, tz="Europe/Berlin")
     tokens, calls = (rule.meter for rule in good.meters)
     assert (tokens.value, tokens.statuses) == ("usage.total", {200, 201})
     assert (tokens.on_missing, tokens.reported) == (OnMissing.BYTES, False)

@@ -5,21 +5,24 @@ from dataclasses import dataclass, field
 
 import re2
 
+from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.matching import RouteSet
-from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
-from sidecar.domain.rules import EstimateFrom, EstimateRule, ModelLimits, Quota, Rule
+from sidecar.domain.rules import DialectRule, EstimateFrom, EstimateRule, ModelLimits
+from sidecar.outbound.policy_files.compile_counters import compile_quotas
+from sidecar.outbound.policy_files.compile_members import MemberLists, compile_members
 from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
-from sidecar.outbound.policy_files.compile_rules import compile_rule, compile_tests
+from sidecar.outbound.policy_files.compile_rules import compile_rules
+from sidecar.outbound.policy_files.compile_tests import compile_tests
 from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.references import Context, Patterns, index_by_name
 from sidecar.outbound.policy_files.sections import Marked, Section
-from sidecar.services.rule_tests import RuleTest
+from sidecar.services.rule_test_cases import RuleTest
 
 REPORT_EVERY_SECONDS_DEFAULT = 300
-_LISTS = ("identity", "estimates", "free", "rules", "quotas", "meters", "plans")
+_LISTS = ("identity", "estimates", "free", "rules", "quotas", "errors", "meters", "plans")
 
 
 @dataclass(slots=True)
@@ -28,6 +31,7 @@ class Parts:
 
     lists: dict[str, list[Section]] = field(default_factory=lambda: {key: [] for key in _LISTS})
     models: dict[str, Marked] = field(default_factory=dict)
+    members: MemberLists = field(default_factory=MemberLists)
     unmatched: Marked | None = None
 
     def add(self, root: Section, problems: Problems) -> None:
@@ -39,6 +43,9 @@ class Parts:
                 first = self.models[name].place
                 problems.add(model.place, f"model {name!r} stands twice; it is at {first} already")
             self.models.setdefault(name, model)
+        members = root.section("members")
+        if members is not None:
+            self.members.add(members, problems)
         if "unmatched" in root.values:
             if self.unmatched is not None:
                 problems.add(
@@ -75,26 +82,39 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
         meters=index_by_name("meter", parts.lists["meters"], problems),
         quotas=index_by_name("quota", parts.lists["quotas"], problems),
         plans=index_by_name("plan", parts.lists["plans"], problems),
+        rules=index_by_name("rule", parts.lists["rules"], problems),
+        features=frozenset(
+            feature for plan in parts.lists["plans"] for feature in plan.texts("features")
+        ),
     )
     meter_rules = compile_meters(context)
     meters = {rule.meter.name: rule.meter for rule in meter_rules}
-    rules, tests = _rules(context, parts)
+    quotas = compile_quotas(context, parts.lists["rules"])
+    rules = compile_rules(context, quotas)
+    tests = tuple(compile_tests(context))
+    members = {
+        kind: compile_members(context, kind, lists) for kind, lists in parts.members.of.items()
+    }
     free = tuple(context.match(section) for section in parts.sound("free"))
     estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
-    quotas = _quotas(context, parts)
+    dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()
     policy = Policy(
         version=version,
         routes=_route_set(patterns.in_order),
         identity=tuple(_identity(section) for section in parts.sound("identity")),
         cards=cards,
+        features={name: frozenset(plan.texts("features")) for name, plan in context.plans.items()},
         meters=meter_rules,
         rules=rules,
+        customer_members=members["customers"],
+        user_members=members["users"],
         quotas=quotas,
         estimates=estimates,
         models={name: _model(marked.value) for name, marked in parts.models.items()},
         free=free,
+        dialects=dialects,
         allow_unmatched=parts.unmatched is not None and parts.unmatched.value == "allow",
     )
     return Compiled(
@@ -104,45 +124,15 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
     )
 
 
-def _rules(context: Context, parts: Parts) -> tuple[tuple[Rule, ...], tuple[RuleTest, ...]]:
-    by_name = index_by_name("rule", parts.lists["rules"], context.problems)
-    sound = [section for section in by_name.values() if section.sound]
-    rules = tuple(compile_rule(context, section) for section in sound)
-    tests = tuple(test for section in sound for test in compile_tests(context, section))
-    return rules, tests
-
-
-def _quotas(context: Context, parts: Parts) -> dict[str, Quota]:
-    """All quotas; one that no rule names would never be counted, so it is refused."""
-    used = {section.text("quota") for section in parts.lists["rules"]}
-    quotas: dict[str, Quota] = {}
-    for name, section in context.quotas.items():
-        if not section.sound:
-            continue
-        context.refer("meter", section.text("meter"), section.place_of("meter"))
-        if name not in used:
-            context.problems.add(
-                section.place_of("name"),
-                f"no rule names quota {name!r}, so it would never be counted; "
-                f"add a rule with template: quota and quota: {name}",
-            )
-        window = section.section("window")
-        assert window is not None
-        quotas[name] = Quota(
-            name=name,
-            meter=section.text("meter"),
-            limit=section.integer("limit"),
-            window=CalendarWindow(unit=CalendarUnit(window.text("calendar")), tz=window.text("tz")),
-            hard=section.flag("hard"),
-        )
-    return quotas
+def _dialect(context: Context, section: Section) -> DialectRule:
+    return DialectRule(match=context.matches(section), dialect=Dialect(section.text("dialect")))
 
 
 def _estimate(context: Context, section: Section) -> EstimateRule:
     default = section.section("default")
     assert default is not None
     return EstimateRule(
-        match=context.match(section.section("match")),
+        match=context.matches(section),
         source=EstimateFrom(section.text("from")),
         default_input=default.integer("input"),
         default_output=default.integer("output"),

@@ -25,7 +25,7 @@ _UNBOUNDED_VALUES = OTHER_VALUES - {"requests"}
 def compile_meters(context: Context) -> tuple[MeterRule, ...]:
     """All sound meters with what they match."""
     return tuple(
-        MeterRule(meter=_meter(section), match=context.match(section.section("match")))
+        MeterRule(meter=_meter(context, section), match=context.matches(section))
         for section in context.meters.values()
         if section.sound
     )
@@ -53,16 +53,29 @@ def compile_plans(
     return cards
 
 
-def _meter(section: Section) -> Meter:
-    match = section.section("match")
-    statuses = () if match is None else match.items("status")
+def _meter(context: Context, section: Section) -> Meter:
     return Meter(
         name=section.text("name"),
         value=section.text("value"),
-        statuses=frozenset(item.value for item in statuses),
+        statuses=_statuses(context, section),
         on_missing=OnMissing(section.text("on_missing")),
         reported=section.flag("report"),
     )
+
+
+def _statuses(context: Context, section: Section) -> frozenset[int]:
+    """Statuses that count; a response does not tell which alternative its request took."""
+    found = [
+        frozenset(item.value for item in match.items("status"))
+        for match in section.sections("match")
+    ]
+    if len(set(found)) > 1:
+        context.problems.add(
+            section.place_of("match"),
+            "the alternatives of a meter's `match` have different `status` lists; "
+            "write the same one in each, or a meter for each",
+        )
+    return found[0] if found else frozenset()
 
 
 def _line(context: Context, section: Section) -> PriceLine:

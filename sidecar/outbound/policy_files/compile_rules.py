@@ -1,154 +1,142 @@
-"""Rules and their tests to the domain's values."""
+"""Rules to the domain's values."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
 
-from sidecar.domain.customers import CustomerFacts, CustomerMatch
-from sidecar.domain.money import AMOUNT_NANO_MAX
-from sidecar.domain.requests import RequestFacts
-from sidecar.domain.rules import DenyAnswer, Mode, OnStoreFailure, Rule, RuleTemplate
-from sidecar.domain.standing import Standing
+from sidecar.domain.counters import Counter, Level
+from sidecar.domain.customers import CustomerMatch, UserMatch
+from sidecar.domain.decisions import Dialect
+from sidecar.domain.rules import (
+    DenyAnswer,
+    Members,
+    Mode,
+    OnStoreFailure,
+    Quota,
+    Rule,
+    RuleTemplate,
+    Unidentified,
+)
+from sidecar.domain.store_numbers import InvoiceDemand
 from sidecar.domain.templates import Template
-from sidecar.outbound.policy_files.places import Place
+from sidecar.outbound.policy_files.compile_counters import check_currency, compile_counter
+from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.references import Context
-from sidecar.outbound.policy_files.sections import Section
-from sidecar.outbound.policy_files.texts import quota_variable
-from sidecar.services.rule_tests import Expectation, RuleTest
+from sidecar.outbound.policy_files.rule_keys import check_keys
+from sidecar.outbound.policy_files.sections import Marked, Section
 
-_BUILT_IN_RULES = frozenset({"estimate", "identity", "path", "plan", "prices", "unmatched"})
-"""Names that denials without a rule of the policy carry; `prepaid-credit` may be replaced."""
+_MS_PER_SECOND = 1_000
 
 
-def compile_rule(context: Context, section: Section) -> Rule:
-    """One sound rule; what its template rules out becomes a problem."""
+def compile_rules(context: Context, quotas: Mapping[str, Quota]) -> tuple[Rule, ...]:
+    """All sound rules, in order; what a template rules out becomes a problem."""
+    found = (_rule(context, rule, quotas) for rule in context.rules.values() if rule.sound)
+    return tuple(rule for rule in found if rule is not None)
+
+
+def _rule(context: Context, section: Section, quotas: Mapping[str, Quota]) -> Rule | None:
     template = RuleTemplate(section.text("template"))
-    _check_name(context, section)
-    _check_template_keys(context, section, template)
-    customers = section.section("customers")
+    customers, users = section.section("customers"), section.section("users")
     if customers is not None:
         context.refer_each("plan", customers.items("plans"))
-    deny, warn = section.section("deny"), section.section("warn")
-    if template is not RuleTemplate.QUOTA:
-        _check_variables(context, deny)
+    if not check_keys(context, section, template):
+        return None
+    _check_references(context, section)
+    quota = quotas.get(section.text("quota"))
+    counter = compile_counter(context, section, template)
+    if quota is not None:
+        counter = quota.counter
+    if template is RuleTemplate.SPEND_CAP:
+        check_currency(context, section, customers)
+    at = section.optional_integer("at")
+    mode, percent = _mode(section)
+    on_store_failure, stale_seconds = _on_store_failure(section)
     return Rule(
         name=section.text("name"),
         template=template,
-        match=context.match(section.section("match")),
+        match=context.matches(section),
         customers=_customers(customers),
-        mode=Mode(section.text("mode")),
-        on_store_failure=OnStoreFailure(section.text("on_store_failure")),
-        deny=_deny(deny),
-        warn={} if warn is None else _headers(warn),
+        customer_members=_members(customers),
+        users=_users(users),
+        user_members=_members(users),
+        unidentified=_unidentified(section, template, counter),
+        when=section.values["when"].value if section.given("when") else None,
+        mode=mode,
+        percent=percent,
+        on_store_failure=on_store_failure,
+        stale_seconds=stale_seconds,
+        deny=_deny(section.section("deny")),
+        warn=_headers(section.section("warn")),
+        counter=counter,
+        # A counter of the rule's own that only warns must refuse nothing.
+        hard=quota.hard if quota is not None else at is None,
+        currency=_currency(context, section),
         quota=section.text("quota"),
-        at_percent=section.optional_integer("at"),
+        at_percent=at,
+        invoices=_invoices(section),
+        plans=frozenset(section.texts("plans")),
+        features=frozenset(section.texts("features")),
+        place=f"{section.place.file}:{section.place.line}",
     )
 
 
-def compile_tests(context: Context, section: Section) -> Iterator[RuleTest]:
-    """The tests of one sound rule."""
-    for test in section.sections("tests"):
-        given, request, expect = (test.section(key) for key in ("given", "request", "expect"))
-        assert given is not None
-        assert request is not None
-        assert expect is not None
-        customer = given.section("customer")
-        assert customer is not None
-        for name, used in given.pairs("quotas"):
-            context.refer("quota", name, used.place)
-        plan = customer.text("plan")
-        known = context.refer("plan", plan, customer.place_of("plan"))
-        credit = given.section("credits")
-        yield RuleTest(
-            rule=section.text("name"),
-            place=_short(test.place),
-            customer=CustomerFacts(
-                customer_id=customer.text("id"),
-                plan=plan,
-                currency=context.plans[plan].text("currency") if known else "",
-                revision=0,
-                labels=_texts(customer, "labels"),
-            ),
-            expect=_expectation(context, expect),
-            method=request.text("method"),
-            path=request.text("path"),
-            headers={name: (item.value,) for name, item in request.pairs("headers")},
-            facts=RequestFacts(
-                model=request.text("model"),
-                input_bound=request.optional_integer("input"),
-                output_bound=request.optional_integer("output"),
-            ),
-            available_nano=AMOUNT_NANO_MAX if credit is None else credit.integer("available"),
-            standing=Standing(given.text("standing")),
-            quota_used={name: item.value.integer("used") for name, item in given.pairs("quotas")},
-        )
-
-
-def _check_name(context: Context, section: Section) -> None:
-    name = section.text("name")
-    if name in _BUILT_IN_RULES:
-        context.problems.add(
-            section.place_of("name"),
-            f"{name!r} is the name of a built-in rule; choose another than "
-            f"{', '.join(sorted(_BUILT_IN_RULES))}",
-        )
-
-
-def _check_template_keys(context: Context, section: Section, template: RuleTemplate) -> None:
-    """Keys that the template would ignore are refused: a guard that is not there misleads."""
-    problems = context.problems
-    if template is not RuleTemplate.QUOTA:
-        for key in ("quota", "at", "warn"):
-            if section.given(key):
-                problems.add(
-                    section.place_of(key), f"`{key}` is for template quota, not {template.value}"
-                )
-        return
-    if not section.given("quota"):
-        problems.add(section.place, "a rule with template quota has no 'quota'; it is required")
-    else:
+def _check_references(context: Context, section: Section) -> None:
+    """Names that the rule's template gives to other parts of the policy."""
+    context.refer_each("plan", section.items("plans"))
+    _refer_features(context, section.items("features"))
+    if section.given("quota"):
         context.refer("quota", section.text("quota"), section.place_of("quota"))
-    if section.given("at"):
-        if not section.given("warn"):
-            problems.add(
-                section.place_of("at"), "`at` has no `warn`; say which headers to add from there on"
-            )
-        if section.given("deny"):
-            problems.add(
-                section.place_of("deny"),
-                "a rule with `at` only warns; put `deny` into a rule of its own",
-            )
-    elif section.given("warn"):
-        problems.add(
-            section.place_of("warn"), "`warn` needs `at`, the percentage that it begins at"
-        )
 
 
-def _check_variables(context: Context, deny: Section | None) -> None:
-    if deny is None:
-        return
-    templates = [(item.value.text, item.place) for _, item in deny.pairs("headers")]
-    if "body" in deny.values:
-        body = deny.values["body"]
-        templates += [(text, body.place) for text in _strings(body.value)]
-    for text, place in templates:
-        variable = quota_variable(text)
-        if variable:
+def _refer_features(context: Context, features: Iterable[Marked]) -> None:
+    for item in features:
+        if item.value not in context.features:
             context.problems.add(
-                place,
-                f"{variable!r} has a value in rules with template quota only; "
-                f"use it there, or give it a default: {{{{{variable}|0}}}}",
+                item.place,
+                unknown("feature", item.value, context.features, label="plans have these features"),
             )
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
+def _mode(section: Section) -> tuple[Mode, int]:
+    mode = section.either("mode")
+    if isinstance(mode, Section):
+        return Mode.PERCENT, mode.integer("percent")
+    return Mode(mode), 0
+
+
+def _on_store_failure(section: Section) -> tuple[OnStoreFailure, int]:
+    wish = section.either("on_store_failure")
+    if isinstance(wish, Section):
+        return OnStoreFailure.STALE, wish.integer("stale")
+    return OnStoreFailure(wish), 0
+
+
+def _unidentified(
+    section: Section, template: RuleTemplate, counter: Counter | None
+) -> Unidentified:
+    """What the rule means for callers that it cannot tell, where it does not say."""
+    if section.given("unidentified"):
+        return Unidentified(section.text("unidentified"))
+    selects = section.given("customers") or section.given("users")
+    if template in (RuleTemplate.BLOCK, RuleTemplate.HEADERS) and not selects:
+        return Unidentified.APPLY
+    below = counter is not None and counter.level is not Level.CUSTOMER
+    return Unidentified.SKIP if section.given("users") or below else Unidentified.DENY
+
+
+def _currency(context: Context, section: Section) -> str:
+    """The currency that the rule's counter speaks of; empty where it counts no money."""
+    if section.given("currency"):
+        return section.text("currency")
+    quota = context.quotas.get(section.text("quota"))
+    return "" if quota is None else quota.text("currency")
+
+
+def _invoices(section: Section) -> InvoiceDemand:
+    grace = section.optional_integer("grace")
+    return InvoiceDemand(
+        grace_ms=None if grace is None else grace * _MS_PER_SECOND,
+        minimum_nano=section.optional_integer("minimum") or 0,
+        except_disputed=section.given("except_disputed") and section.flag("except_disputed"),
+    )
 
 
 def _customers(section: Section | None) -> CustomerMatch:
@@ -156,45 +144,42 @@ def _customers(section: Section | None) -> CustomerMatch:
         return CustomerMatch()
     return CustomerMatch(
         plans=frozenset(section.texts("plans")),
-        labels=_texts(section, "labels"),
+        labels={name: item.value for name, item in section.pairs("labels")},
         ids=frozenset(section.texts("ids")),
         exclude=frozenset(section.texts("except")),
     )
 
 
+def _users(section: Section | None) -> UserMatch | None:
+    if section is None:
+        return None
+    return UserMatch(
+        ids=frozenset(section.texts("ids")),
+        teams=frozenset(section.texts("teams")),
+        exclude=frozenset(section.texts("except")),
+    )
+
+
+def _members(section: Section | None) -> Members | None:
+    if section is None or not section.given("members"):
+        return None
+    return Members(section.text("members"))
+
+
 def _deny(section: Section | None) -> DenyAnswer:
     if section is None:
         return DenyAnswer()
+    body = section.values["body"].value if section.given("body") else None
     return DenyAnswer(
         status=section.optional_integer("status"),
         headers=_headers(section),
-        body=section.values["body"].value if section.given("body") else None,
+        body=body,
+        empty=section.given("body") and body is None,
+        dialect=Dialect(section.text("dialect")) if section.given("dialect") else None,
     )
 
 
-def _headers(section: Section) -> dict[str, Template]:
+def _headers(section: Section | None) -> dict[str, Template]:
+    if section is None:
+        return {}
     return {name: item.value for name, item in section.pairs("headers")}
-
-
-def _texts(section: Section, key: str) -> dict[str, str]:
-    return {name: item.value for name, item in section.pairs(key)}
-
-
-def _expectation(context: Context, section: Section) -> Expectation:
-    if section.flag("allow"):
-        for key in ("code", "rule", "status"):
-            if section.given(key):
-                context.problems.add(
-                    section.place_of(key), f"`{key}` is of a denial, but the test expects allow"
-                )
-    return Expectation(
-        allow=section.flag("allow"),
-        code=section.text("code") or None,
-        rule=section.text("rule") or None,
-        status=section.optional_integer("status"),
-        headers={name: item.value for name, item in section.pairs("headers")},
-    )
-
-
-def _short(place: Place) -> str:
-    return f"{place.file}:{place.line}"

@@ -14,7 +14,7 @@ from sidecar.outbound.policy_files.reading import TAG_NULL, Reader
 from sidecar.outbound.policy_files.schema import POLICY
 from sidecar.outbound.policy_files.sections import Section
 from sidecar.outbound.policy_files.yaml_marks import FILE_BYTES_MAX, compose_document
-from sidecar.services.rule_tests import RuleTest
+from sidecar.services.rule_test_cases import RuleTest
 
 FILES_MAX = 1_000
 TOTAL_BYTES_MAX = 32_000_000

@@ -15,12 +15,12 @@ from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.yaml_marks import place_of
 
 JsonSchema = dict[str, Any]
-TAG_STR, TAG_INT, TAG_BOOL, TAG_NULL = (
-    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "bool", "null")
+TAG_STR, TAG_INT, TAG_FLOAT, TAG_BOOL, TAG_NULL = (
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")
 )
 _TAG_WORDS = {
     TAG_INT: "the number",
-    "tag:yaml.org,2002:float": "the number",
+    TAG_FLOAT: "the number",
     TAG_BOOL: "the boolean",
     "tag:yaml.org,2002:timestamp": "the date",
 }

@@ -1,6 +1,7 @@
 """Kinds of values with parts: lists, mappings, records."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from sidecar.domain.nearest import name_list, nearest, unknown
 from sidecar.outbound.policy_files.reading import (
     INVALID,
     TAG_BOOL,
+    TAG_FLOAT,
     TAG_INT,
     TAG_NULL,
     Invalid,
@@ -24,6 +26,7 @@ from sidecar.outbound.policy_files.scalars import Flag, Number, Text
 from sidecar.outbound.policy_files.sections import Marked, Section
 
 _LIST_MAX = 100_000
+_JSON_FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ class MapOf:
 
     key: Text
     value: Spec
-    size_max: int = 10_000
+    size_max: int = 200_000
 
     def read(self, node: yaml.Node, reader: Reader) -> Section | Invalid:
         """The mapping."""
@@ -195,22 +198,19 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """A mapping of JSON values, for a body; `check` is asked about each text inside."""
+    """Any JSON value, for a body; `check` is asked about each text inside."""
 
-    check: Callable[[str], Any]
-    bytes_max: int = 4_096
+    check: Callable[[str], Any] = str
+    bytes_max: int = 16_384
 
-    def read(self, node: yaml.Node, reader: Reader) -> dict[str, Any] | Invalid:
-        """The mapping as plain data."""
-        if not isinstance(node, yaml.MappingNode):
-            return reader.refuse(node, f"found {describe(node)}; expected a mapping")
+    def read(self, node: yaml.Node, reader: Reader) -> Any:
+        """The value as plain data."""
         before = len(reader.problems)
         data = self._value(node, reader)
         if len(reader.problems) > before:
             return INVALID
         if len(json.dumps(data).encode()) > self.bytes_max:
             return reader.refuse(node, f"the body is larger than {self.bytes_max} bytes as JSON")
-        assert isinstance(data, dict)
         return data
 
     def _value(self, node: yaml.Node, reader: Reader) -> Any:
@@ -224,8 +224,10 @@ class Json:
             return Flag().read(node, reader)
         if node.tag == TAG_INT:
             return Number(-(10**15), 10**15).read(node, reader)
+        if node.tag == TAG_FLOAT and _JSON_FRACTION.fullmatch(node.value):
+            return float(node.value)
         return Text(
-            what="a text, a whole number, true, false or null",
+            what="a text, a JSON number, true, false or null",
             length_max=self.bytes_max,
             parse=self._text,
         ).read(node, reader)
@@ -235,5 +237,5 @@ class Json:
         return text
 
     def schema(self, defs: dict[str, JsonSchema]) -> JsonSchema:  # noqa: ARG002  Spec's form.
-        """Any object."""
-        return {"type": "object"}
+        """Anything."""
+        return {}

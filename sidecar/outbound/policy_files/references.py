@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sidecar.domain.matching import Match
 from sidecar.domain.nearest import unknown
@@ -56,10 +57,17 @@ class Context:
     meters: Mapping[str, Section]
     quotas: Mapping[str, Section]
     plans: Mapping[str, Section]
+    rules: Mapping[str, Section]
+    features: frozenset[str]
 
     def refer(self, kind: str, name: str, place: Place) -> bool:
-        """Whether a named meter, quota or plan exists; if not, a problem is noted."""
-        known = {"meter": self.meters, "quota": self.quotas, "plan": self.plans}[kind]
+        """Whether a named meter, quota, plan or rule exists; if not, a problem is noted."""
+        known = {
+            "meter": self.meters,
+            "quota": self.quotas,
+            "plan": self.plans,
+            "rule": self.rules,
+        }[kind]
         if name in known:
             return True
         self.problems.add(place, unknown(kind, name, known, label=f"there are these {kind}s"))
@@ -70,14 +78,25 @@ class Context:
         for item in names:
             self.refer(kind, item.value, item.place)
 
-    def match(self, section: Section | None) -> Match:
-        """A compiled match; none at all matches every request."""
-        if section is None:
-            return Match()
+    def matches(self, section: Section, key: str = "match") -> tuple[Match, ...]:
+        """What a section says of requests, compiled; nothing matches every request."""
+        return tuple(self.match(match) for match in section.sections(key))
+
+    def match(self, section: Section) -> Match:
+        """One alternative."""
         return Match(
             routes=frozenset(
                 self.patterns.number(item.value, item.place) for item in section.items("routes")
             ),
             methods=frozenset(section.texts("methods")),
-            headers=tuple((name, item.value) for name, item in section.pairs("headers")),
+            hosts=tuple(item.value for item in section.items("hosts")),
+            headers=_patterns(section, "headers"),
+            query=_patterns(section, "query"),
+            sources=tuple(item.value for item in section.items("sources")),
+            body=_patterns(section, "body"),
+            context=_patterns(section, "context"),
         )
+
+
+def _patterns(section: Section, key: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, item.value) for name, item in section.pairs(key))

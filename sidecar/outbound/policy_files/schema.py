@@ -8,41 +8,21 @@ is tested against it.
 import json
 from typing import Any
 
-from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.pricing import Billing, RoundPackages
 from sidecar.domain.quantities import METER_VALUES
 from sidecar.domain.rules import EstimateFrom
-from sidecar.domain.usage import QUANTITY_MAX, OnMissing
+from sidecar.domain.usage import OnMissing
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
-from sidecar.outbound.policy_files.schema_rules import MATCH, MATCH_FIELDS, RULE, TOKENS_MAX
+from sidecar.outbound.policy_files.schema_counters import QUOTA
+from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES, METER_MATCH
+from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
+from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
+from sidecar.outbound.policy_files.unions import OneOrMany
 
 PRICE_MODELS = ("per_unit", "package")
 
-METER_MATCH = Record(
-    name="meter match",
-    doc="Which requests a meter counts.",
-    fields={
-        **MATCH.fields,
-        "status": Field(
-            spec=ListOf(Number(100, 599)),
-            doc="HTTP statuses of the response that count; others count as 0; absent: any.",
-        ),
-    },
-)
-FREE = Record(
-    name="free route",
-    doc="Requests that cost nothing and ask for no credential.",
-    fields={
-        "routes": Field(
-            spec=ListOf(texts.PATTERN),
-            doc="RE2 patterns, one of which is found in the normalised path.",
-            required=True,
-        ),
-        "methods": MATCH_FIELDS["methods"],
-    },
-)
 API_KEY = Record(
     name="api_key",
     doc="An API key in a header.",
@@ -75,7 +55,7 @@ ESTIMATE = Record(
     name="estimate",
     doc="How usage is bounded before it is known; the first that matches counts.",
     fields={
-        "match": Field(spec=MATCH, doc="Which requests; absent: all."),
+        "match": Field(spec=MATCHES, doc="Which requests; absent: all."),
         "from": Field(
             spec=Choice(tuple(EstimateFrom), later=("header",)),
             doc="body: read bounds from an LLM request's JSON; none: always the default.",
@@ -94,35 +74,6 @@ MODEL = Record(
         "max_input": Field(spec=Number(1, TOKENS_MAX), doc="Input tokens."),
     },
 )
-WINDOW = Record(
-    name="window",
-    doc="The span that a quota counts in.",
-    fields={
-        "calendar": Field(
-            spec=Choice(tuple(CalendarUnit)),
-            doc="Calendar unit; weeks begin on Monday.",
-            required=True,
-        ),
-        "tz": Field(spec=texts.ZONE, doc="IANA time zone that the unit begins in.", default="UTC"),
-    },
-    later=frozenset({"anchor", "fixed", "rolling"}),
-)
-QUOTA = Record(
-    name="quota",
-    doc="At most `limit` of a meter's quantity in each window, for each customer.",
-    fields={
-        "name": Field(spec=texts.NAME, doc="Unique among quotas.", required=True),
-        "meter": Field(spec=texts.NAME, doc="The meter that it counts.", required=True),
-        "limit": Field(spec=Number(1, QUANTITY_MAX), doc="In the meter's unit.", required=True),
-        "window": Field(spec=WINDOW, doc="When the count begins anew.", required=True),
-        "hard": Field(
-            spec=Flag(),
-            doc="Whether it refuses beyond the limit even where its rules only warn.",
-            default=True,
-        ),
-    },
-    later=frozenset({"thresholds"}),
-)
 METER = Record(
     name="meter",
     doc="Which requests count, and which quantity of them.",
@@ -132,7 +83,7 @@ METER = Record(
             doc="Unique among meters; the billing provider's event name.",
             required=True,
         ),
-        "match": Field(spec=METER_MATCH, doc="Which requests; absent: all."),
+        "match": Field(spec=OneOrMany(METER_MATCH), doc="Which requests; absent: all."),
         "value": Field(
             spec=Choice(tuple(sorted(METER_VALUES))),
             doc="The quantity of one request.",
@@ -196,6 +147,7 @@ PLAN = Record(
             required=True,
         ),
         "currency": Field(spec=texts.CURRENCY, doc="Of all its amounts.", required=True),
+        "features": Field(spec=ListOf(texts.NAME), doc="What its customers are entitled to."),
         "prices": Field(
             spec=ListOf(PRICE, may_be_empty=True), doc="Prices of its meters.", required=True
         ),
@@ -226,6 +178,10 @@ POLICY = Record(
         ),
         "quotas": Field(
             spec=ListOf(QUOTA, may_be_empty=True), doc="Quotas; a rule has to name each."
+        ),
+        "members": Field(spec=MEMBERS, doc="Lists of the rules that are for each member."),
+        "errors": Field(
+            spec=ListOf(ERRORS, may_be_empty=True), doc="Error formats of routes, in order."
         ),
         "meters": Field(spec=ListOf(METER, may_be_empty=True), doc="Meters."),
         "plans": Field(spec=ListOf(PLAN, may_be_empty=True), doc="Plans."),

@@ -1,55 +1,33 @@
-"""The part of the policy's table that is about rules: what they match, say and are tested by."""
+"""The part of the policy's table that is about rules and the lists of their members."""
 
-from sidecar.domain.decisions import DenyReason
-from sidecar.domain.rules import Mode, OnStoreFailure, RuleTemplate
-from sidecar.domain.standing import Standing
+from sidecar.domain.rules import Mode, OnStoreFailure, RuleTemplate, Unidentified
 from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, Json, ListOf, MapOf, Record
-from sidecar.outbound.policy_files.scalars import Choice, Flag, Number, OrNothing
+from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
+from sidecar.outbound.policy_files.schema_counters import EACH, LIMIT, WINDOW
+from sidecar.outbound.policy_files.schema_match import CUSTOMERS, DIALECT, MATCHES, USERS
+from sidecar.outbound.policy_files.schema_tests import RULE_TEST
+from sidecar.outbound.policy_files.unions import WordOr
 
-TOKENS_MAX = 1_000_000_000
+MEMBER_RULES_MAX = 100
 
-MATCH_FIELDS = {
-    "routes": Field(
-        spec=ListOf(texts.PATTERN),
-        doc="RE2 patterns, one of which is found in the normalised path; absent: any path.",
-    ),
-    "methods": Field(spec=ListOf(texts.METHOD), doc="HTTP methods; absent: any."),
-}
-_HEADERS_FIELD = Field(
-    spec=MapOf(key=texts.HEADER_NAME, value=texts.HEADER_PATTERN, size_max=20),
-    doc="RE2 pattern per request header; all of them have to be found. Clients choose headers.",
-)
-
-MATCH = Record(
-    name="match",
-    doc="Which requests: OR inside a list, AND across keys.",
-    fields={**MATCH_FIELDS, "headers": _HEADERS_FIELD},
-)
-CUSTOMERS = Record(
-    name="customers",
-    doc="Which customers a rule is for; AND across keys.",
-    fields={
-        "plans": Field(spec=ListOf(texts.NAME), doc="On one of these plans."),
-        "labels": Field(
-            spec=MapOf(key=texts.FREE_NAME, value=texts.LABEL, size_max=50),
-            doc="With all of these labels.",
-        ),
-        "ids": Field(spec=ListOf(texts.FREE_NAME), doc="One of these customers."),
-        "except": Field(spec=ListOf(texts.FREE_NAME), doc="None of these customers; wins."),
-    },
-)
 _ANSWER_HEADERS = MapOf(key=texts.ANSWER_HEADER, value=texts.HEADER_VALUE, size_max=50)
 DENY = Record(
     name="deny",
     doc="The rule's own words for its denial.",
     fields={
-        "status": Field(spec=Number(400, 599), doc="HTTP status; absent: the reason's own."),
+        "status": Field(
+            spec=Number(200, 599),
+            doc="HTTP status, not 204, 205 or 304; absent: the reason's own.",
+        ),
         "headers": Field(spec=_ANSWER_HEADERS, doc="Response headers; values may be templates."),
         "body": Field(
             spec=Json(texts.parse_template),
-            doc="JSON body; texts may be templates; absent: problem+json.",
+            doc="JSON body; texts may be templates; null: no body; absent: by `dialect`.",
+        ),
+        "dialect": Field(
+            spec=DIALECT, doc="Whose error format the body has; absent: the route's, by `errors`."
         ),
     },
 )
@@ -62,94 +40,60 @@ WARN = Record(
         )
     },
 )
-TEST_CUSTOMER = Record(
-    name="test customer",
-    doc="Who asks.",
-    fields={
-        "plan": Field(spec=texts.NAME, doc="The customer's plan.", required=True),
-        "id": Field(spec=texts.FREE_NAME, doc="The customer's id.", default="cus_test"),
-        "labels": CUSTOMERS.fields["labels"],
-    },
+MODE = WordOr(
+    word=Choice(tuple(mode for mode in Mode if mode is not Mode.PERCENT)),
+    record=Record(
+        name="mode by percent",
+        doc="Enforce for a share of customers, always the same ones; shadow for the rest.",
+        fields={
+            "percent": Field(spec=Number(1, 99), doc="Share of customers.", required=True),
+        },
+    ),
+    example="{percent: 10}",
 )
-GIVEN = Record(
-    name="given",
-    doc="What the stores say.",
-    fields={
-        "customer": Field(spec=TEST_CUSTOMER, doc="Who asks.", required=True),
-        "credits": Field(
-            spec=Record(
-                name="given credits",
-                doc="The customer's credit.",
-                fields={
-                    "available": Field(
-                        spec=texts.BALANCE, doc="Available before the request.", required=True
-                    )
-                },
-            ),
-            doc="Absent: more than enough.",
-        ),
-        "standing": Field(
-            spec=Choice(tuple(Standing)), doc="The customer's standing.", default="good"
-        ),
-        "quotas": Field(
-            spec=MapOf(
-                key=texts.NAME,
-                value=Record(
-                    name="given quota",
-                    doc="A quota's counter.",
-                    fields={
-                        "used": Field(
-                            spec=Number(0, QUANTITY_MAX),
-                            doc="Used before the request.",
-                            required=True,
-                        )
-                    },
-                ),
-            ),
-            doc="Counters by quota; absent: 0.",
-        ),
-    },
+ON_STORE_FAILURE = WordOr(
+    word=Choice((OnStoreFailure.DENY, OnStoreFailure.ALLOW), later=("allotment",)),
+    record=Record(
+        name="stale numbers",
+        doc="Decide by the numbers that this process saw last.",
+        fields={
+            "stale": Field(spec=texts.STALE, doc="How old they may be; 1s to 1h.", required=True)
+        },
+    ),
+    example="{stale: 30s}",
 )
-TEST_REQUEST = Record(
-    name="test request",
-    doc="What is asked.",
-    fields={
-        "method": Field(spec=texts.METHOD, doc="HTTP method.", default="GET"),
-        "path": Field(spec=texts.PATH, doc="Path as sent.", required=True),
-        "headers": Field(
-            spec=MapOf(key=texts.HEADER_NAME, value=texts.PLAIN_HEADER_VALUE, size_max=100),
-            doc="Request headers.",
-        ),
-        "model": Field(spec=texts.FREE_NAME, doc="The LLM model that the body names."),
-        "input": Field(spec=Number(0, TOKENS_MAX), doc="Most input tokens that the body promises."),
-        "output": Field(
-            spec=Number(0, TOKENS_MAX), doc="Most output tokens that the body promises."
-        ),
-    },
-)
-EXPECT = Record(
-    name="expect",
-    doc="What should come of it; keys that are absent are not compared.",
-    fields={
-        "allow": Field(spec=Flag(), doc="Whether the request may pass.", required=True),
-        "code": Field(spec=Choice(tuple(DenyReason)), doc="The deny reason."),
-        "rule": Field(spec=texts.FREE_NAME, doc="The rule that denies."),
-        "status": Field(spec=Number(400, 599), doc="HTTP status of the denial."),
-        "headers": Field(
-            spec=MapOf(key=texts.HEADER_NAME, value=OrNothing(texts.PLAIN_HEADER_VALUE)),
-            doc="Headers of the answer; null: must be absent.",
-        ),
-    },
-)
-RULE_TEST = Record(
-    name="test",
-    doc="A test of the whole policy, beside the rule that it is about.",
-    fields={
-        "given": Field(spec=GIVEN, doc="What the stores say.", required=True),
-        "request": Field(spec=TEST_REQUEST, doc="What is asked.", required=True),
-        "expect": Field(spec=EXPECT, doc="What should come of it.", required=True),
-    },
-)
+_NAMES = ListOf(texts.NAME)
+_TEMPLATE_FIELDS = {
+    "grace": Field(
+        spec=texts.GRACE, doc="Unpaid invoices: refuse once one has been overdue for so long."
+    ),
+    "minimum": Field(
+        spec=texts.AMOUNT, doc="Unpaid invoices: overdue amounts below this do not refuse."
+    ),
+    "except_disputed": Field(
+        spec=Flag(), doc="Unpaid invoices: disputed ones do not refuse; absent: false."
+    ),
+    "quota": Field(spec=texts.NAME, doc="Template quota: which quota."),
+    "at": Field(
+        spec=texts.PERCENT,
+        doc="Quota and cap: warn from here on instead of denying at 100%.",
+    ),
+    "limit": Field(
+        spec=LIMIT, doc="Cap: an amount in quotes; rate and in-flight limit: a whole number."
+    ),
+    "currency": Field(spec=texts.CURRENCY, doc="Cap: of its limit."),
+    "window": Field(spec=WINDOW, doc="Cap: when the sum begins anew."),
+    "each": Field(spec=EACH.spec, doc="Cap, rate, in-flight limit: who has a count of their own."),
+    "unit": Field(
+        spec=Choice(("requests", "tokens")), doc="Rate: what is counted; absent: requests."
+    ),
+    "per": Field(spec=texts.RATE_SPAN, doc="Rate: the time that `limit` is for."),
+    "burst": Field(
+        spec=Number(1, QUANTITY_MAX), doc="Rate: how many may come at once; absent: `limit`."
+    ),
+    "plans": Field(spec=_NAMES, doc="Require-plan: one of these plans."),
+    "features": Field(spec=_NAMES, doc="Require-plan: a plan with all of these features."),
+}
 RULE = Record(
     name="rule",
     doc="A rule; the first enforcing denial from the top decides.",
@@ -158,56 +102,53 @@ RULE = Record(
             spec=texts.NAME, doc="Unique among rules; part of every denial.", required=True
         ),
         "template": Field(
-            spec=Choice(
-                tuple(RuleTemplate),
-                later=(
-                    "spend-cap",
-                    "rate-limit",
-                    "in-flight-limit",
-                    "require-plan",
-                    "block",
-                    "headers",
-                ),
-            ),
-            doc="What the rule watches.",
-            required=True,
+            spec=Choice(tuple(RuleTemplate)), doc="What the rule watches.", required=True
         ),
-        "match": Field(spec=MATCH, doc="Which requests; absent: all."),
+        "match": Field(spec=MATCHES, doc="Which requests, any of a list; absent: all."),
         "customers": Field(spec=CUSTOMERS, doc="Which customers; absent: all."),
+        "users": Field(spec=USERS, doc="Which of their users; absent: users do not matter."),
+        "unidentified": Field(
+            spec=Choice(tuple(Unidentified)),
+            doc="What the rule means for callers that it cannot tell.",
+        ),
+        "when": Field(spec=texts.CONDITION, doc="A condition in CEL; absent: always."),
         "mode": Field(
-            spec=Choice(tuple(Mode), later=("percent",)),
-            doc="draft: ignored; shadow: counted only; enforce: bites.",
+            spec=MODE,
+            doc="draft: ignored; shadow: counted only; percent: bites for some; enforce: for all.",
             default="enforce",
         ),
         "on_store_failure": Field(
-            spec=Choice(tuple(OnStoreFailure), later=("stale", "allotment")),
+            spec=ON_STORE_FAILURE,
             doc="What the rule wants when the store gives no answer in time.",
             default="deny",
         ),
-        "quota": Field(spec=texts.NAME, doc="Template quota: which quota."),
-        "at": Field(
-            spec=texts.PERCENT, doc="Template quota: warn from here on instead of denying at 100%."
-        ),
+        **_TEMPLATE_FIELDS,
         "deny": Field(spec=DENY, doc="The rule's own words for its denial."),
-        "warn": Field(spec=WARN, doc="With `at`: headers to add from there on."),
+        "warn": Field(spec=WARN, doc="Headers to add, with `at` from there on."),
         "tests": Field(spec=ListOf(RULE_TEST), doc="Run by `sidecar rules test`."),
     },
-    later=frozenset(
-        {
-            "burst",
-            "currency",
-            "except_disputed",
-            "features",
-            "grace",
-            "limit",
-            "minimum",
-            "per",
-            "plans",
-            "unidentified",
-            "unit",
-            "users",
-            "when",
-            "window",
-        }
+)
+MEMBERSHIP = WordOr(
+    word=texts.NAME,
+    record=Record(
+        name="member's rule",
+        doc="A rule and the member's own values for its templates.",
+        fields={
+            "rule": Field(spec=texts.NAME, doc="The rule.", required=True),
+            "values": Field(
+                spec=MapOf(key=texts.MEMBER_VALUE_NAME, value=texts.MEMBER_VALUE, size_max=100),
+                doc="By number, as in {{0}}, or by name, as in {{values.tier}}.",
+            ),
+        },
     ),
+    example='{rule: NAME, values: {"0": Pro}}',
+)
+_LISTS = MapOf(key=texts.FREE_NAME, value=ListOf(MEMBERSHIP))
+MEMBERS = Record(
+    name="members",
+    doc="Which rules are for which customers and users, each in the order of evaluation.",
+    fields={
+        "customers": Field(spec=_LISTS, doc="Lists of rules by customer."),
+        "users": Field(spec=_LISTS, doc="Lists of rules by user."),
+    },
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sidecar.outbound.policy_files.places import Place
@@ -60,6 +61,12 @@ class Section:
         assert isinstance(value, bool), key
         return value
 
+    def instant(self, key: str) -> datetime | None:
+        """An aware instant, or None where it is not given."""
+        value = self.values[key].value if key in self.values else None
+        assert value is None or isinstance(value, datetime), key
+        return value
+
     def items(self, key: str) -> tuple[Marked, ...]:
         """A list's values; empty where it is not given."""
         value = self.values[key].value if key in self.values else ()
@@ -74,6 +81,12 @@ class Section:
         """A mapping inside, or None."""
         value = self.values[key].value if key in self.values else None
         assert value is None or isinstance(value, Section), key
+        return value
+
+    def either(self, key: str) -> "str | Section":
+        """A word, or the mapping that says more."""
+        value = self.values[key].value
+        assert isinstance(value, str | Section), key
         return value
 
     def sections(self, key: str) -> tuple["Section", ...]:
