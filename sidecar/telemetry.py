@@ -80,6 +80,12 @@ OVERSPEND = Counter(
     ["bound"],
     registry=REGISTRY,
 )
+DECISION_RECORDS = Counter(
+    "sidecar_decision_records_total",
+    "Records of decisions, by outcome: kept, dropped, sampled_out (kept without its detail).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 SETTLED_EVENTS = Counter(
     "sidecar_settled_events_total",
     "Stream records settled, by outcome (posted, repeated, quarantined).",

@@ -14,10 +14,10 @@ from sidecar.domain.counters import (
     Rate,
 )
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.nearest import unknown
 from sidecar.domain.periods import EPOCH, CalendarUnit, CalendarWindow
 from sidecar.domain.rules import Quota, RuleTemplate
 from sidecar.domain.windows import AnchoredWindow, FixedWindow, RollingWindow, Window
-from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.schema_counters import MONEY_UNIT, THRESHOLDS_MAX
 from sidecar.outbound.policy_files.sections import Section

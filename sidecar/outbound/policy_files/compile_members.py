@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from sidecar.domain.nearest import name_list
 from sidecar.domain.rules import Members, Membership
-from sidecar.outbound.policy_files.nearest import name_list
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.schema_rules import MEMBER_RULES_MAX

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from sidecar.domain.counters import Counter, Level
 from sidecar.domain.customers import CustomerMatch, UserMatch
 from sidecar.domain.decisions import Dialect
+from sidecar.domain.nearest import unknown
 from sidecar.domain.rules import (
     DenyAnswer,
     Members,
@@ -18,7 +19,6 @@ from sidecar.domain.rules import (
 from sidecar.domain.store_numbers import InvoiceDemand
 from sidecar.domain.templates import Template
 from sidecar.outbound.policy_files.compile_counters import check_currency, compile_counter
-from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.rule_keys import check_keys
 from sidecar.outbound.policy_files.sections import Marked, Section

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.money import AMOUNT_NANO_MAX
+from sidecar.domain.nearest import unknown
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import COUNTING, RuleTemplate
 from sidecar.domain.standing import Standing
-from sidecar.outbound.policy_files.nearest import unknown
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.schema_counters import MONEY_UNIT
 from sidecar.outbound.policy_files.sections import Marked, Section

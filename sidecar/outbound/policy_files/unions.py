@@ -8,7 +8,7 @@ import yaml
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.money import parse_amount
-from sidecar.outbound.policy_files.nearest import name_list, unknown
+from sidecar.domain.nearest import name_list, unknown
 from sidecar.outbound.policy_files.reading import (
     INVALID,
     TAG_INT,
