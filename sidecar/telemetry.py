@@ -74,6 +74,12 @@ THRESHOLDS = Counter(
     ["quota", "percent"],
     registry=REGISTRY,
 )
+JWKS_REFRESHES = Counter(
+    "sidecar_jwks_refreshes_total",
+    "Key sets of token issuers read, by outcome (loaded, failed).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 OVERSPEND = Counter(
     "sidecar_overspend_nano_total",
     "Amount captured beyond a prepaid customer's credit, by how well its hold was bounded.",
@@ -112,6 +118,17 @@ QUARANTINED = Counter(
 POLICY_RELOAD_FAILING = Gauge(
     "sidecar_policy_reload_failing",
     "1 while the policy files on disk cannot be used and an older policy is in force.",
+    registry=REGISTRY,
+)
+PUSH_MESSAGES = Counter(
+    "sidecar_push_messages_total",
+    "Changes heard from the control plane, by kind (customer, credential, unreadable).",
+    ["kind"],
+    registry=REGISTRY,
+)
+PUSH_DISTRUSTS = Counter(
+    "sidecar_push_distrusts_total",
+    "Times that push was lost, silent or unreadable, so that all remembered facts were dropped.",
     registry=REGISTRY,
 )
 HTTP_FAILURES = Counter(

@@ -1,8 +1,8 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are
-waited for: the process listens, is not ready, and goes on by itself once they answer.
+Stores that are away at the start are waited for: the process listens, is not ready, and goes
+on by itself once they answer.
 """
 
 import asyncio
@@ -10,22 +10,20 @@ import os
 import secrets
 import socket
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import Self
 
 from sidecar import telemetry
 from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import ControlPlane, DataPlane
+from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
+from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
-from sidecar.outbound.embedded import (
-    EmbeddedPostgres,
-    EmbeddedRedis,
-    default_data_dir,
-)
+from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
+from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -40,6 +38,7 @@ from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.push import PushListener
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
@@ -57,14 +56,6 @@ STORE_PAUSE_SECONDS = 0.5
 """Between two looks at a store that is away."""
 SETTLED_POLL_SECONDS = 0.05
 FORGET_PAUSE_SECONDS = 600.0
-
-
-class SystemClock:
-    """Implements Clock; the only place that asks the machine for the time of day."""
-
-    def now(self) -> datetime:
-        """The aware UTC instant."""
-        return datetime.now(UTC)
 
 
 class Application:
@@ -217,6 +208,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.push = PushListener(self.redis, self.directory)
+        self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
             directory=self.directory,
@@ -226,6 +219,7 @@ class Application:
             clock=clock,
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            jwt_verifier=self.jwt_keys,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)
         self.metering = MeteringService(
@@ -246,6 +240,7 @@ class Application:
             live=RedisLiveAccounts(self.redis, self.keyspace),
             policies=self.loaded,
             digests=self.digests,
+            clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
@@ -322,8 +317,12 @@ class Application:
             "policy_watch",
             lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds),
         )
+        if settings.has(Role.GATEWAY):
+            start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        if settings.has(Role.GATEWAY):
+            start("push", self.push.run, after=known)
         if self._wants_postgres:
             start("postgres_watch", self._watch_postgres)
         if not self._runs_workers:

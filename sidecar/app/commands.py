@@ -8,6 +8,7 @@ from sidecar import telemetry
 from sidecar.app.application import Application
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.identity import metadata_namespaces, trusted_headers
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
 from sidecar.inbound.envoy.policy_routes import UPSTREAM, policy_routes
 from sidecar.outbound.embedded import default_data_dir
@@ -41,10 +42,19 @@ async def report_once(settings: Settings) -> int:
 
 
 def envoy_options(
-    settings: Settings, defaults: EnvoyDefaults, *, admin: str | None = None
+    settings: Settings,
+    defaults: EnvoyDefaults,
+    *,
+    admin: str | None = None,
+    keep_identity_headers: bool = False,
 ) -> EnvoyOptions:
     """
     Options of the Envoy bootstrap: the policy's priced routes send their bodies to the check.
+
+    Args:
+        settings, defaults: As they were read.
+        admin: Where Envoy's own admin listens, if it does.
+        keep_identity_headers: Whether headers that the policy believes pass as they come.
 
     Raises:
         ConfigError: Policy, address or upstream cannot be used.
@@ -68,4 +78,7 @@ def envoy_options(
         routes=policy_routes(policy),
         hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
         check_timeout=timedelta(milliseconds=settings.check_timeout_ms),
+        metadata_namespaces=metadata_namespaces(policy.identity),
+        identity_headers=trusted_headers(policy.identity),
+        keep_identity_headers=keep_identity_headers,
     )

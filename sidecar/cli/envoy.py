@@ -30,6 +30,13 @@ def config(
         int | None, typer.Option(help="Bytes of a priced request's body that a check sees.")
     ] = None,
     admin: Annotated[str | None, typer.Option(help="Where Envoy's own admin listens.")] = None,
+    keep_identity_headers: Annotated[
+        bool,
+        typer.Option(
+            "--keep-identity-headers",
+            help="Pass on headers that the policy believes; only behind a gateway that sets them.",
+        ),
+    ] = False,
 ) -> None:
     """Print an Envoy bootstrap for the policy's routes; the gateway token stands in it."""
     from sidecar.app import envoy_options
@@ -48,4 +55,7 @@ def config(
     )
     if not defaults.upstream:
         raise ConfigError("--upstream is needed, or `upstream` under `envoy:` in sidecar.yaml")
-    print(render_config(envoy_options(settings, defaults, admin=admin)), end="")
+    options = envoy_options(
+        settings, defaults, admin=admin, keep_identity_headers=keep_identity_headers
+    )
+    print(render_config(options), end="")

@@ -9,8 +9,8 @@ from typing import Any
 
 from sidecar import telemetry
 from sidecar.app import Application
-from sidecar.demo.admin_client import AdminClient
 from sidecar.demo.story import BURST_WORTH, CUSTOMERS, Tally
+from sidecar.outbound.admin_api import AdminApi
 from sidecar.standins.stripe import StripeStandin
 
 _LEDGER_AVAILABLE = """
@@ -31,7 +31,7 @@ UNSENT = "SELECT count(*) FROM report_windows WHERE state <> 'sent' AND quantity
 async def read_numbers(
     application: Application,
     *,
-    admin: AdminClient,
+    admin: AdminApi,
     stripe: StripeStandin,
     tally: Tally,
     envoy_version: str,
@@ -41,8 +41,8 @@ async def read_numbers(
     customers: dict[str, Any] = {}
     open_holds = 0
     for customer_id in CUSTOMERS:
-        balance = await admin.balance(customer_id)
-        holds = await admin.call("GET", f"/api/v1/customers/{customer_id}/holds")
+        balance = await admin.read_balance(customer_id)
+        holds = await admin.list_holds(customer_id)
         open_holds += len(holds["items"])
         customers[customer_id] = {
             "granted_nano": balance["granted_nano"],

@@ -13,13 +13,13 @@ from pathlib import Path
 from aiohttp import web
 
 from sidecar.app import Application, envoy_options, read_secret
-from sidecar.demo.admin_client import AdminClient
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.numbers import UNSENT, disagreements, read_numbers, read_settled
 from sidecar.demo.screen import Screen
 from sidecar.demo.story import CUSTOMERS, Story, Tally
 from sidecar.demo.upstream import build_upstream
 from sidecar.domain.errors import ConfigError
+from sidecar.outbound.admin_api import AdminApi
 from sidecar.settings import EnvoyDefaults, Settings
 from sidecar.standins.stripe import StripeStandin
 
@@ -85,7 +85,7 @@ async def _run(
         token_file = application.secrets.admin_token_file
         assert token_file is not None
         admin = await stack.enter_async_context(
-            AdminClient(f"http://{application.admin_address}", read_secret(token_file))
+            AdminApi(application.admin_address, read_secret(token_file))
         )
         screen.started(application, envoy)
         tally = Tally()

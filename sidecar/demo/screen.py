@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sidecar.app import Application
-from sidecar.demo.admin_client import AdminClient
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.story import PATH, Answer, Chapter
+from sidecar.outbound.admin_api import AdminApi
 
 SHOWN_MAX = 20
 """More decisions of one chapter are counted rather than shown."""
@@ -34,7 +34,7 @@ class Screen:
             f"{application.grpc_address}, its admin API is http://{application.admin_address}\n"
         )
 
-    async def show(self, story: AsyncIterator[Chapter | Answer], admin: AdminClient) -> None:
+    async def show(self, story: AsyncIterator[Chapter | Answer], admin: AdminApi) -> None:
         """Chapters and decisions as they come, and the balance that each chapter left."""
         chapter: Chapter | None = None
         counts: Counter[str] = Counter()
@@ -51,7 +51,7 @@ class Screen:
         await self._end_chapter(chapter, counts, admin)
 
     async def _end_chapter(
-        self, chapter: Chapter | None, counts: Counter[str], admin: AdminClient
+        self, chapter: Chapter | None, counts: Counter[str], admin: AdminApi
     ) -> None:
         if chapter is None:
             return
@@ -59,7 +59,7 @@ class Screen:
         if counts.total() > SHOWN_MAX:
             self.say("  in all " + ", ".join(f"{n} x {mark}" for mark, n in sorted(counts.items())))
         if chapter.customer:
-            balance = await admin.balance(chapter.customer)
+            balance = await admin.read_balance(chapter.customer)
             self.say(
                 f"  [dim]{chapter.customer}: granted {balance['granted']}, used "
                 f"{balance['used']}, held {balance['held']}, available {balance['available']} "

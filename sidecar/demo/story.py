@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-from sidecar.demo.admin_client import AdminClient
 from sidecar.demo.upstream import MODEL
+from sidecar.outbound.admin_api import AdminApi
 
 BURST_REQUESTS = 200
 BURST_WORTH = 20
@@ -75,7 +75,7 @@ class Story:
         self,
         *,
         gateway_url: str,
-        admin: AdminClient,
+        admin: AdminApi,
         tally: Tally,
     ) -> None:
         """
@@ -99,12 +99,25 @@ class Story:
     async def prepare(self) -> None:
         """Create the customers, their keys, credit and standing."""
         for customer_id, (plan, stripe_id) in CUSTOMERS.items():
-            self._keys[customer_id] = await self._admin.create_customer(
-                customer_id, plan, stripe_id
+            await self._admin.create_customer(
+                {
+                    "id": customer_id,
+                    "plan": plan,
+                    "currency": "USD",
+                    "stripe_customer_id": stripe_id,
+                }
             )
-        await self._admin.grant("cus_prepaid", "0.0005")
-        await self._admin.grant("cus_burst", "0.02")
-        await self._admin.put_standing("cus_overdue", "delinquent", "invoice in_demo is overdue")
+            credential = await self._admin.issue_credential(
+                {"customer_id": customer_id, "user_id": "demo", "name": "demo"}
+            )
+            self._keys[customer_id] = credential["secret"]
+        for customer_id, amount in (("cus_prepaid", "0.0005"), ("cus_burst", "0.02")):
+            await self._admin.create_grant(
+                {"customer_id": customer_id, "amount": amount, "currency": "USD", "kind": "paid"}
+            )
+        await self._admin.put_standing(
+            "cus_overdue", {"standing": "delinquent", "reason": "invoice in_demo is overdue"}
+        )
 
     async def tell(self) -> AsyncIterator[Chapter | Answer]:
         """Each chapter's title, then its answers as they come."""
@@ -156,7 +169,7 @@ class Story:
         """Wait until no amount of the customer is in flight, so that the next check sees it all."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + SETTLE_SECONDS_MAX
-        while (await self._admin.balance(customer))["held_nano"]:
+        while (await self._admin.read_balance(customer))["held_nano"]:
             if loop.time() > deadline:
                 raise RuntimeError(f"the usage of {customer} did not arrive in time")
             await asyncio.sleep(0.02)

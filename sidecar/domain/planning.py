@@ -12,19 +12,16 @@ from sidecar.domain.counters import (
 )
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import DenyReason
-from sidecar.domain.errors import InvalidInput
+from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_unbounded
 from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Billing, Meter, RateCard
-from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import (
     COUNTING,
     PLAIN,
-    EstimateRule,
-    ModelLimits,
     OnStoreFailure,
     Rule,
     RuleTemplate,
@@ -33,19 +30,21 @@ from sidecar.domain.rules import (
 from sidecar.domain.store_numbers import InvoiceDemand
 from sidecar.domain.variables import request_variables
 
+__all__ = [
+    "PLAN_CREDIT_RULE",
+    "UNMATCHED_RULE",
+    "Ask",
+    "CheckPlan",
+    "MatchedRule",
+    "Refusal",
+    "plan_check",
+    "plan_unidentified",
+]
+
 UNMATCHED_RULE = "unmatched"
 Selected = tuple[Rule, Mapping[str, str]]
 PLAN_CREDIT_RULE = "prepaid-credit"
 """Built-in rule that guards a prepaid plan's credit where no rule of the policy does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A denial that needs no store: its reason, the rule, and words that are safe to show."""
-
-    reason: DenyReason
-    rule: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,18 +238,6 @@ def _blocks(policy: Policy, rule: Rule, customer: CustomerFacts) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Amount:
-    """The most that the request can use and cost, or why that cannot be said."""
-
-    meters: tuple[Meter, ...]
-    tokens: int = 0
-    quantities: Mapping[str, int] = field(default_factory=dict)
-    amount_nano: int = 0
-    bound: Bound = Bound.PROVEN
-    refusal: Refusal | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Planner:
     policy: Policy
     view: RequestView
@@ -277,15 +264,15 @@ class _Planner:
                 rule=UNMATCHED_RULE,
                 detail="no rule and no price covers this route",
             )
-        amount = self._amount(meters, priced)
+        amount = largest_use(self.policy, self.view, self.facts, self.card, meters)
         conditions = _Conditions(self.view, self.customer, self.facts, self.now)
         conditions.amount_nano = amount.amount_nano
         rules = tuple(self._matched(selected, amount, conditions))
         ask = _ask(rules)
         credit = _credit_required(self.card, rules)
-        refusal = amount.refusal or self._refuse_unbounded(
-            credit=credit, priced=priced, amount=amount
-        )
+        refusal = amount.refusal
+        if refusal is None and credit:
+            refusal = refuse_unbounded(self.policy, self.view, self.card, meters)
         if refusal is not None:
             if ask is Ask.HOLD:
                 return refusal
@@ -311,49 +298,10 @@ class _Planner:
             variables=conditions.known,
         )
 
-    def _amount(self, meters: tuple[Meter, ...], priced: frozenset[str]) -> _Amount:
-        if not self.card.prices_model(self.facts.model, priced):
-            return _Amount(
-                meters,
-                refusal=Refusal(
-                    reason=DenyReason.UNKNOWN_MODEL,
-                    rule="prices",
-                    detail="the plan has no price for this model",
-                ),
-            )
-        estimate = self.policy.estimate_for(self.view)
-        tokens, bound = _token_bounds(self.policy.models, estimate, self.facts)
-        quantities = estimate_quantities(
-            meters, tokens[0], tokens[1], len(self.view.request.body or b"")
-        )
-        try:
-            amount = self.card.upper_bound(quantities, self.facts.model)
-        except InvalidInput as error:
-            return _Amount(
-                meters,
-                refusal=Refusal(
-                    reason=DenyReason.INVALID_REQUEST, rule="estimate", detail=str(error)
-                ),
-            )
-        return _Amount(meters, sum(tokens), quantities, amount, bound)
-
-    def _refuse_unbounded(
-        self, *, credit: bool, priced: frozenset[str], amount: _Amount
-    ) -> Refusal | None:
-        """What is priced by tokens and has no estimate would hold nothing."""
-        by_tokens = any(m.name in priced and m.value in TOKEN_VALUES for m in amount.meters)
-        if not credit or not by_tokens or self.policy.estimate_for(self.view) is not None:
-            return None
-        return Refusal(
-            reason=DenyReason.BLOCKED,
-            rule="estimates",
-            detail="no estimate says how much this route can use",
-        )
-
     def _matched(
         self,
         selected: Sequence[Selected],
-        amount: _Amount,
+        amount: LargestUse,
         conditions: _Conditions,
     ) -> list[MatchedRule]:
         found = []
@@ -371,7 +319,7 @@ class _Planner:
             found.append(matched)
         return found
 
-    def _take(self, rule: Rule, amount: _Amount, *, enforces: bool) -> CounterTake | None:
+    def _take(self, rule: Rule, amount: LargestUse, *, enforces: bool) -> CounterTake | None:
         counter = rule.counter
         if counter is None or not counter.level.name_in(self.customer):
             return None
@@ -426,33 +374,3 @@ def _credit_required(card: RateCard, rules: Sequence[MatchedRule]) -> bool:
     if speaking:
         return any(rule.enforces and not rule.rule.judges_after for rule in speaking)
     return card.billing is Billing.PREPAID
-
-
-def _token_bounds(
-    models: Mapping[str, ModelLimits], rule: EstimateRule | None, facts: RequestFacts
-) -> tuple[tuple[int, int], Bound]:
-    """Input and output tokens that the hold covers, and whether no response can exceed them."""
-    default_input = rule.default_input if rule else 0
-    default_output = rule.default_output if rule else 0
-    if facts.unread:
-        # Whoever hides what a request says must not hold less for it.
-        largest = [limits.max_input or 0 for limits in models.values()]
-        longest = [limits.max_output or 0 for limits in models.values()]
-        return (
-            max(default_input, *largest, 0),
-            max(default_output, *longest, 0),
-        ), Bound.ESTIMATED
-    limits = models.get(facts.model, ModelLimits())
-    input_bound = _least(facts.input_bound, limits.max_input)
-    model_output = None if limits.max_output is None else limits.max_output * facts.choices
-    output_bound = _least(facts.output_bound, model_output)
-    proven = input_bound is not None and output_bound is not None
-    return (
-        default_input if input_bound is None else input_bound,
-        default_output if output_bound is None else output_bound,
-    ), (Bound.PROVEN if proven else Bound.ESTIMATED)
-
-
-def _least(*bounds: int | None) -> int | None:
-    known = [bound for bound in bounds if bound is not None]
-    return min(known) if known else None

@@ -17,7 +17,14 @@ from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.rules import OnStoreFailure
 from sidecar.services.answering import Answers
 from sidecar.services.check_context import CheckContext, Demand
-from sidecar.services.identity import Unidentified, present_credential
+from sidecar.services.identity import (
+    NO_TOKENS,
+    NOT_PRESENTED,
+    Claimed,
+    Presented,
+    Unidentified,
+    identify,
+)
 from sidecar.services.ports import (
     Balances,
     Clock,
@@ -32,6 +39,7 @@ from sidecar.services.ports import (
 )
 from sidecar.services.releasing import CheckTries, HoldReleases
 from sidecar.services.stale_numbers import StaleNumbers
+from sidecar.services.token_ports import JwtVerifier, KeysAway
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
 _REPLANS_MAX = 2
@@ -65,6 +73,7 @@ class CheckService:
         read_facts: ReadFacts,
         hold_ttl_ms: int,
         decision_log: DecisionLog,
+        jwt_verifier: JwtVerifier = NO_TOKENS,
     ) -> None:
         """
         Wire the ports.
@@ -74,6 +83,7 @@ class CheckService:
             read_facts: Bounds usage by a request's body; may raise InvalidInput.
             hold_ttl_ms: How long a hold lives without a sign of life.
             decision_log: Keeps what each decision was made from.
+            jwt_verifier: Verifies tokens that the gateway did not.
         """
         self._policies = policies
         self._directory = directory
@@ -81,6 +91,7 @@ class CheckService:
         self._digests = digests
         self._clock = clock
         self._read_facts = read_facts
+        self._jwt_verifier = jwt_verifier
         self._hold_ttl_ms = hold_ttl_ms
         self._releases = HoldReleases(balances, hold_ttl_seconds=hold_ttl_ms / 1_000)
         self._tries = CheckTries()
@@ -131,36 +142,49 @@ class CheckService:
 
     async def _check_identified(self, context: CheckContext) -> Decision:
         policy, request = context.policy, context.request
-        presented = present_credential(policy.identity, request)
+        caller = identify(policy.identity, request, self._jwt_verifier)
+        if isinstance(caller, KeysAway):
+            return self._answers.refuse_store(context)
         now = self._clock.now()
-        if isinstance(presented, Unidentified):
-            return self._check_unidentified(context, presented, now)
-        hashes = self._digests.credential_hashes(presented.secret)
+        if isinstance(caller, Unidentified):
+            return self._check_unidentified(context, caller, now)
         for _ in range(_REPLANS_MAX + 1):
             try:
-                customer = await self._directory.find_credential(hashes)
+                customer = await self._find_customer(caller)
             except StoreUnavailable:
                 return self._answers.refuse_store(context)
             if customer is None:
                 return self._answers.refuse_unknown(context)
-            decision = await self._check_customer(context, customer, presented.headers, now)
+            decision = await self._check_customer(context, customer, caller.headers, now)
             if not isinstance(decision, _Replan):
                 return decision
             now = decision.at
         return self._answers.refuse_store(context)
 
     def _check_unidentified(
-        self, context: CheckContext, presented: Unidentified, now: datetime
+        self, context: CheckContext, caller: Unidentified, now: datetime
     ) -> Decision:
         """Nobody to hold anything for: rules may block, add headers, or ask who it is."""
-        if presented.unusable:
+        if caller is not NOT_PRESENTED:
             # Whoever presents a credential wants to be known by it.
-            detail = presented.detail
-            return self._answers.refuse(context, DenyReason.UNIDENTIFIED, "identity", detail)
+            denial = self._answers.refuse(
+                context, DenyReason.UNIDENTIFIED, "identity", caller.detail
+            )
+            return replace(denial, retry_after_seconds=caller.retry_after_seconds)
         plan = plan_unidentified(context.policy, context.view, now)
         if isinstance(plan, Refusal):
             return self._answers.refuse(context, plan.reason, plan.rule, plan.detail)
         return self._answers.answer_nobody(context, plan, judge(plan, None, NOBODY))
+
+    async def _find_customer(self, caller: Presented | Claimed) -> CustomerFacts | None:
+        """Whose the secret is, or who is vouched for; None if nobody like that is known."""
+        if isinstance(caller, Presented):
+            hashes = self._digests.credential_hashes(caller.secret)
+            return await self._directory.find_credential(hashes)
+        known = await self._directory.read_customer(caller.customer_id)
+        if known is None:
+            return None
+        return replace(known, team_id=caller.team_id, user_id=caller.user_id)
 
     async def _check_customer(
         self,

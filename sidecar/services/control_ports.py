@@ -23,18 +23,52 @@ class Customer:
     created_at: datetime | None = None
 
 
+class CredentialState(StrEnum):
+    """What a credential is worth at an instant."""
+
+    ACTIVE = "active"
+    EXPIRING = "expiring"
+    """It is accepted until its end."""
+    REVOKED = "revoked"
+    """By hand, or because its end has come."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What a caller presents, without the secret itself."""
+    """
+    What a caller presents, without the secret itself.
+
+    It belongs to a customer, and within it perhaps to a team and a user. `expires_at` is its
+    end (None: none); `replaced_by` the credential that it was rotated to.
+    """
 
     credential_id: str
     customer_id: str
     secret_hash: str
+    team_id: str = ""
     user_id: str = ""
     name: str = ""
     generation: int = 1
     created_at: datetime | None = None
+    expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    replaced_by: str | None = None
+
+    def state_at(self, instant: datetime) -> CredentialState:
+        """Its state at an instant; the store's own clock decides at a check."""
+        if self.revoked_at is not None:
+            return CredentialState.REVOKED
+        if self.expires_at is None:
+            return CredentialState.ACTIVE
+        return CredentialState.REVOKED if instant >= self.expires_at else CredentialState.EXPIRING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """A credential on its way out, and the one that takes its place."""
+
+    retired: Credential
+    successor: Credential
 
 
 class GrantState(StrEnum):
@@ -70,13 +104,17 @@ class Balance:
 
 
 class LiveAccounts(Protocol):
-    """The control plane's writes to the live store; each safe to repeat."""
+    """
+    The control plane's writes to the live store; each safe to repeat.
+
+    Gateways are told of each write, so that what they remember of it goes.
+    """
 
     async def put_customer(self, customer: Customer) -> None:
         """Create the customer's live state or update plan and labels; balances stay."""
 
     async def put_credential(self, credential: Credential) -> None:
-        """Make a credential valid on every gateway."""
+        """Make a credential valid on every gateway, until its end if it has one; or revoked."""
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set the standing that the place script reads."""
@@ -100,6 +138,9 @@ class Accounts(Protocol):
     async def read_customer(self, customer_id: str) -> Customer | None:
         """One customer."""
 
+    async def update_customer(self, customer: Customer) -> Customer | None:
+        """Change plan, labels and Stripe customer; None for an unknown one."""
+
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
         """Customers by id, those after `after`."""
 
@@ -110,6 +151,30 @@ class Accounts(Protocol):
         self, customer_id: str, *, after: str, limit: int
     ) -> Sequence[Credential]:
         """A customer's credentials by id."""
+
+    async def find_credential(self, credential_id: str) -> Credential | None:
+        """A credential by its id alone."""
+
+    async def rotate_credential(
+        self, retired: Credential, successor: Credential, *, ends_at: datetime | None
+    ) -> Rotation:
+        """
+        Store a successor and give the retired one its end, together.
+
+        A repeat with the same successor keeps that end and gives the successor its new secret
+        under the next generation.
+
+        Args:
+            retired: Not ended yet.
+            successor: Of the same customer.
+            ends_at: The retired one's end, unless it has an earlier one; None: it is revoked.
+
+        Raises:
+            Conflict: It has another successor, or has ended.
+        """
+
+    async def revoke_credential(self, credential: Credential) -> Credential:
+        """End it now; the first time counts."""
 
     async def create_grant(self, grant: Grant) -> Grant:
         """Write the intent. Raises NotFound (customer) or Conflict (currency, other content)."""

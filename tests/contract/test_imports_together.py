@@ -17,8 +17,8 @@ MODULES = {
     "common-expression-language": ("cel",),
     "google-re2": ("re2",),
     "grpcio": ("grpc", "grpc.aio"),
-    "pyjwt": ("jwt", "cryptography.hazmat.primitives.asymmetric.rsa"),
     "protobuf": ("google.protobuf.message", "google.protobuf.json_format"),
+    "pyjwt": ("jwt", "jwt.algorithms", "cryptography.hazmat.primitives.asymmetric.rsa"),
     "pyyaml": ("yaml",),
     "redis": ("redis.asyncio", "hiredis"),
     "envoy-data-plane": (

@@ -36,7 +36,17 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             "amount": {"type": "string", "pattern": "^[1-9]{1,6}$"},
             "currency": {"const": "USD"},
         },
-        "StandingBody": {"until": {"enum": [None, "2026-02-01T00:00:00Z"]}},
+        "CustomerChangeBody": {
+            "plan": {"enum": ["prepaid", "postpaid"]},
+            "currency": {"enum": [None, "USD"]},
+        },
+        "CredentialBody": {"expires_at": {"enum": [None, "2026-02-01T00:00:00Z"]}},
+        "RotationBody": {"overlap": {"enum": ["0", "90s", "24h", "30d"]}},
+        "StandingBody": {
+            "until": {"enum": [None, "2026-02-01T00:00:00Z"]},
+            "overdue_since": {"enum": [None, "2026-02-01T00:00:00Z"]},
+            "overdue_amount": {"enum": [None, "0", "12.50"]},
+        },
         "CheckBody": {"body_base64": {"type": "null"}},
     }
     for name, properties in known.items():

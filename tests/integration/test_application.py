@@ -525,3 +525,45 @@ async def test_roles_are_any_mix(folder: Path, external: dict[str, object]):
         await until(client.ready)
         assert app.settings.roles == {Role.GATEWAY, Role.SETTLEMENT}
         assert app.admin_address == ""
+
+
+async def test_a_change_in_one_process_reaches_a_gateway_that_remembers_what_was_before(
+    external: dict[str, object], folder: Path
+):
+    """Denied at the very next check, and forgotten by push."""
+    async with (
+        running(settings(folder, "admin", **external)) as (_, admin),
+        running(settings(folder, "gateway", **external)) as (gateway, client),
+    ):
+
+        async def check(key: str) -> object:
+            body = CHAT | {"headers": {"x-api-key": key}}
+            status, decision = await client.gateway("POST", "/v1/check", body)
+            assert status == 200
+            return decision["code"] if not decision["allow"] else "allowed"
+
+        async def hears() -> bool:
+            return gateway.push.trusted
+
+        async def forgot() -> bool:
+            return len(gateway.directory._credentials) == 0
+
+        await until(hears)
+        key = await admin.customer()
+        assert await check(key) == "allowed"
+        _, page = await admin.admin("GET", "/api/v1/credentials?customer_id=cus_1")
+        (old_id,) = (item["id"] for item in page["items"])
+        path = f"/api/v1/credentials/{old_id}/rotate"
+        status, made = await admin.admin("POST", path, {"overlap": "1h"})
+        assert status == 201
+        assert [await check(one) for one in (key, made["secret"])] == ["allowed", "allowed"]
+        status, _ = await admin.admin("PUT", "/api/v1/customers/cus_1", {"plan": "free"})
+        assert status == 200
+        assert await check(key) == "allowed"
+        customer = await gateway.directory.read_customer("cus_1")
+        assert customer.plan == "free"
+        for one, credential_id in ((key, old_id), (made["secret"], made["id"])):
+            revoke = f"/api/v1/credentials/{credential_id}/revoke"
+            assert (await admin.admin("POST", revoke))[0] == 200
+            assert await check(one) == "unknown_credential"
+        await until(forgot)

@@ -20,6 +20,7 @@ from fixtures.counter_stores import (
 )
 
 from sidecar.domain.counters import Counter, Level, Rate
+from sidecar.domain.windows import RollingWindow
 from sidecar.services.ports import CaptureStatus, PlaceStatus
 
 EVERY_KIND = (WINDOW, ROLLING, RATE, FLIGHT)
@@ -199,6 +200,16 @@ async def test_a_capture_beyond_its_hold_takes_the_rest_of_the_rate(store):
     assert (await store.take_one(4, RATE, 0)).status is PlaceStatus.PLACED
 
 
+async def test_a_capture_far_beyond_its_rate_is_waited_for_and_breaks_nothing(store):
+    hold = store.hold(1, store.take(RATE, 2))
+    await store.balances.place_hold(hold)
+    await store.capture(hold, 10**15)
+    refused = await store.take_one(2, RATE, 1)
+    assert refused.status is PlaceStatus.DENIED
+    assert refused.numbers.used == {"rate": -(-(2**52) // 1_000)}
+    assert refused.numbers.retry_at_ms["rate"] > BASE_MS + 10**14
+
+
 async def test_a_capture_of_a_hold_that_ended_and_a_correction_leave_rates_alone(store):
     ended, estimated = (store.hold(n, store.take(RATE, 5)) for n in (1, 2))
     await store.balances.place_hold(ended)
@@ -317,6 +328,32 @@ async def test_a_repeat_says_what_the_first_time_said(store):
     assert again.numbers.used == first.numbers.used
     assert again.numbers.over == first.numbers.over == {"window"}
     assert (again.epoch, again.seq) == (first.epoch, first.seq)
+
+
+async def test_a_repeat_does_not_turn_against_a_hold_that_did_fit(store):
+    takes = [store.take(WINDOW, 50), store.take(FLIGHT, 2), store.take(RATE, 20)]
+    hold = store.hold(1, *takes)
+    await store.balances.place_hold(hold)
+    await store.place(2, *(replace(take, hard=False) for take in takes))
+    again = await store.balances.place_hold(hold)
+    assert again.status is PlaceStatus.REPEATED
+    assert again.numbers.used == {"window": 100, "flight": 4, "rate": 20}
+    assert again.numbers.over == set()
+    assert again.numbers.retry_at_ms == {}
+
+
+async def test_a_rolling_window_that_is_cut_finer_lets_old_slices_stay_their_time(store):
+    wide = replace(ROLLING, window=RollingWindow(seconds=60, slices=1))
+    await store.take_one(1, wide, 20)
+    await store.wait(4_000)
+    await store.take_one(2, ROLLING, 10)
+    assert await store.used(ROLLING) == [30]
+    refused = await store.take_one(3, ROLLING, 30)
+    assert refused.numbers.retry_at_ms == {"rolling": BASE_MS + 16_000}
+    await store.at(BASE_MS + 16_000)
+    assert await store.used(ROLLING) == [20]
+    await store.at(BASE_MS + 120_000)
+    assert await store.used(ROLLING) == [0]
 
 
 async def test_the_decisions_of_a_shard_are_numbered(store):

@@ -219,6 +219,27 @@ def test_the_listener_normalises_paths_and_trusts_no_caller() -> None:
     assert removed == {"prefix": "x-sidecar-"}
 
 
+def test_the_check_is_told_what_the_policys_namespaces_hold_and_no_more() -> None:
+    assert "metadata_context_namespaces" not in filter_of(document(), EXT_AUTHZ)
+    names = ("envoy.filters.http.jwt_authn", "our.filter")
+    check = filter_of(document(metadata_namespaces=names), EXT_AUTHZ)
+    assert check["metadata_context_namespaces"] == list(names)
+    told = "\n".join(notes(options(metadata_namespaces=names)))
+    assert "envoy.filters.http.jwt_authn, our.filter" in told
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_headers_that_name_the_caller_are_dropped_unless_kept(*, keep: bool) -> None:
+    changes = {"identity_headers": ("x-customer", "x-user"), "keep_identity_headers": keep}
+    (early,) = manager_of(document(**changes))["early_header_mutation_extensions"]
+    removed = [one["remove"] for one in early["typed_config"]["mutations"] if "remove" in one]
+    names = [] if keep else ["x-customer", "x-user"]
+    assert removed == ["x-envoy-auth-partial-body", *names]
+    told = "\n".join(notes(options(**changes)))
+    assert ("whoever reaches it directly can be any customer" in told) is keep
+    assert "x-customer, x-user" in told
+
+
 def test_heartbeats_are_on_and_without_them_streams_are_cut_in_time() -> None:
     manager = manager_of(document())
     assert manager["access_log_options"] == {"access_log_flush_interval": "30s"}

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated, NotFound
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
@@ -174,3 +174,105 @@ async def test_a_key_whose_process_died_is_taken_over_and_old_keys_are_swept(pos
 
 async def age(pool, by: timedelta) -> None:
     await pool.execute("UPDATE idempotency_keys SET created_at = created_at - $1::interval", by)
+
+
+async def test_a_customer_is_changed_but_for_its_currency(accounts):
+    wanted = replace(CUSTOMER, plan="free", labels={}, stripe_customer_id="cus_s")
+    stored = await accounts.update_customer(replace(wanted, currency="EUR"))
+    assert replace(stored, created_at=None) == wanted
+    assert await accounts.read_customer("cus_a") == stored
+    assert await accounts.update_customer(replace(wanted, customer_id="cus_b")) is None
+    with pytest.raises(InvalidInput):
+        await accounts.update_customer(replace(wanted, stripe_customer_id=""))
+
+
+async def test_a_standing_keeps_what_invoices_say(accounts):
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    fact = StandingFact(
+        standing=Standing.GRACE, overdue_since=since, overdue_nano=4 * 10**18, disputed=True
+    )
+    await accounts.put_standing("cus_a", fact)
+    assert await accounts.read_standing("cus_a") == fact
+    with pytest.raises(InvalidInput):
+        await accounts.put_standing("cus_a", replace(fact, overdue_nano=-1))
+
+
+LATER = datetime(2040, 1, 1, tzinfo=UTC)
+SUCCESSOR = replace(CREDENTIAL, credential_id="crd_2", secret_hash="bb")
+
+
+async def test_a_credential_keeps_team_and_end_and_is_found_by_its_id_alone(accounts):
+    wanted = replace(CREDENTIAL, team_id="t", expires_at=LATER)
+    stored = await accounts.create_credential(wanted)
+    assert replace(stored, created_at=None) == wanted
+    assert await accounts.find_credential("crd_1") == stored
+    assert await accounts.find_credential("crd_9") is None
+    with pytest.raises(Conflict):
+        await accounts.create_credential(replace(wanted, team_id="other"))
+
+
+async def test_an_id_that_two_customers_have_is_nobodys(accounts):
+    await accounts.create_customer(replace(CUSTOMER, customer_id="cus_b"))
+    await accounts.create_credential(CREDENTIAL)
+    await accounts.create_credential(replace(CREDENTIAL, customer_id="cus_b", secret_hash="cc"))
+    with pytest.raises(InvariantViolated):
+        await accounts.find_credential("crd_1")
+
+
+async def test_a_rotation_stores_the_successor_and_the_end_together(accounts):
+    old = await accounts.create_credential(CREDENTIAL)
+    rotation = await accounts.rotate_credential(old, SUCCESSOR, ends_at=LATER)
+    assert (rotation.retired.expires_at, rotation.retired.replaced_by) == (LATER, "crd_2")
+    assert rotation.retired.revoked_at is None
+    assert await accounts.find_credential("crd_2") == rotation.successor
+    other = replace(SUCCESSOR, credential_id="crd_3", secret_hash="cc")
+    with pytest.raises(Conflict, match="crd_2"):
+        await accounts.rotate_credential(old, other, ends_at=LATER)
+    assert await accounts.find_credential("crd_3") is None
+
+
+async def test_a_rotation_that_is_repeated_moves_no_end_and_replaces_the_unseen_secret(accounts):
+    old = await accounts.create_credential(CREDENTIAL)
+    await accounts.rotate_credential(old, SUCCESSOR, ends_at=LATER)
+    again = replace(SUCCESSOR, secret_hash="cc")
+    rotation = await accounts.rotate_credential(old, again, ends_at=LATER + timedelta(days=1))
+    assert rotation.retired.expires_at == LATER
+    assert (rotation.successor.secret_hash, rotation.successor.generation) == ("cc", 2)
+
+
+async def test_an_earlier_end_of_its_own_stays_and_no_overlap_revokes(accounts):
+    earlier = LATER - timedelta(days=1)
+    old = await accounts.create_credential(replace(CREDENTIAL, expires_at=earlier))
+    rotation = await accounts.rotate_credential(old, SUCCESSOR, ends_at=LATER)
+    assert rotation.retired.expires_at == earlier
+    last = replace(CREDENTIAL, credential_id="crd_3", secret_hash="cc")
+    at_once = await accounts.rotate_credential(rotation.successor, last, ends_at=None)
+    assert at_once.retired.revoked_at is not None
+
+
+async def test_what_has_ended_is_not_rotated_and_is_revoked_once(accounts):
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    ended = await accounts.create_credential(replace(CREDENTIAL, expires_at=past))
+    with pytest.raises(Conflict, match="ended"):
+        await accounts.rotate_credential(ended, SUCCESSOR, ends_at=LATER)
+    first = await accounts.revoke_credential(ended)
+    assert await accounts.revoke_credential(ended) == first
+    with pytest.raises(NotFound):
+        await accounts.revoke_credential(replace(CREDENTIAL, credential_id="crd_9"))
+
+
+async def test_of_many_rotations_at_once_one_goes_ahead(accounts):
+    old = await accounts.create_credential(CREDENTIAL)
+    results = await asyncio.gather(
+        *(
+            accounts.rotate_credential(
+                old,
+                replace(CREDENTIAL, credential_id=f"crd_n{number}", secret_hash=f"n{number}"),
+                ends_at=LATER,
+            )
+            for number in range(5)
+        ),
+        return_exceptions=True,
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Conflict"] * 4 + ["Rotation"]
+    assert len(await accounts.list_credentials("cus_a", after="", limit=10)) == 2

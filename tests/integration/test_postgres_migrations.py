@@ -1,18 +1,22 @@
 import asyncio
+from pathlib import Path
 
 import asyncpg
 import pytest
 
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.postgres.migrating import migrate, schema_status
+from sidecar.outbound.postgres.migrations import versions
 from sidecar.outbound.postgres.pool import open_pool, ping, translate_errors
 from sidecar.outbound.postgres.queries import named_queries
 
+REVISIONS = sorted(path.name[1:5] for path in Path(versions.__file__).parent.glob("r*.sql"))
+
 
 async def test_migrating_an_empty_database_applies_every_revision_in_order(empty_postgres_dsn):
-    assert await schema_status(empty_postgres_dsn) == (None, "0003")
-    assert await migrate(empty_postgres_dsn) == ["0001", "0002", "0003"]
-    assert await schema_status(empty_postgres_dsn) == ("0003", "0003")
+    assert await schema_status(empty_postgres_dsn) == (None, REVISIONS[-1])
+    assert await migrate(empty_postgres_dsn) == REVISIONS
+    assert await schema_status(empty_postgres_dsn) == (REVISIONS[-1], REVISIONS[-1])
 
 
 async def test_migrating_twice_does_nothing_the_second_time(postgres_dsn):
@@ -21,7 +25,7 @@ async def test_migrating_twice_does_nothing_the_second_time(postgres_dsn):
 
 async def test_processes_that_migrate_at_once_apply_each_revision_once(empty_postgres_dsn):
     results = await asyncio.gather(*(migrate(empty_postgres_dsn) for _ in range(3)))
-    assert sorted(results) == [[], [], ["0001", "0002", "0003"]]
+    assert sorted(results) == [[], [], REVISIONS]
 
 
 async def test_a_migration_that_fails_leaves_nothing_behind(empty_postgres_dsn):

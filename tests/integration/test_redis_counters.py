@@ -220,12 +220,34 @@ async def test_counters_in_use_are_kept_and_looked_at_again(store):
     assert await counters_of(store) == {}
 
 
-async def test_a_pruned_slice_stays_gone_though_the_real_time_is_behind(store):
-    await store.take_one(1, ROLLING, 9)
-    await store.wait(12_000)
-    key = store.live.keyspace.shard(shard_of(store))
-    assert await store.balances.prune_counters(shard_of(store), 10) == 1
-    assert await command(store, "HGET", key, "clock") == str(BASE_MS + 12_000).encode()
+async def test_windows_are_dropped_one_by_one_as_their_time_comes(store):
+    for number in range(2):
+        await store.take_one(number, WINDOW, 1)
+        await store.wait(DAY_MS)
+    ends = [BASE_MS + day * DAY_MS + 10_000 for day in range(2)]
+    key, shard = store.live.keyspace.windows(shard_of(store)), shard_of(store)
+    for day, end in enumerate(ends):
+        await store.at(end + 2 * DAY_MS - 1)
+        assert await store.balances.prune_counters(shard, 10) == 0
+        await store.at(end + 2 * DAY_MS)
+        assert f"q:window:{BASE_MS + day * DAY_MS}" in await counters_of(store)
+        assert await store.balances.prune_counters(shard, 10) == 1
+        assert f"q:window:{BASE_MS + day * DAY_MS}" not in await counters_of(store)
+        if day == 0:
+            flat = await command(store, "ZRANGE", key, 0, -1, "WITHSCORES")
+            expected = [f"{CUSTOMER}\nq:window", str(ends[1] + 2 * DAY_MS)]
+            assert flat == [text.encode() for text in expected]
+    assert await counters_of(store) == {}
+    assert await command(store, "EXISTS", key) == 0
+
+
+async def test_what_was_pruned_by_an_instant_is_gone_for_all_later_decisions(store):
+    keys, shard = store.live.keyspace, shard_of(store)
+    await command(store, "HSET", keys.shard(shard), "clock", 5)
+    await command(store, "ZADD", keys.windows(shard), 1, f"{CUSTOMER}\nq:window")
+    assert await store.balances.prune_counters(shard, 10) == 1
+    clock = int(await command(store, "HGET", keys.shard(shard), "clock"))
+    assert BASE_MS - 3 * DAY_MS < clock < BASE_MS
 
 
 async def test_the_sweep_goes_past_counters_that_nobody_can_read(store):
@@ -278,6 +300,8 @@ async def test_a_damaged_counter_books_nothing_and_ends_nothing(store, field):
     await store.live.set_field(field.format(base=BASE_MS), "many")
     before = await store.live.dump()
     assert (await store.capture(hold, 1)).status is CaptureStatus.OUT_OF_BOUNDS
+    bare = await store.balances.capture_hold(event_of(hold, 0), (), prepaid=True)
+    assert bare.status is CaptureStatus.OUT_OF_BOUNDS
     with pytest.raises(StoreDamaged):
         await store.release(1)
     assert await store.live.dump() == before

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from fixtures.stream_records import until
@@ -213,3 +214,53 @@ async def test_open_holds_are_listed_with_their_terms():
     terms = [await cases.hold(number) for number in range(3)]
     held = await cases.accounts.list_open_holds("cus_1", limit=2)
     assert [one.terms for one in held] == terms[:2]
+
+
+async def test_a_plan_in_another_currency_is_a_conflict_that_says_so():
+    cases = await made()
+    card = replace(cases.policy.cards["prepaid"], plan="euro", currency="EUR")
+    cards = {**cases.policy.cards, "euro": card}
+    cases.policies.policy = replace(cases.policy, cards=cards)
+    with pytest.raises(Conflict, match="in EUR; the customer's currency is USD"):
+        await cases.accounts.update_customer(replace(CUSTOMER, plan="euro", currency=""))
+    assert cases.account.customer.plan == "prepaid"
+
+
+async def test_of_two_writers_the_one_that_is_last_in_the_record_is_live():
+    """The first is slow on its way to the live store, and would overwrite the second there."""
+    cases = await made()
+    put, arrived, go_on = cases.live.put_customer, asyncio.Event(), asyncio.Event()
+
+    async def slow(customer: Customer) -> None:
+        if customer.labels == {"writer": "first"} and not arrived.is_set():
+            arrived.set()
+            await go_on.wait()
+        await put(customer)
+
+    cases.live.put_customer = slow
+    first = replace(CUSTOMER, labels={"writer": "first"})
+    second = replace(CUSTOMER, labels={"writer": "second"})
+    late = asyncio.create_task(cases.accounts.update_customer(first))
+    await arrived.wait()
+    await cases.accounts.update_customer(second)
+    go_on.set()
+    await late
+    assert cases.account.customer.labels == {"writer": "second"}
+
+
+async def test_what_is_asked_of_an_unknown_credential_is_not_found():
+    cases = await made()
+    for call in (
+        cases.accounts.rotate_credential("crd_x", overlap=timedelta(hours=1)),
+        cases.accounts.revoke_credential("crd_x"),
+    ):
+        with pytest.raises(NotFound):
+            await call
+
+
+@pytest.mark.parametrize("overlap", [timedelta(seconds=-1), timedelta(days=30, seconds=1)])
+async def test_an_overlap_is_bounded(overlap: timedelta):
+    cases = await made()
+    issued = await cases.accounts.create_credential("cus_1", user_id="", name="")
+    with pytest.raises(InvalidInput, match="0 to 30d"):
+        await cases.accounts.rotate_credential(issued.credential.credential_id, overlap=overlap)

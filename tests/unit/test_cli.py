@@ -1,64 +1,24 @@
 """The commands: exit codes, error texts, and what each prints where."""
 
 import importlib.metadata
-import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import structlog
 import yaml
+from fixtures.shell import Ended, Shell, sidecar
 
 from sidecar import cli
 from sidecar.domain.errors import ConfigError, Conflict, InvariantViolated, StoreUnavailable
 
+__all__ = ["sidecar"]
+
 ROOT = Path(__file__).parents[2]
 SECRET = "s3cret-password"
 UPSTREAM = ("--upstream", "http://127.0.0.1:9999")
-
-
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-class Shell:
-    """Runs `sidecar ...` in this process, with no setting but those that a test gives."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch = monkeypatch
-        self._capsys = capsys
-
-    def __call__(self, *arguments: object, **settings: object) -> Ended:
-        for name, value in settings.items():
-            self._monkeypatch.setenv(f"SIDECAR_{name.upper()}", str(value))
-        self._monkeypatch.setattr(sys, "argv", ["sidecar", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = self._capsys.readouterr()
-        return Ended(ended.value.code or 0, captured.out, captured.err)
-
-
-@pytest.fixture
-def sidecar(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Iterator[Shell]:
-    for name in [name for name in os.environ if name.startswith("SIDECAR_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("SIDECAR_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("SIDECAR_POLICY_DIR", str(ROOT / "config" / "policy"))
-    # A wide terminal: help and usage errors are not wrapped inside what a test looks for.
-    monkeypatch.setenv("COLUMNS", "300")
-    yield Shell(monkeypatch, capsys)
-    # The commands set up logs on a standard error that ends with the test.
-    structlog.reset_defaults()
 
 
 def copied_policy(folder: Path, old: str = "", new: str = "") -> Path:

@@ -192,6 +192,12 @@ async def test_a_standing_is_set_and_read():
     world = World()
     path = f"{CUSTOMERS}/cus_1/standing"
     fact = {"standing": "delinquent", "reason": "in_1 is overdue", "until": "2026-02-01T01:00:00Z"}
+    unknown = {
+        "overdue_since": None,
+        "overdue_amount": None,
+        "overdue_amount_nano": None,
+        "disputed": False,
+    }
     async with calling(world.admin(), token=ADMIN_TOKEN) as call:
         await call("POST", CUSTOMERS, json=customer())
         before = await call("GET", path)
@@ -199,12 +205,90 @@ async def test_a_standing_is_set_and_read():
         after = await call("GET", path)
         bad = await call("PUT", path, json={"standing": "bad"})
         nobody = await call("PUT", f"{CUSTOMERS}/cus_2/standing", json=fact)
-    assert before.body == {"standing": "good", "reason": "", "until": None}
+    assert before.body == {"standing": "good", "reason": "", "until": None} | unknown
     assert put.status == 200
-    assert put.body == after.body == fact
+    assert put.body == after.body == fact | unknown
     assert world.state.accounts["cus_1"].standing.standing == "delinquent"
     assert bad.body["errors"][0]["field"] == "standing"
     assert nobody.status == 404
+
+
+async def test_a_standing_carries_what_invoices_say():
+    world = World()
+    path = f"{CUSTOMERS}/cus_1/standing"
+    body = {
+        "standing": "grace",
+        "overdue_since": "2026-01-01T01:00:00+01:00",
+        "overdue_amount": "12.5",
+        "disputed": True,
+    }
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        await call("POST", CUSTOMERS, json=customer())
+        put = await call("PUT", path, json=body)
+        refused = [
+            await call("PUT", path, json=body | change)
+            for change in (
+                {"overdue_amount": "-1"},
+                {"overdue_amount": 12.5},
+                {"overdue_amount": "9999999999"},
+                {"overdue_since": "yesterday"},
+                {"disputed": "yes"},
+            )
+        ]
+    assert put.body == {
+        "standing": "grace",
+        "reason": "",
+        "until": None,
+        "overdue_since": "2026-01-01T00:00:00Z",
+        "overdue_amount": "12.50",
+        "overdue_amount_nano": 12_500_000_000,
+        "disputed": True,
+    }
+    live = world.state.accounts["cus_1"].standing
+    assert (live.overdue_nano, live.disputed) == (12_500_000_000, True)
+    assert {reply.status for reply in refused} == {400}
+    fields = [reply.body["errors"][0]["field"] for reply in refused]
+    assert fields == ["overdue_amount"] * 3 + ["overdue_since", "disputed"]
+
+
+async def test_a_customer_is_changed_and_what_is_left_out_is_empty():
+    world = World()
+    path = f"{CUSTOMERS}/cus_1"
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        made = await call("POST", CUSTOMERS, json=customer(labels={"a": "1"}))
+        changed = await call(
+            "PUT", path, json={"plan": "postpaid", "stripe_customer_id": "cus_S", "currency": "USD"}
+        )
+        read = await call("GET", path)
+    assert changed.status == 200
+    expected = {"plan": "postpaid", "labels": {}, "stripe_customer_id": "cus_S"}
+    assert changed.body == read.body == made.body | expected
+    assert world.state.accounts["cus_1"].customer.plan == "postpaid"
+    assert world.state.accounts["cus_1"].revision == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"plan": "prepaid", "currency": "EUR"}, 409, "the currency is USD and cannot change"),
+        ({"plan": "gold"}, 400, "it has postpaid, prepaid"),
+        ({"plan": "prepaid", "labels": {f"l{n}": "" for n in range(33)}}, 400, "labels"),
+        ({"plan": "prepaid", "id": "cus_2"}, 400, "allowed: plan, labels, stripe_customer_id"),
+        ({"labels": {}}, 400, "plan: is required"),
+    ],
+)
+async def test_a_change_that_cannot_be_says_why_and_changes_nothing(
+    body: dict[str, object], status: int, words: str
+):
+    world = World()
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        made = await call("POST", CUSTOMERS, json=customer())
+        reply = await call("PUT", f"{CUSTOMERS}/cus_1", json=body)
+        nobody = await call("PUT", f"{CUSTOMERS}/cus_9", json={"plan": "prepaid"})
+        after = await call("GET", f"{CUSTOMERS}/cus_1")
+    assert (reply.status, nobody.status) == (status, 404)
+    assert words in reply.body["detail"]
+    assert after.body == made.body
 
 
 async def test_open_holds_are_listed_up_to_a_limit_that_says_so():
@@ -322,6 +406,9 @@ async def test_every_admin_resource_needs_an_admin_token():
         ("POST", CUSTOMERS),
         ("GET", f"{CUSTOMERS}/cus_1/balance"),
         ("POST", "/api/v1/grants"),
+        ("PUT", f"{CUSTOMERS}/cus_1"),
+        ("POST", "/api/v1/credentials/crd_1/rotate"),
+        ("POST", "/api/v1/credentials/crd_1/revoke"),
         ("GET", "/api/v1/openapi.json"),
     ]
     async with calling(world.admin()) as call:

@@ -10,7 +10,7 @@ from sidecar.services.identity import (
     SECRET_BYTES_MAX,
     Presented,
     Unidentified,
-    present_credential,
+    identify,
 )
 
 BOTH = (ApiKeySource(headers=("authorization", "x-api-key")),)
@@ -18,7 +18,7 @@ SECRET = "sk_super-secret"
 
 
 def present(headers: dict[str, tuple[str, ...]], sources=BOTH) -> Presented | Unidentified:
-    return present_credential(sources, UseCases().request(headers=headers))
+    return identify(sources, UseCases().request(headers=headers))
 
 
 @pytest.mark.parametrize(

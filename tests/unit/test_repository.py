@@ -109,7 +109,7 @@ def test_time_of_day_is_asked_for_in_one_place(texts: dict[str, str]):
         if (found := re.findall(r"datetime\.(?:now|utcnow|today)\(|time\.time\(\)", text))
         and "standins" not in name
     }
-    assert asking == {"sidecar/app/application.py": 1}
+    assert asking == {"sidecar/app/parts.py": 1}
 
 
 def test_no_float_comes_near_an_amount(texts: dict[str, str]):

@@ -13,9 +13,11 @@ from typing import Final
 
 from sidecar.domain.decisions import Deny, DenyReason
 from sidecar.domain.holds import make_hold_id
+from sidecar.domain.identity import VerifiedFacts
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.requests import AccessRequest, decision_id_for
 from sidecar.inbound.envoy.attributes import OWN_HEADER_PREFIX
+from sidecar.inbound.envoy.claims import MetadataClaims
 from sidecar.services.ports import RequestDigests
 from sidecar.wire import envoy_authz_pb2 as wire
 from sidecar.wire import envoy_core_pb2 as core
@@ -135,6 +137,11 @@ def read_check(
         body_complete=complete,
         request_id=headers.raw.get("x-request-id", b"")[:_REQUEST_ID_BYTES_MAX],
         context=dict(attributes.context_extensions),
+        verified=VerifiedFacts(
+            claims=MetadataClaims(attributes.metadata_context),
+            # Never cut, and no octet read as another: either could make two names one.
+            principal=attributes.source.principal.decode("utf-8", "surrogateescape"),
+        ),
     )
     return ReadCheck(request=request, forged=headers.forged)
 

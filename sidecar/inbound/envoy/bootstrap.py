@@ -130,12 +130,33 @@ def notes(options: EnvoyOptions) -> list[str]:
             f"500 above {JSON_BUFFER_BYTES} bytes although the provider has charged, and cannot",
             "stand beside the decompressor: a provider that compresses unasked is not metered.",
         ]
+    lines += _identity_notes(options)
     remote = {*options.authz, *options.usage_addresses}
     plain = sorted(str(address) for address in remote if not address.is_local)
     if plain:
         lines += [
             f"WARNING: checks and logs go to {', '.join(plain)} unencrypted, the gateway token",
             "with them: use a unix socket, loopback or an encrypted network.",
+        ]
+    return lines
+
+
+def _identity_notes(options: EnvoyOptions) -> list[str]:
+    lines = []
+    if options.metadata_namespaces:
+        lines += [
+            f"The policy reads callers from the metadata {', '.join(options.metadata_namespaces)}:",
+            "put the filter that verifies them (jwt_authn) before ext_authz.",
+        ]
+    if options.identity_headers and options.keep_identity_headers:
+        lines += [
+            f"WARNING: callers are believed in {', '.join(options.identity_headers)}, and this",
+            "listener passes them on: whoever reaches it directly can be any customer.",
+        ]
+    elif options.identity_headers:
+        lines += [
+            f"Callers' own copies of {', '.join(options.identity_headers)} are dropped: a filter",
+            "before ext_authz has to set them, or --keep-identity-headers if one in front does.",
         ]
     return lines
 
@@ -185,7 +206,7 @@ def _listener(options: EnvoyOptions) -> Listener:
         path_with_escaped_slashes_action=(
             HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
         ),
-        early_header_mutation_extensions=[drop_forged_headers()],
+        early_header_mutation_extensions=[drop_forged_headers(options)],
         route_config=RouteConfiguration(
             name="sidecar",
             virtual_hosts=[

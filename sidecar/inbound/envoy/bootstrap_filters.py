@@ -147,12 +147,14 @@ def gateway_metadata(options: EnvoyOptions) -> list[HeaderValue]:
     return metadata
 
 
-def drop_forged_headers() -> TypedExtensionConfig:
+def drop_forged_headers(options: EnvoyOptions) -> TypedExtensionConfig:
     """
-    Remove a client's copies of our headers before any filter runs.
+    Remove a client's copies of our headers, and of those that name it, before any filter runs.
 
-    A route's `request_headers_to_remove` acts after the check, too late.
+    A route's `request_headers_to_remove` acts after the check, too late. A filter of the
+    operator's own, before ext_authz, may set an identity header anew.
     """
+    identity = () if options.keep_identity_headers else options.identity_headers
     return TypedExtensionConfig(
         name="envoy.http.early_header_mutation.header_mutation",
         typed_config=AnyMessage.pack(
@@ -165,6 +167,7 @@ def drop_forged_headers() -> TypedExtensionConfig:
                     ),
                     # Envoy's own mark that a check saw only part of the body.
                     HeaderMutation(remove="x-envoy-auth-partial-body"),
+                    *(HeaderMutation(remove=name) for name in identity),
                 ]
             )
         ),
@@ -199,8 +202,8 @@ def _ext_authz(options: EnvoyOptions) -> ExtAuthz:
         # UTF-8 would then be mangled. Routes without a price switch it off.
         with_request_body=_body_settings(options.body_bytes),
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
-        # What jwt_authn verified, if the operator puts it in front.
-        metadata_context_namespaces=["envoy.filters.http.jwt_authn"],
+        # What jwt_authn verified, which the operator puts in front.
+        metadata_context_namespaces=list(options.metadata_namespaces),
         decoder_header_mutation_rules=HeaderMutationRules(
             # Otherwise an allowing answer could send the request elsewhere after routing.
             disallow_expression=RegexMatcher(regex="^(:.*|host)$")

@@ -227,6 +227,7 @@ class EnvoyOptions:
     sends no body with any check. `flush_interval` None turns heartbeats off and so caps a stream's
     duration (`stream_duration_max`). `check_timeout` is over all tries of one check.
     `usage_backoff_max` is the longest wait between two tries to deliver logs and the limit of one.
+    `metadata_namespaces` reach the check. Callers' own `identity_headers` are dropped, unless kept.
 
     Raises:
         ConfigError: If the choices contradict each other.
@@ -248,6 +249,9 @@ class EnvoyOptions:
     flush_interval: timedelta | None = timedelta(seconds=30)
     hold_ttl: timedelta = timedelta(seconds=120)
     check_timeout: timedelta = CHECK_TIMEOUT
+    metadata_namespaces: tuple[str, ...] = ()
+    identity_headers: tuple[str, ...] = ()
+    keep_identity_headers: bool = False
 
     def __post_init__(self) -> None:
         if self.transport not in set(Transport):

@@ -17,6 +17,7 @@ from sidecar.inbound.http.admin_models import (
     CredentialPage,
     CustomerAnswer,
     CustomerBody,
+    CustomerChangeBody,
     CustomerPage,
     CustomerPageQuery,
     GrantAnswer,
@@ -27,6 +28,7 @@ from sidecar.inbound.http.admin_models import (
     IssuedCredentialAnswer,
     LimitQuery,
     PageQuery,
+    RotationBody,
     StandingAnswer,
     StandingBody,
 )
@@ -80,6 +82,21 @@ async def get_customer(call: Call) -> Answer:
     return Answer(body=CustomerAnswer.of(await _accounts(call).read_customer(_customer_id(call))))
 
 
+async def put_customer(call: Call) -> Answer:
+    """Change a customer; gateways act on it at their next check."""
+    assert isinstance(call.body, CustomerChangeBody)
+    customer = await _accounts(call).update_customer(
+        Customer(
+            customer_id=_customer_id(call),
+            plan=call.body.plan,
+            currency=call.body.currency or "",
+            labels=call.body.labels,
+            stripe_customer_id=call.body.stripe_customer_id,
+        )
+    )
+    return Answer(body=CustomerAnswer.of(customer))
+
+
 async def get_balance(call: Call) -> Answer:
     """The live balance."""
     return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(_customer_id(call))))
@@ -93,8 +110,17 @@ async def get_standing(call: Call) -> Answer:
 async def put_standing(call: Call) -> Answer:
     """Set the standing."""
     assert isinstance(call.body, StandingBody)
+    body = call.body
+    overdue_nano = None
+    if body.overdue_amount is not None:
+        overdue_nano = parse_amount(body.overdue_amount, field="overdue_amount")
     fact = StandingFact(
-        standing=Standing(call.body.standing), reason=call.body.reason, until=call.body.until
+        standing=Standing(body.standing),
+        reason=body.reason,
+        until=body.until,
+        overdue_since=body.overdue_since,
+        overdue_nano=overdue_nano,
+        disputed=body.disputed,
     )
     await _accounts(call).put_standing(_customer_id(call), fact)
     return Answer(body=StandingAnswer.of(fact))
@@ -116,33 +142,49 @@ async def post_credential(call: Call) -> Answer:
     """Issue a credential; its secret is in this answer only."""
     assert isinstance(call.body, CredentialBody)
     issued = await _accounts(call).create_credential(
-        call.body.customer_id, user_id=call.body.user_id, name=call.body.name
+        call.body.customer_id,
+        team_id=call.body.team_id,
+        user_id=call.body.user_id,
+        name=call.body.name,
+        expires_at=call.body.expires_at,
     )
-    credential = issued.credential
-    return Answer(
-        status=HTTPStatus.CREATED,
-        body=IssuedCredentialAnswer(
-            id=credential.credential_id,
-            customer_id=credential.customer_id,
-            user_id=credential.user_id,
-            name=credential.name,
-            created_at=credential.created_at,
-            secret=issued.secret,
-        ),
+    return Answer(status=HTTPStatus.CREATED, body=IssuedCredentialAnswer.of(issued))
+
+
+async def rotate_credential(call: Call) -> Answer:
+    """
+    Issue a credential in the place of another; its secret is in this answer only.
+
+    Under an Idempotency-Key it is named after the key, so that a repeat of an attempt that
+    died makes no second one.
+    """
+    assert isinstance(call.body, RotationBody)
+    issued = await _accounts(call).rotate_credential(
+        _path_name(call, "credential_id"),
+        overlap=call.body.overlap,
+        successor_id=derived_id("crd", call.claim) if call.claim else None,
     )
+    return Answer(status=HTTPStatus.CREATED, body=IssuedCredentialAnswer.of(issued))
+
+
+async def revoke_credential(call: Call) -> Answer:
+    """End a credential at once; again changes nothing."""
+    accounts = _accounts(call)
+    credential = await accounts.revoke_credential(_path_name(call, "credential_id"))
+    return Answer(body=CredentialAnswer.of(credential, accounts.now()))
 
 
 async def list_credentials(call: Call) -> Answer:
     """A page of a customer's credentials, by id."""
     assert isinstance(call.query, CustomerPageQuery)
-    query = call.query
-    found = await _accounts(call).list_credentials(
+    query, accounts = call.query, _accounts(call)
+    found = await accounts.list_credentials(
         query.customer_id, after=_read_cursor(query), limit=query.limit + 1
     )
     page = found[: query.limit]
     return Answer(
         body=CredentialPage(
-            items=[CredentialAnswer.of(item) for item in page],
+            items=[CredentialAnswer.of(item, accounts.now()) for item in page],
             next=_next(found, query, page[-1].credential_id if page else ""),
         )
     )
@@ -190,12 +232,15 @@ def _accounts(call: Call) -> AccountService:
 
 
 def _customer_id(call: Call) -> str:
-    customer_id = call.request.match_info["customer_id"]
-    if not is_name(customer_id):
-        raise ProblemError.of_field(
-            "customer_id", "is no customer id: 1 to 64 of A-Z a-z 0-9 _ . : -"
-        )
-    return customer_id
+    return _path_name(call, "customer_id")
+
+
+def _path_name(call: Call, parameter: str) -> str:
+    name = call.request.match_info[parameter]
+    if not is_name(name):
+        what = parameter.replace("_", " ")
+        raise ProblemError.of_field(parameter, f"is no {what}: 1 to 64 of A-Z a-z 0-9 _ . : -")
+    return name
 
 
 def _next(found: Sequence[T], query: PageQuery, last_id: str) -> str | None:

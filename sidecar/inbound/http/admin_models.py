@@ -1,5 +1,6 @@
 """Bodies and queries of the admin role: customers, credentials, grants, standing, holds."""
 
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -18,6 +19,7 @@ from sidecar.inbound.http.field_types import (
     Labels,
     NanoInt,
     NotYet,
+    Overlap,
     PageLimit,
     PlanName,
     QueryModel,
@@ -27,10 +29,20 @@ from sidecar.inbound.http.field_types import (
     Text128,
     Text500,
 )
-from sidecar.services.control_ports import Balance, Credential, Customer, Grant, GrantState
+from sidecar.services.accounts import IssuedCredential
+from sidecar.services.control_ports import (
+    Balance,
+    Credential,
+    CredentialState,
+    Customer,
+    Grant,
+    GrantState,
+)
 from sidecar.services.ports import StoredHold
 
 _PAGE_DEFAULT = 50
+
+StripeCustomerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
 
 
 def _paid_only(value: object) -> object:
@@ -67,7 +79,16 @@ class CustomerBody(RequestModel):
     plan: PlanName
     currency: Currency
     labels: Annotated[Labels, Field(default_factory=dict)]
-    stripe_customer_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")] = None
+    stripe_customer_id: StripeCustomerId | None = None
+
+
+class CustomerChangeBody(RequestModel):
+    """A customer as it is to be: what is left out is empty afterwards. The currency stays."""
+
+    plan: PlanName
+    labels: Annotated[Labels, Field(default_factory=dict)]
+    stripe_customer_id: StripeCustomerId | None = None
+    currency: Currency | None = None
 
 
 class CustomerAnswer(ResponseModel):
@@ -101,33 +122,54 @@ class CustomerPage(ResponseModel):
 
 
 class CredentialBody(RequestModel):
-    """A new credential of a customer, perhaps for one of its users."""
+    """A new credential of a customer, perhaps for one of its teams and users."""
 
     customer_id: CustomerId
+    team_id: Text128 = ""
     user_id: Text128 = ""
     name: Text128 = ""
+    expires_at: Instant | None = None
+
+
+class RotationBody(RequestModel):
+    """How long the old credential goes on working beside the new one."""
+
+    overlap: Overlap = timedelta(days=1)
 
 
 class CredentialAnswer(ResponseModel):
-    """A credential, never its secret."""
+    """
+    A credential, never its secret.
+
+    `state` is expiring until `expires_at`, and revoked from then on, or since `revoked_at`.
+    `replaced_by` is the credential that it was rotated to.
+    """
 
     id: str
     customer_id: str
+    team_id: str
     user_id: str
     name: str
+    state: CredentialState
     created_at: Instant | None
+    expires_at: Instant | None
     revoked_at: Instant | None
+    replaced_by: str | None
 
     @classmethod
-    def of(cls, credential: Credential) -> "CredentialAnswer":
-        """From the record."""
+    def of(cls, credential: Credential, now: datetime) -> "CredentialAnswer":
+        """From the record, as of an instant."""
         return cls(
             id=credential.credential_id,
             customer_id=credential.customer_id,
+            team_id=credential.team_id,
             user_id=credential.user_id,
             name=credential.name,
+            state=credential.state_at(now),
             created_at=credential.created_at,
+            expires_at=credential.expires_at,
             revoked_at=credential.revoked_at,
+            replaced_by=credential.replaced_by,
         )
 
 
@@ -136,10 +178,27 @@ class IssuedCredentialAnswer(ResponseModel):
 
     id: str
     customer_id: str
+    team_id: str
     user_id: str
     name: str
     created_at: Instant | None
+    expires_at: Instant | None
     secret: str | None
+
+    @classmethod
+    def of(cls, issued: IssuedCredential) -> "IssuedCredentialAnswer":
+        """With the secret."""
+        credential = issued.credential
+        return cls(
+            id=credential.credential_id,
+            customer_id=credential.customer_id,
+            team_id=credential.team_id,
+            user_id=credential.user_id,
+            name=credential.name,
+            created_at=credential.created_at,
+            expires_at=credential.expires_at,
+            secret=issued.secret,
+        )
 
 
 class CredentialPage(ResponseModel):
@@ -232,19 +291,35 @@ class StandingBody(RequestModel):
     standing: Literal["good", "grace", "delinquent"]
     reason: Text500 = ""
     until: Instant | None = None
+    overdue_since: Instant | None = None
+    overdue_amount: AmountText | None = None
+    disputed: bool = False
 
 
 class StandingAnswer(ResponseModel):
-    """A customer's standing."""
+    """A customer's standing, and what is known of the invoices behind it."""
 
     standing: Standing
     reason: str
     until: Instant | None
+    overdue_since: Instant | None
+    overdue_amount: SignedAmountText | None
+    overdue_amount_nano: NanoInt | None
+    disputed: bool
 
     @classmethod
     def of(cls, fact: StandingFact) -> "StandingAnswer":
         """From the record."""
-        return cls(standing=fact.standing, reason=fact.reason, until=fact.until)
+        nano = fact.overdue_nano
+        return cls(
+            standing=fact.standing,
+            reason=fact.reason,
+            until=fact.until,
+            overdue_since=fact.overdue_since,
+            overdue_amount=None if nano is None else format_amount(nano),
+            overdue_amount_nano=nano,
+            disputed=fact.disputed,
+        )
 
 
 class HoldAnswer(ResponseModel):

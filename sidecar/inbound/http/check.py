@@ -12,6 +12,7 @@ from sidecar import telemetry
 from sidecar.domain.decisions import Allow, Decision, Deny, DenyReason
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.holds import make_hold_id
+from sidecar.domain.identity import VerifiedFacts
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.requests import AccessRequest
 from sidecar.inbound.denials import word_denial
@@ -92,6 +93,7 @@ def access_request(body: CheckBody, gateway: GatewayUseCases, gateway_name: str)
         body=content,
         body_complete=_complete(content, headers),
         request_id=request_id.encode()[:_REQUEST_ID_BYTES_MAX],
+        verified=_verified(body),
     )
 
 
@@ -188,6 +190,15 @@ def _headers(body: CheckBody) -> dict[str, tuple[str, ...]]:
         if not key.startswith(OWN_HEADER_PREFIX):
             headers[key] = headers.get(key, ()) + values
     return headers
+
+
+def _verified(body: CheckBody) -> VerifiedFacts:
+    """The gateway's own word: only a gateway may call here, and it copies none of a client's."""
+    fields = body.consumer.model_dump() if body.consumer else {}
+    return VerifiedFacts(
+        principal=body.client_certificate_san,
+        consumer={name: value for name, value in fields.items() if value is not None},
+    )
 
 
 def _content(body: CheckBody) -> bytes | None:

@@ -113,12 +113,12 @@ def _claim(route: Route, call: Call) -> IdempotencyClaim | None:
     if len(keys) > 1:
         raise ProblemError.of_field("idempotency-key", "is given more than once")
     assert call.principal is not None
-    assert call.body is not None
+    content = {} if call.body is None else call.body.model_dump(mode="json")
     return IdempotencyClaim(
         principal=call.principal.name,
         key=check_key(keys[0]),
         route=f"{route.method} {call.request.path}",
-        body_hash=hash_fields(call.body.model_dump(mode="json")),
+        body_hash=hash_fields(content),
     )
 
 

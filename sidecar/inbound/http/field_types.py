@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -18,13 +18,15 @@ from pydantic_core import PydanticCustomError
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.money import parse_currency
-from sidecar.services.accounts import LABELS_MAX
+from sidecar.services.accounts import LABELS_MAX, OVERLAP_MAX
 
 T = TypeVar("T")
 
 _INSTANT = re.compile(
     r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(\.\d{1,9})?([Zz]|[+-]\d{2}:\d{2})", re.ASCII
 )
+_OVERLAP = re.compile(r"0|(?P<count>\d{1,7})(?P<unit>[smhd])", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}$"
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
@@ -84,6 +86,19 @@ def _read_instant(value: Any) -> Any:
 def format_instant(instant: datetime) -> str:
     """RFC 3339 in UTC, as short as the instant allows."""
     return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _read_overlap(value: Any) -> Any:
+    match = _OVERLAP.fullmatch(value) if isinstance(value, str) else None
+    seconds = 0
+    if match is not None and match["count"] is not None:
+        seconds = int(match["count"]) * _SECONDS[match["unit"]]
+    if match is None or seconds > OVERLAP_MAX.total_seconds():
+        raise ValueError(
+            f'must be "0" or a whole number and s, m, h or d such as "24h", '
+            f"at most {OVERLAP_MAX.days}d"
+        )
+    return timedelta(seconds=seconds)
 
 
 def _read_whole(value: Any) -> Any:
@@ -155,6 +170,18 @@ AmountText = Annotated[
 SignedAmountText = Annotated[str, Field(pattern=r"^-?\d{1,10}(\.\d{2,9})$")]
 NanoInt = Annotated[
     int, Field(description="The same amount as an integer of 1e-9 of the currency's major unit.")
+]
+Overlap = Annotated[
+    timedelta,
+    BeforeValidator(_read_overlap),
+    PlainSerializer(lambda overlap: f"{int(overlap.total_seconds())}s", return_type=str),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": r"^(0|\d{1,7}[smhd])$",
+            "description": f'"0", or a whole number and s, m, h or d; at most {OVERLAP_MAX.days}d.',
+        }
+    ),
 ]
 PageLimit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_read_whole)]
 Cursor = Annotated[

@@ -30,6 +30,14 @@ HeaderValues = Annotated[
 Count = Annotated[int, Field(ge=0, le=QUANTITY_MAX)]
 
 
+class ConsumerBody(RequestModel):
+    """Kong's authenticated consumer; a field that it has not is null or absent."""
+
+    id: str | None = None
+    custom_id: str | None = None
+    username: str | None = None
+
+
 class CheckBody(RequestModel):
     """
     The request that a gateway asks about.
@@ -66,6 +74,14 @@ class CheckBody(RequestModel):
         str | None,
         Field(pattern=_BASE64, description="The body's bytes; not beside `body`."),
     ] = None
+    consumer: Annotated[
+        ConsumerBody | None,
+        Field(description="Whom the gateway authenticated; never copied from a client."),
+    ] = None
+    client_certificate_san: Annotated[
+        str,
+        Field(description="Subject alternative name of a client certificate that it verified."),
+    ] = ""
 
 
 class CheckAnswer(ResponseModel):

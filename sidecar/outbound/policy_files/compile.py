@@ -7,11 +7,11 @@ import re2
 
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
-from sidecar.domain.identity import ApiKeySource
 from sidecar.domain.matching import RouteSet
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import DialectRule, EstimateFrom, EstimateRule, ModelLimits
 from sidecar.outbound.policy_files.compile_counters import compile_quotas
+from sidecar.outbound.policy_files.compile_identity import compile_identity
 from sidecar.outbound.policy_files.compile_members import MemberLists, compile_members
 from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rules
@@ -98,12 +98,13 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
     free = tuple(context.match(section) for section in parts.sound("free"))
     estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    identity = compile_identity(parts.sound("identity"), problems)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()
     policy = Policy(
         version=version,
         routes=_route_set(patterns.in_order),
-        identity=tuple(_identity(section) for section in parts.sound("identity")),
+        identity=identity,
         cards=cards,
         features={name: frozenset(plan.texts("features")) for name, plan in context.plans.items()},
         meters=meter_rules,
@@ -137,12 +138,6 @@ def _estimate(context: Context, section: Section) -> EstimateRule:
         default_input=default.integer("input"),
         default_output=default.integer("output"),
     )
-
-
-def _identity(section: Section) -> ApiKeySource:
-    source = section.section("api_key")
-    assert source is not None
-    return ApiKeySource(headers=source.texts("headers"), remove=source.flag("remove"))
 
 
 def _model(section: Section) -> ModelLimits:

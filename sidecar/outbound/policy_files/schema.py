@@ -16,6 +16,7 @@ from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
 from sidecar.outbound.policy_files.schema_counters import QUOTA
+from sidecar.outbound.policy_files.schema_identity import IDENTITY
 from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES, METER_MATCH
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
@@ -23,26 +24,6 @@ from sidecar.outbound.policy_files.unions import OneOrMany
 
 PRICE_MODELS = ("per_unit", "package")
 
-API_KEY = Record(
-    name="api_key",
-    doc="An API key in a header.",
-    fields={
-        "headers": Field(
-            spec=ListOf(texts.HEADER_NAME),
-            doc="Headers that may carry the key, in order; authorization carries it as a Bearer.",
-            required=True,
-        ),
-        "remove": Field(
-            spec=Flag(), doc="Whether the header is hidden from the upstream.", default=True
-        ),
-    },
-)
-IDENTITY = Record(
-    name="identity source",
-    doc="Where a caller's credential is read from.",
-    fields={"api_key": Field(spec=API_KEY, doc="An API key in a header.", required=True)},
-    later=frozenset({"jwt"}),
-)
 ESTIMATE_DEFAULT = Record(
     name="estimate default",
     doc="Token counts to hold where the request promises no bound.",
@@ -159,7 +140,7 @@ POLICY = Record(
     fields={
         "identity": Field(
             spec=ListOf(IDENTITY, may_be_empty=True),
-            doc="Where credentials are read from, in order.",
+            doc="Where a caller's identity is read from, in order.",
         ),
         "estimates": Field(
             spec=ListOf(ESTIMATE, may_be_empty=True),

@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 import asyncpg
 
 from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.outbound.postgres.credentials import insert_credential, read_credential, rotate
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.control_ports import Credential, Customer, Grant, GrantState
+from sidecar.services.control_ports import Credential, Customer, Grant, GrantState, Rotation
 
 LIST_MAX: Final = 1_000
 """Most rows of one page, whatever the caller asks for."""
@@ -52,6 +54,18 @@ class PostgresAccounts:
             row = await self._pool.fetchrow(query("read_customer"), customer_id)
         return None if row is None else _customer(row)
 
+    async def update_customer(self, customer: Customer) -> Customer | None:
+        """Change plan, labels and Stripe customer; None for an unknown one."""
+        with translate_errors():
+            row = await self._pool.fetchrow(
+                query("update_customer"),
+                customer.customer_id,
+                customer.plan,
+                json.dumps(dict(customer.labels)),
+                customer.stripe_customer_id,
+            )
+        return None if row is None else _customer(row)
+
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
         """Customers by id, those after `after`; at most LIST_MAX."""
         with translate_errors():
@@ -71,35 +85,50 @@ class PostgresAccounts:
                 self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(),
             ):
-                inserted = await connection.fetchval(
-                    query("insert_credential"),
-                    credential.customer_id,
-                    credential.credential_id,
-                    credential.secret_hash,
-                    credential.user_id,
-                    credential.name,
-                    credential.generation,
-                )
-                if inserted is not None:
-                    await connection.execute(
-                        query("insert_credential_hash"),
-                        credential.secret_hash,
-                        credential.customer_id,
-                        credential.credential_id,
-                    )
-                row = await connection.fetchrow(
-                    query("read_credential"), credential.customer_id, credential.credential_id
-                )
-        if row is None:
-            raise InvariantViolated("a credential that was just stored is gone")
-        stored = _credential(row)
-        if (stored.secret_hash, stored.user_id, stored.name) != (
-            credential.secret_hash,
-            credential.user_id,
-            credential.name,
-        ):
+                await insert_credential(connection, credential)
+                stored = await read_credential(connection, credential)
+        if _content(stored) != _content(credential):
             raise Conflict(f"credential {credential.credential_id!r} exists with other content")
         return stored
+
+    async def find_credential(self, credential_id: str) -> Credential | None:
+        """
+        A credential by its id alone.
+
+        Raises:
+            InvariantViolated: Two customers have one of that id; neither is meant for sure.
+        """
+        with translate_errors():
+            rows = await self._pool.fetch(query("find_credential"), credential_id)
+        if len(rows) > 1:
+            raise InvariantViolated("two credentials have one id")
+        return Credential(**dict(rows[0])) if rows else None
+
+    async def rotate_credential(
+        self, retired: Credential, successor: Credential, *, ends_at: datetime | None
+    ) -> Rotation:
+        """
+        Store a successor and give the retired one its end, in one transaction.
+
+        Raises:
+            Conflict: It has another successor, or has ended.
+        """
+        with translate_errors():
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(),
+            ):
+                return await rotate(connection, retired, successor, ends_at)
+
+    async def revoke_credential(self, credential: Credential) -> Credential:
+        """End it now; the first time counts. Raises NotFound."""
+        with translate_errors():
+            row = await self._pool.fetchrow(
+                query("revoke_credential"), credential.customer_id, credential.credential_id
+            )
+        if row is None:
+            raise NotFound(f"there is no credential {credential.credential_id!r}")
+        return Credential(**dict(row))
 
     async def list_credentials(
         self, customer_id: str, *, after: str, limit: int
@@ -109,7 +138,7 @@ class PostgresAccounts:
             rows = await self._pool.fetch(
                 query("list_credentials"), customer_id, after, min(limit, LIST_MAX)
             )
-        return [_credential(row) for row in rows]
+        return [Credential(**dict(row)) for row in rows]
 
     async def create_grant(self, grant: Grant) -> Grant:
         """
@@ -170,6 +199,9 @@ class PostgresAccounts:
                 standing.standing.value,
                 standing.reason,
                 standing.until,
+                standing.overdue_since,
+                standing.overdue_nano,
+                standing.disputed,
             )
 
     async def read_standing(self, customer_id: str) -> StandingFact:
@@ -178,17 +210,22 @@ class PostgresAccounts:
             row = await self._pool.fetchrow(query("read_standing"), customer_id)
         if row is None:
             return StandingFact(standing=Standing.GOOD)
-        return StandingFact(
-            standing=Standing(row["standing"]), reason=row["reason"], until=row["until"]
-        )
+        return StandingFact(**dict(row) | {"standing": Standing(row["standing"])})
+
+
+def _content(credential: Credential) -> tuple[object, ...]:
+    """What a repeat must say too."""
+    return (
+        credential.secret_hash,
+        credential.team_id,
+        credential.user_id,
+        credential.name,
+        credential.expires_at,
+    )
 
 
 def _customer(row: asyncpg.Record) -> Customer:
     return Customer(**dict(row) | {"labels": json.loads(row["labels"])})
-
-
-def _credential(row: asyncpg.Record) -> Credential:
-    return Credential(**dict(row))
 
 
 def _grant(row: asyncpg.Record) -> Grant:

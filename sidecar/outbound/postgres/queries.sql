@@ -9,13 +9,19 @@ ON CONFLICT (customer_id) DO NOTHING
 SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
 FROM customers WHERE customer_id = $1
 
+-- name: update_customer
+UPDATE customers SET plan = $2, labels = $3::jsonb, stripe_customer_id = $4
+WHERE customer_id = $1
+RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
+
 -- name: list_customers
 SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
 FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
 
 -- name: insert_credential
-INSERT INTO credentials (customer_id, credential_id, secret_hash, user_id, name, generation)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO credentials (
+    customer_id, credential_id, secret_hash, team_id, user_id, name, generation, expires_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 ON CONFLICT (customer_id, credential_id) DO NOTHING
 RETURNING credential_id
 
@@ -23,12 +29,39 @@ RETURNING credential_id
 INSERT INTO credential_hashes (secret_hash, customer_id, credential_id) VALUES ($1, $2, $3)
 
 -- name: read_credential
-SELECT credential_id, customer_id, secret_hash, user_id, name, generation, created_at, revoked_at
+SELECT credential_id, customer_id, secret_hash, team_id, user_id, name, generation, created_at,
+    expires_at, revoked_at, replaced_by
 FROM credentials WHERE customer_id = $1 AND credential_id = $2
 
 -- name: list_credentials
-SELECT credential_id, customer_id, secret_hash, user_id, name, generation, created_at, revoked_at
+SELECT credential_id, customer_id, secret_hash, team_id, user_id, name, generation, created_at,
+    expires_at, revoked_at, replaced_by
 FROM credentials WHERE customer_id = $1 AND credential_id > $2 ORDER BY credential_id LIMIT $3
+
+-- name: find_credential
+SELECT credential_id, customer_id, secret_hash, team_id, user_id, name, generation, created_at,
+    expires_at, revoked_at, replaced_by
+FROM credentials WHERE credential_id = $1 LIMIT 2
+
+-- name: lock_credential
+SELECT replaced_by, revoked_at IS NOT NULL OR coalesce(expires_at <= now(), false) AS ended
+FROM credentials WHERE customer_id = $1 AND credential_id = $2 FOR UPDATE
+
+-- name: retire_credential
+-- An end of its own that comes earlier stays.
+UPDATE credentials SET replaced_by = $3, expires_at = least(expires_at, $4),
+    revoked_at = CASE WHEN $4::timestamptz IS NULL THEN now() END
+WHERE customer_id = $1 AND credential_id = $2
+
+-- name: renew_credential
+UPDATE credentials SET secret_hash = $3, generation = generation + 1
+WHERE customer_id = $1 AND credential_id = $2
+
+-- name: revoke_credential
+UPDATE credentials SET revoked_at = coalesce(revoked_at, now())
+WHERE customer_id = $1 AND credential_id = $2
+RETURNING credential_id, customer_id, secret_hash, team_id, user_id, name, generation, created_at,
+    expires_at, revoked_at, replaced_by
 
 -- name: insert_grant
 INSERT INTO grants (customer_id, grant_id, amount_nano, currency, kind)
@@ -48,13 +81,16 @@ SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
 FROM grants WHERE state = 'intent' ORDER BY created_at, grant_id LIMIT $1
 
 -- name: put_standing
-INSERT INTO standings (customer_id, standing, reason, until) VALUES ($1, $2, $3, $4)
+INSERT INTO standings (
+    customer_id, standing, reason, until, overdue_since, overdue_nano, disputed)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (customer_id) DO UPDATE
 SET standing = excluded.standing, reason = excluded.reason, until = excluded.until,
-    updated_at = now()
+    overdue_since = excluded.overdue_since, overdue_nano = excluded.overdue_nano,
+    disputed = excluded.disputed, updated_at = now()
 
 -- name: read_standing
-SELECT standing, reason, until FROM standings WHERE customer_id = $1
+SELECT standing, reason, until, overdue_since, overdue_nano, disputed FROM standings WHERE customer_id = $1
 
 -- name: begin_idempotent
 -- A first use, or one that has stayed without an answer so long that its process must be gone.

@@ -1,7 +1,13 @@
-"""The control plane's writes to the live store: implements `LiveAccounts`."""
+"""
+The control plane's writes to the live store: implements `LiveAccounts`.
+
+Each write is told to the gateways after it has happened, at a repeat too: the first attempt may
+have ended in between.
+"""
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.money import AMOUNT_NANO_MAX
@@ -11,7 +17,8 @@ from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.balances import read_stored_hold
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
-from sidecar.outbound.redis.keys import Keyspace, credential_key
+from sidecar.outbound.redis.keys import PUSH_CHANNEL, Keyspace, credential_key
+from sidecar.outbound.redis.push_messages import CredentialPush, CustomerPush, encode_push
 from sidecar.services.control_ports import Balance, Credential, Customer, Grant
 from sidecar.services.ports import StoredHold
 
@@ -48,10 +55,11 @@ class RedisLiveAccounts:
                 f"customer {customer.customer_id!r} has balances in another currency "
                 f"than {customer.currency}"
             )
+        await self._push_customer(customer.customer_id)
 
     async def put_credential(self, credential: Credential) -> None:
         """
-        Make a credential valid on every gateway, or (revoked) invalid.
+        Make a credential valid on every gateway, until its end if it has one; or revoked.
 
         The customer's hash comes first: until it knows the generation, the index leads to a
         refusal, and a revoked credential is refused before the index has forgotten it. A put
@@ -64,32 +72,39 @@ class RedisLiveAccounts:
         reply = await self._connection.run(
             scripts.CREDENTIAL,
             self._keyspace.customer_keys(credential.customer_id)[:2],
-            (credential.credential_id, credential.generation, int(revoked)),
+            (
+                credential.credential_id,
+                credential.generation,
+                int(revoked),
+                _ms(credential.expires_at),
+            ),
         )
         if reply == b"no_customer":
             raise NotFound(f"there is no customer {credential.customer_id!r}")
-        key = credential_key(credential.secret_hash)
+        commands: list[tuple[str | int, ...]] = []
         if revoked:
-            await self._connection.command("DEL", key)
+            commands.append(("DEL", credential_key(credential.secret_hash)))
         elif reply == b"ok":
-            await self._connection.command(
-                *("HSET", key),
-                *("customer_id", credential.customer_id),
-                *("credential_id", credential.credential_id),
-                *("user_id", credential.user_id),
-                *("generation", credential.generation),
-            )
+            commands += _index(credential)
+        push = CredentialPush(secret_hash=credential.secret_hash)
+        await self._connection.commands([*commands, ("PUBLISH", PUSH_CHANNEL, encode_push(push))])
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
-        """Set the standing that the place script reads. Raises NotFound."""
-        until = "" if standing.until is None else to_epoch_ms(standing.until)
+        """Set the standing that the place script reads, and its invoices. Raises NotFound."""
         reply = await self._connection.run(
             scripts.STANDING,
             self._keyspace.customer_keys(customer_id)[:2],
-            (standing.standing.value, until),
+            (
+                standing.standing.value,
+                _ms(standing.until),
+                _ms(standing.overdue_since),
+                "" if standing.overdue_nano is None else standing.overdue_nano,
+                int(standing.disputed),
+            ),
         )
         if reply == b"no_customer":
             raise NotFound(f"there is no customer {customer_id!r}")
+        await self._push_customer(customer_id)
 
     async def apply_grant(self, grant: Grant) -> None:
         """
@@ -170,3 +185,29 @@ class RedisLiveAccounts:
             if stored is not None and stored.state.value == "open":
                 holds.append(stored)
         return holds
+
+    async def _push_customer(self, customer_id: str) -> None:
+        push = CustomerPush(customer_id=customer_id)
+        await self._connection.command("PUBLISH", PUSH_CHANNEL, encode_push(push))
+
+
+def _index(credential: Credential) -> list[tuple[str | int, ...]]:
+    """Commands that make a presented secret lead to its customer, until the credential's end."""
+    key = credential_key(credential.secret_hash)
+    commands: list[tuple[str | int, ...]] = [
+        (
+            *("HSET", key),
+            *("customer_id", credential.customer_id),
+            *("credential_id", credential.credential_id),
+            *("team_id", credential.team_id),
+            *("user_id", credential.user_id),
+            *("generation", credential.generation),
+        )
+    ]
+    if credential.expires_at is not None:
+        commands.append(("PEXPIREAT", key, to_epoch_ms(credential.expires_at)))
+    return commands
+
+
+def _ms(instant: datetime | None) -> int | str:
+    return "" if instant is None else to_epoch_ms(instant)

@@ -140,6 +140,22 @@ class RedisConnection:
                 return reply
             raise StoreUnavailable("redis takes no scripts")
 
+    @asynccontextmanager
+    async def dedicated(self) -> AsyncIterator[AbstractConnection]:
+        """
+        A connection outside the pool, for a subscription; closed at the end.
+
+        Raises:
+            StoreUnavailable: It cannot be opened, or what the caller does with it fails.
+        """
+        with _translate_errors():
+            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+            try:
+                await connection.connect()  # type: ignore[no-untyped-call]
+                yield connection
+            finally:
+                await connection.disconnect(nowait=True)
+
     async def load_scripts(self) -> None:
         """Make every script known to the server, so that the first calls need one round trip."""
         await self.commands([("SCRIPT", "LOAD", script.source) for script in ALL])

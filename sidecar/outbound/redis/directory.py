@@ -1,6 +1,7 @@
 """Who a credential belongs to: implements `Directory`, with a bounded cache in the process."""
 
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -13,7 +14,7 @@ from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace, credential_key
 
 CUSTOMER_FIELDS = ("currency", "plan", "labels", "rev")
-_CREDENTIAL_FIELDS = ("customer_id", "credential_id", "user_id", "generation")
+_CREDENTIAL_FIELDS = ("customer_id", "credential_id", "team_id", "user_id", "generation")
 _NEGATIVE_SECONDS = 1.0
 _NEGATIVE_ENTRIES_MAX = 10_000
 
@@ -40,14 +41,17 @@ class _Expiring(Generic[K, V]):
         self._entries.move_to_end(key)
         return found[1]
 
-    def put(self, key: K, value: V) -> None:
-        self._entries[key] = (self._monotonic() + self._seconds, value)
+    def put(self, key: K, value: V, seconds_max: float = math.inf) -> None:
+        self._entries[key] = (self._monotonic() + min(self._seconds, seconds_max), value)
         self._entries.move_to_end(key)
         if len(self._entries) > self._entries_max:
             self._entries.popitem(last=False)
 
     def drop(self, key: K) -> None:
         self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        self._entries.clear()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,6 +61,7 @@ class _Expiring(Generic[K, V]):
 class _Credential:
     customer_id: str
     credential_id: str
+    team_id: str
     user_id: str
     generation: int
 
@@ -74,7 +79,8 @@ class RedisDirectory:
     Implements Directory.
 
     What it knows may be old: the place script compares revision and generation, so a copy that
-    has been overtaken is noticed by the call that would have used it, and then forgotten.
+    has been overtaken is noticed by the call that would have used it, and then forgotten. The
+    drop_ methods are for those who hear of a change.
     """
 
     def __init__(
@@ -104,6 +110,8 @@ class RedisDirectory:
         self._unknown: _Expiring[str, bool] = _Expiring(
             min(entries_max, _NEGATIVE_ENTRIES_MAX), _NEGATIVE_SECONDS, monotonic
         )
+        # Whoever reads while something is dropped may have read what was before the change.
+        self._drops = 0
 
     async def find_credential(self, secret_hashes: Sequence[str]) -> CustomerFacts | None:
         """The customer behind a presented credential; at most two calls, none if remembered."""
@@ -114,18 +122,27 @@ class RedisDirectory:
         asked = [h for h in secret_hashes if self._unknown.get(h) is None]
         if not asked:
             return None
+        drops = self._drops
         replies = await self._connection.commands(
-            [("HMGET", credential_key(h), *_CREDENTIAL_FIELDS) for h in asked]
+            [
+                command
+                for key in map(credential_key, asked)
+                for command in (("HMGET", key, *_CREDENTIAL_FIELDS), ("PTTL", key))
+            ]
         )
         found: _Credential | None = None
-        for secret_hash, reply in zip(asked, replies, strict=True):
+        for secret_hash, reply, left_ms in zip(asked, replies[::2], replies[1::2], strict=True):
             credential = _read_credential(reply)
+            found = found or credential
+            if drops != self._drops:
+                continue
             if credential is None:
                 self._unknown.put(secret_hash, True)
                 continue
-            self._credentials.put(secret_hash, credential)
+            # Never beyond its end, by the store's clock.
+            seconds_max = left_ms / 1_000 if left_ms >= 0 else math.inf
+            self._credentials.put(secret_hash, credential, seconds_max)
             self._hashes.put(credential.credential_id, secret_hash)
-            found = found or credential
         return None if found is None else await self._facts(found)
 
     async def read_customer(self, customer_id: str) -> CustomerFacts | None:
@@ -141,6 +158,25 @@ class RedisDirectory:
             self._credentials.drop(secret_hash)
             self._hashes.drop(customer.credential_id)
 
+    def drop_customer(self, customer_id: str) -> None:
+        """Forget a customer's facts."""
+        self._drops += 1
+        self._customers.drop(customer_id)
+
+    def drop_credential(self, secret_hash: str) -> None:
+        """Forget where a credential leads, or that it leads nowhere."""
+        self._drops += 1
+        self._credentials.drop(secret_hash)
+        self._unknown.drop(secret_hash)
+
+    def drop_all(self) -> None:
+        """Forget everything."""
+        self._drops += 1
+        self._credentials.clear()
+        self._customers.clear()
+        self._hashes.clear()
+        self._unknown.clear()
+
     async def _facts(self, credential: _Credential) -> CustomerFacts | None:
         known = await self._read_known(credential.customer_id)
         return None if known is None else _join(credential.customer_id, known, credential)
@@ -149,8 +185,9 @@ class RedisDirectory:
         known = self._customers.get(customer_id)
         if known is None:
             key = self._keyspace.customer(customer_id)
+            drops = self._drops
             known = _read_known(await self._connection.command("HMGET", key, *CUSTOMER_FIELDS))
-            if known is not None:
+            if known is not None and drops == self._drops:
                 self._customers.put(customer_id, known)
         return known
 
@@ -162,6 +199,7 @@ def _join(customer_id: str, known: _Known, credential: _Credential | None) -> Cu
         currency=known.currency,
         revision=known.revision,
         labels=known.labels,
+        team_id=credential.team_id if credential else "",
         user_id=credential.user_id if credential else "",
         credential_id=credential.credential_id if credential else "",
         generation=credential.generation if credential else 0,
@@ -169,13 +207,14 @@ def _join(customer_id: str, known: _Known, credential: _Credential | None) -> Cu
 
 
 def _read_credential(reply: Sequence[bytes | None]) -> _Credential | None:
-    customer_id, credential_id, user_id, generation = reply
+    customer_id, credential_id, team_id, user_id, generation = reply
     if customer_id is None:
         return None
     try:
         return _Credential(
             customer_id=customer_id.decode(),
             credential_id=(credential_id or b"").decode(),
+            team_id=(team_id or b"").decode(),
             user_id=(user_id or b"").decode(),
             generation=int(generation or b""),
         )

@@ -10,6 +10,8 @@ from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import check_hold_id, dedupe_bucket
 
 META = "sc:meta"
+PUSH_CHANNEL = "sc:push"
+"""Where the control plane tells gateways what to forget."""
 SHARDS_MAX = 1_024
 TOTAL_PREFIX = "t:"
 _NAME_BYTES_MAX = 512

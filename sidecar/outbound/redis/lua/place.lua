@@ -95,7 +95,9 @@ if moment.raw > tonumber(ARGV[5]) then return refuse('too_late') end
 
 -- 3. What the caller knew still holds.
 if not rev then return refuse('no_customer') end
-if ARGV[7] ~= '' and row[7] ~= ARGV[8] then return refuse('unknown_credential') end
+if ARGV[7] ~= '' and not credential_holds(row[7], ARGV[8], moment.instant) then
+  return refuse('unknown_credential')
+end
 if rev ~= ARGV[9] then return refuse('stale_facts') end
 for _, take in ipairs(takes) do
   local kind = kind_of(take.field)

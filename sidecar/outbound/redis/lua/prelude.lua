@@ -253,6 +253,15 @@ local function write_reservation(reservation)
   return table.concat(out, '\n')
 end
 
+-- A credential's entry is 'N', the accepted generation; 'N@E', accepted until instant E; or '-N',
+-- revoked.
+local function credential_holds(entry, generation, instant)
+  if not entry then return false end
+  if entry == generation then return true end
+  local accepted, ends = entry:match('^(%d+)@(%d+)$')
+  return accepted == generation and instant < tonumber(ends)
+end
+
 -- Forget an open hold and all that points to it.
 local function close(customer, expiry, open, id)
   call('HDEL', customer, 'h:' .. id, 'r:' .. id)

@@ -1,0 +1,119 @@
+"""What a request can use and cost at most, before it is known: the amount of its hold."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from sidecar.domain.decisions import DenyReason
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.holds import Bound
+from sidecar.domain.matching import RequestView
+from sidecar.domain.policy import Policy
+from sidecar.domain.pricing import Meter, RateCard
+from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.requests import RequestFacts
+from sidecar.domain.rules import EstimateRule, ModelLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A denial that needs no store: its reason, the rule, and words that are safe to show."""
+
+    reason: DenyReason
+    rule: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LargestUse:
+    """The most that the request can use and cost, or why that cannot be said."""
+
+    meters: tuple[Meter, ...]
+    tokens: int = 0
+    quantities: Mapping[str, int] = field(default_factory=dict)
+    amount_nano: int = 0
+    bound: Bound = Bound.PROVEN
+    refusal: Refusal | None = None
+
+
+def largest_use(
+    policy: Policy,
+    view: RequestView,
+    facts: RequestFacts,
+    card: RateCard,
+    meters: tuple[Meter, ...],
+) -> LargestUse:
+    """
+    Bound what a request can use, and price it.
+
+    Args:
+        policy: Whose estimates and models count.
+        view: The request.
+        facts: What its body promises.
+        card: The customer's prices.
+        meters: Those that count the request.
+    """
+    priced = card.priced_meters() & {meter.name for meter in meters}
+    if not card.prices_model(facts.model, priced):
+        return LargestUse(
+            meters,
+            refusal=Refusal(
+                reason=DenyReason.UNKNOWN_MODEL,
+                rule="prices",
+                detail="the plan has no price for this model",
+            ),
+        )
+    tokens, bound = _token_bounds(policy.models, policy.estimate_for(view), facts)
+    quantities = estimate_quantities(meters, tokens[0], tokens[1], len(view.request.body or b""))
+    try:
+        amount = card.upper_bound(quantities, facts.model)
+    except InvalidInput as error:
+        return LargestUse(
+            meters,
+            refusal=Refusal(reason=DenyReason.INVALID_REQUEST, rule="estimate", detail=str(error)),
+        )
+    return LargestUse(meters, sum(tokens), quantities, amount, bound)
+
+
+def refuse_unbounded(
+    policy: Policy, view: RequestView, card: RateCard, meters: tuple[Meter, ...]
+) -> Refusal | None:
+    """Refuse to burn credit for what is priced by tokens and has no estimate: it holds nothing."""
+    priced = card.priced_meters()
+    by_tokens = any(m.name in priced and m.value in TOKEN_VALUES for m in meters)
+    if not by_tokens or policy.estimate_for(view) is not None:
+        return None
+    return Refusal(
+        reason=DenyReason.BLOCKED,
+        rule="estimates",
+        detail="no estimate says how much this route can use",
+    )
+
+
+def _token_bounds(
+    models: Mapping[str, ModelLimits], rule: EstimateRule | None, facts: RequestFacts
+) -> tuple[tuple[int, int], Bound]:
+    """Input and output tokens that the hold covers, and whether no response can exceed them."""
+    default_input = rule.default_input if rule else 0
+    default_output = rule.default_output if rule else 0
+    if facts.unread:
+        # Whoever hides what a request says must not hold less for it.
+        largest = [limits.max_input or 0 for limits in models.values()]
+        longest = [limits.max_output or 0 for limits in models.values()]
+        return (
+            max(default_input, *largest, 0),
+            max(default_output, *longest, 0),
+        ), Bound.ESTIMATED
+    limits = models.get(facts.model, ModelLimits())
+    input_bound = _least(facts.input_bound, limits.max_input)
+    model_output = None if limits.max_output is None else limits.max_output * facts.choices
+    output_bound = _least(facts.output_bound, model_output)
+    proven = input_bound is not None and output_bound is not None
+    return (
+        default_input if input_bound is None else input_bound,
+        default_output if output_bound is None else output_bound,
+    ), (Bound.PROVEN if proven else Bound.ESTIMATED)
+
+
+def _least(*bounds: int | None) -> int | None:
+    known = [bound for bound in bounds if bound is not None]
+    return min(known) if known else None

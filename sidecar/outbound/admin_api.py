@@ -1,0 +1,214 @@
+"""Our own admin API as its callers see it: the commands and the demo."""
+
+import json
+import secrets
+from types import TracebackType
+from typing import Any, Final, Self
+from urllib.parse import quote
+
+import aiohttp
+
+from sidecar.domain.errors import (
+    ConfigError,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    SidecarError,
+    StoreUnavailable,
+)
+
+_UNIX_PREFIX: Final = "unix:"
+_CALL_SECONDS_MAX: Final = 15.0
+_ANSWER_BYTES_MAX: Final = 4_194_304
+_PAGE_MAX: Final = 200
+_ERROR_CHARS_MAX: Final = 500
+_FIRST_ERROR: Final = 400
+_REFUSALS: Final[dict[int, type[SidecarError]]] = {
+    400: InvalidInput,
+    401: ConfigError,
+    403: ConfigError,
+    404: NotFound,
+    409: Conflict,
+    421: ConfigError,
+    503: StoreUnavailable,
+}
+
+Answer = dict[str, Any]
+
+
+class AdminApi:
+    """
+    Calls the admin role over REST, as an async context manager.
+
+    Every method raises the error that the service met: NotFound, Conflict, InvalidInput; a
+    ConfigError where the token is refused; StoreUnavailable where nobody answers or a store
+    is away.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        """
+        Nothing is opened before `async with`.
+
+        Args:
+            address: "host:port" or "unix:PATH".
+            token: An admin token.
+        """
+        self._address = address
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        """Never shows the token."""
+        return f"AdminApi({self._address})"
+
+    async def __aenter__(self) -> Self:
+        """Open the session."""
+        connector: aiohttp.BaseConnector | None = None
+        base_url = f"http://{self._address}"
+        if self._address.startswith(_UNIX_PREFIX):
+            connector = aiohttp.UnixConnector(self._address.removeprefix(_UNIX_PREFIX))
+            base_url = "http://localhost"
+        self._session = aiohttp.ClientSession(
+            base_url=base_url,
+            connector=connector,
+            headers={"authorization": f"Bearer {self._token}"},
+            timeout=aiohttp.ClientTimeout(total=_CALL_SECONDS_MAX),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the session."""
+        assert self._session is not None
+        await self._session.close()
+
+    async def list_customers(self, limit: int) -> list[Answer]:
+        """Customers by id, at most `limit`."""
+        return await self._list("/api/v1/customers", {}, limit)
+
+    async def read_customer(self, customer_id: str) -> Answer:
+        """One customer."""
+        return await self._call("GET", _customer(customer_id))
+
+    async def create_customer(self, body: Answer) -> Answer:
+        """Create a customer."""
+        return await self._call("POST", "/api/v1/customers", body)
+
+    async def change_customer(self, customer_id: str, body: Answer) -> Answer:
+        """Make plan, labels and Stripe customer what the body says."""
+        return await self._call("PUT", _customer(customer_id), body)
+
+    async def read_balance(self, customer_id: str) -> Answer:
+        """The live balance."""
+        return await self._call("GET", f"{_customer(customer_id)}/balance")
+
+    async def read_standing(self, customer_id: str) -> Answer:
+        """The standing."""
+        return await self._call("GET", f"{_customer(customer_id)}/standing")
+
+    async def put_standing(self, customer_id: str, body: Answer) -> Answer:
+        """Set the standing."""
+        return await self._call("PUT", f"{_customer(customer_id)}/standing", body)
+
+    async def list_holds(self, customer_id: str) -> Answer:
+        """Open holds, as many as one answer has."""
+        return await self._call("GET", f"{_customer(customer_id)}/holds")
+
+    async def create_grant(self, body: Answer) -> Answer:
+        """Give credit."""
+        return await self._call("POST", "/api/v1/grants", body)
+
+    async def list_credentials(self, customer_id: str, limit: int) -> list[Answer]:
+        """A customer's credentials, at most `limit`."""
+        return await self._list("/api/v1/credentials", {"customer_id": customer_id}, limit)
+
+    async def issue_credential(self, body: Answer) -> Answer:
+        """Issue a credential; the answer holds its secret."""
+        return await self._call("POST", "/api/v1/credentials", body)
+
+    async def rotate_credential(self, credential_id: str, overlap: str) -> Answer:
+        """Replace a credential; the answer holds the new one's secret."""
+        return await self._call(
+            "POST", f"{_credential(credential_id)}/rotate", {"overlap": overlap}
+        )
+
+    async def revoke_credential(self, credential_id: str) -> Answer:
+        """Revoke a credential."""
+        return await self._call("POST", f"{_credential(credential_id)}/revoke")
+
+    async def _list(self, path: str, query: dict[str, str], limit: int) -> list[Answer]:
+        found: list[Answer] = []
+        after: str | None = None
+        while len(found) < limit:
+            page_query = query | {"limit": str(min(limit - len(found), _PAGE_MAX))}
+            page = await self._call(
+                "GET", path, query=page_query | ({"after": after} if after else {})
+            )
+            found += page["items"]
+            after = page["next"]
+            if after is None:
+                break
+        return found
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Answer | None = None,
+        *,
+        query: dict[str, str] | None = None,
+    ) -> Answer:
+        assert self._session is not None
+        headers = {} if method == "GET" else {"idempotency-key": secrets.token_hex(16)}
+        try:
+            async with self._session.request(
+                method, path, json=body, params=query, headers=headers
+            ) as response:
+                raw = await response.content.read(_ANSWER_BYTES_MAX + 1)
+                status = response.status
+                while len(raw) <= _ANSWER_BYTES_MAX and not response.content.at_eof():
+                    raw += await response.content.readany()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise StoreUnavailable(
+                f"the admin API at {self._address} does not answer ({type(error).__name__}); "
+                "is `sidecar serve` running, and is SIDECAR_ADMIN_LISTEN the same?"
+            ) from error
+        answer = _read(raw)
+        if answer is None:
+            raise StoreUnavailable(f"what answers at {self._address} is not Sidecar's admin API")
+        if status >= _FIRST_ERROR:
+            raise self._refusal(status, answer)
+        return answer
+
+    def _refusal(self, status: int, problem: Answer) -> SidecarError:
+        """The error that the service met, in its own words."""
+        words = str(problem.get("detail", f"it answered {status}"))[:_ERROR_CHARS_MAX]
+        kind = _REFUSALS.get(status)
+        if kind is ConfigError:
+            return ConfigError(f"the admin API at {self._address} refuses the call: {words}")
+        if kind is not None:
+            return kind(words)
+        reference = str(problem.get("reference", ""))[:_ERROR_CHARS_MAX]
+        return SidecarError(f"the admin API answered {status}: {words} {reference}".rstrip())
+
+
+def _read(raw: bytes) -> Answer | None:
+    if len(raw) > _ANSWER_BYTES_MAX:
+        return None
+    try:
+        answer = json.loads(raw)
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
+def _customer(customer_id: str) -> str:
+    return f"/api/v1/customers/{quote(customer_id, safe='')}"
+
+
+def _credential(credential_id: str) -> str:
+    return f"/api/v1/credentials/{quote(credential_id, safe='')}"
