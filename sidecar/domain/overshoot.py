@@ -41,7 +41,7 @@ class Overshoot:
         """The bound in words."""
         held = f"{format_amount(self.held_nano)} {currency}"
         if self.most_nano is None:
-            return f"{held} is held; no bound, since nothing limits {', '.join(self.unbounded)}"
+            return f"{held} is held; no bound, since nothing limits {' and '.join(self.unbounded)}"
         most, beyond = format_amount(self.most_nano), format_amount(self.beyond_nano or 0)
         return f"{held} is held, at most {most} can be used: {beyond} beyond the hold"
 
