@@ -29,9 +29,8 @@ def print_explanation(found: Explanation) -> None:
             print(line)
     print("rules:")
     for number, rule in enumerate(found.rules, start=1):
-        print(
-            f"  {number}. {rule.rule}: {rule.outcome} ({rule.template}, {_mode(rule)}, {rule.place})"
-        )
+        about = f"{rule.template}, {_mode(rule)}, {rule.place}"
+        print(f"  {number}. {rule.rule}: {rule.outcome} ({about})")
         for line in _rule(rule):
             print(f"       {line}")
     if found.hold is not None:

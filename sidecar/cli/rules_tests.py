@@ -1,4 +1,4 @@
-"""`sidecar rules`: tools to trust rules before they bite."""
+"""`sidecar rules test`: the tests beside rules, and what they have seen."""
 
 import json
 import sys
@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sidecar.cli.common import ConfigFile, settings_from
-from sidecar.cli.rules_explain import explain
-from sidecar.cli.rules_lint import lint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,13 +17,7 @@ if TYPE_CHECKING:
     from sidecar.services.rule_coverage import Coverage
     from sidecar.services.rule_test_cases import RuleTestResult
 
-app = typer.Typer(help="Look into rules, test them, explain decisions.", no_args_is_help=True)
-app.command("lint")(lint)
-app.command("explain")(explain)
-
-
-@app.command("test")
-def test(
+def run_tests_of_rules(
     directory: Annotated[
         Path | None, typer.Argument(help="The policy's folder; default: the settings' own.")
     ] = None,
