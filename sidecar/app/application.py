@@ -45,6 +45,7 @@ from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_log import NoDecisionLog
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reporting import Reporter
@@ -219,6 +220,7 @@ class Application:
             clock=clock,
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            decision_log=NoDecisionLog(),
             jwt_verifier=self.jwt_keys,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)

@@ -40,6 +40,7 @@ app.add_typer(rules.app, name="rules")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(rules.app, name="rules")
 
 
 @app.command("version")

@@ -153,7 +153,22 @@ def plan_unidentified(
     It passes only where nothing has a price and no rule asks who it is.
     """
     selected = policy.rules_for(view, caller)
-    asking = _first_asking(selected, caller)
+    conditions = _Conditions(view, caller, RequestFacts(), now)
+    rules: list[MatchedRule] = []
+    asking: Rule | None = None
+    blocked = False
+    for rule, values in selected:
+        matched = _plain(policy, rule, values, caller, conditions)
+        if matched is None:
+            continue
+        rules.append(matched)
+        if _asks(rule, caller):
+            asking = asking or rule
+        # What refuses before any rule asks who it is has the word.
+        blocked = blocked or (matched.blocks and matched.enforces and asking is None)
+    plan = CheckPlan(ask=Ask.NOTHING, card=None, rules=tuple(rules), variables=conditions.known)
+    if blocked:
+        return plan
     covered = policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
     if asking is not None or not covered or policy.is_priced(policy.meters_for(view)):
         return Refusal(
@@ -161,19 +176,16 @@ def plan_unidentified(
             rule="identity" if asking is None else asking.name,
             detail="no credential was presented",
         )
-    conditions = _Conditions(view, caller, RequestFacts(), now)
-    matched = (_plain(policy, rule, values, caller, conditions) for rule, values in selected)
-    rules = tuple(rule for rule in matched if rule is not None)
-    return CheckPlan(ask=Ask.NOTHING, card=None, rules=rules, variables=conditions.known)
+    return plan
 
 
-def _first_asking(selected: Sequence[Selected], caller: CustomerFacts) -> Rule | None:
-    """The first rule that has to know more of who calls than is known, and says so."""
-    for rule, _ in selected:
-        asks = rule.unidentified is Unidentified.DENY and rule.enforces_for(caller)
-        if asks and not rule.level.name_in(caller):
-            return rule
-    return None
+def _asks(rule: Rule, caller: CustomerFacts) -> bool:
+    """Whether the rule has to know more of who calls than is known."""
+    return (
+        rule.unidentified is Unidentified.DENY
+        and rule.enforces_for(caller)
+        and not rule.level.name_in(caller)
+    )
 
 
 class _Conditions:
@@ -248,7 +260,7 @@ class _Planner:
 
     def plan(self) -> CheckPlan | Refusal:
         selected = self.policy.rules_for(self.view, self.customer)
-        asking = _first_asking(selected, self.customer)
+        asking = next((rule for rule, _ in selected if _asks(rule, self.customer)), None)
         if asking is not None:
             return Refusal(
                 reason=DenyReason.UNIDENTIFIED,

@@ -121,13 +121,14 @@ async def test_requests_in_flight_are_limited_and_counted_back(ruled: Stack):
     slow = {"kind": "sse", "chunks": 10, "pause": 0.2}
     first = [asyncio.create_task(ruled.ask(key, script=slow)) for _ in range(2)]
 
-    async def refused() -> bool:
-        status, _, body = await ruled.ask(key)
-        if status == 429:
-            assert code_of(body) == "in_flight_limit"
-        return status == 429
+    async def both_open() -> bool:
+        holds = await ruled.api("GET", "/api/v1/customers/cus_parallel/holds", status=200)
+        return len(holds["items"]) == 2
 
-    await ruled.until(refused, "two requests are in flight")
+    await ruled.until(both_open, "two requests are in flight")
+    status, headers, body = await ruled.ask(key)
+    assert (status, code_of(body)) == (429, "in_flight_limit")
+    assert "retry-after" not in headers
     assert [(await one)[0] for one in first] == [200, 200]
     await ruled.until_captured("cus_parallel")
     assert (await ruled.ask(key))[0] == 200

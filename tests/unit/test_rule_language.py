@@ -406,6 +406,14 @@ def test_a_caller_whom_nobody_can_tell(rules, expected) -> None:
         assert plan.reason is DenyReason.UNIDENTIFIED
 
 
+def test_the_first_of_a_block_and_a_rule_that_asks_decides_for_nobody() -> None:
+    asked = plan_unidentified(with_rules(UNPAID, BLOCK), view_of(request()), NOW)
+    assert isinstance(asked, Refusal)
+    assert asked.rule == "unpaid"
+    plan = plan_unidentified(with_rules(BLOCK, UNPAID), view_of(request()), NOW)
+    assert judge(plan, None, NOBODY).denial.rule == "block"
+
+
 def test_a_caller_whom_nobody_can_tell_passes_where_nothing_asks() -> None:
     policy = replace(with_rules(HEADERS), meters=(), allow_unmatched=True)
     view = view_of(request(), policy)

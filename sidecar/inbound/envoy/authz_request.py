@@ -131,6 +131,7 @@ def read_check(
         headers=headers.values,
         received_at=now,
         deadline=deadline,
+        scheme="http" if http.scheme == b"http" else "https",
         host=_lenient(http.host[:256]),
         source=_lenient(attributes.source.address.socket_address.address[:64]),
         body=body,

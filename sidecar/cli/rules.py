@@ -1,0 +1,16 @@
+"""`sidecar rules`: what rules can be asked and made of, without a running sidecar."""
+
+import typer
+
+from sidecar.cli import rules_moesif
+
+app = typer.Typer(help="Rules of a policy.", no_args_is_help=True)
+importing = typer.Typer(help="Rules of other products.", no_args_is_help=True)
+app.add_typer(importing, name="import")
+importing.command("moesif")(rules_moesif.import_moesif)
+app.command("conformance")(rules_moesif.conformance)
+
+
+@importing.callback()
+def _group() -> None:
+    """Keep `moesif` a subcommand although it is the only one."""
