@@ -61,8 +61,9 @@ bench: $(STAMP)  ## Measure checks, usage intake and settlement on this machine
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
 
-soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes
+soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; replay 100,000
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)
+	SIDECAR_REPLAY_DECISIONS=100000 $(BIN)/python -m pytest tests/unit/test_replay_world.py -q -s -p no:xdist $(ARGS)
 
 lock: $(STAMP)  ## Resolve the lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

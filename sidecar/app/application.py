@@ -15,6 +15,7 @@ from functools import partial
 from typing import Self
 
 from sidecar import telemetry
+from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
@@ -45,7 +46,6 @@ from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.decision_log import NoDecisionLog
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reporting import Reporter
@@ -145,8 +145,7 @@ class Application:
         if self._wants_postgres:
             self._make_control_plane()
         with suppress(StoreUnavailable):
-            # A store that answers is used from the first request on; one that does not is
-            # waited for by the workers.
+            # A store that does not answer yet is waited for by the workers.
             await self._look_at_redis()
             await self.policies.publish()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
@@ -191,6 +190,7 @@ class Application:
 
     def _make_data_plane(self) -> None:
         settings, clock = self.settings, self.clock
+        self.foresight = Foresight(settings, self.redis, self.keyspace)
         self.rate_cards = RedisRateCards(self.redis)
         self.policies = PublishedPolicies(
             self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
@@ -220,7 +220,7 @@ class Application:
             clock=clock,
             read_facts=read_request_facts,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
-            decision_log=NoDecisionLog(),
+            decision_log=self.foresight.log,
             jwt_verifier=self.jwt_keys,
         )
         self.quarantine = RedisQuarantine(self.redis, self.keyspace)
@@ -246,6 +246,7 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
+        self.foresight.use_postgres(self.pool)
         if not settings.has(Role.SETTLEMENT):
             return
         shards = range(settings.shards)
@@ -308,21 +309,21 @@ class Application:
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
             self.admin_address = await servers.start_admin(
-                self._stack, ControlPlane(accounts=self.accounts, pool=self.pool)
+                self._stack,
+                ControlPlane(
+                    accounts=self.accounts, decisions=self.foresight.table, pool=self.pool
+                ),
             )
 
     def _start_workers(self) -> None:
-        settings = self.settings
-        start, known = self._workers.start, self._wait_for_redis
+        settings, start, known = self.settings, self._workers.start, self._wait_for_redis
         start("redis_watch", self._watch_redis)
-        start(
-            "policy_watch",
-            lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds),
-        )
+        start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("push", self.push.run, after=known)
         if self._wants_postgres:
@@ -332,12 +333,13 @@ class Application:
         if settings.has(Role.ADMIN):
             start("idempotency", self._forget_idempotency_keys)
         if settings.has(Role.SETTLEMENT):
-            interval = settings.sweep_interval_seconds
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
             start(
                 "grants",
-                partial(self.accounts.run_pending, interval_seconds=interval),
+                partial(
+                    self.accounts.run_pending, interval_seconds=settings.sweep_interval_seconds
+                ),
                 after=known,
             )
         if self.reporter is not None:

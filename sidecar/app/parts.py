@@ -8,6 +8,7 @@ from sidecar.app.keys import Secrets
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
 from sidecar.settings import Settings
@@ -41,4 +42,5 @@ class ControlPlane:
     """Administration."""
 
     accounts: AccountService
+    decisions: DecisionTable
     pool: Pool

@@ -110,6 +110,7 @@ class Servers:
         admin = admin_app(
             listen=app.settings.admin_listen,
             accounts=control.accounts,
+            decisions=control.decisions,
             idempotency=PostgresIdempotencyKeys(control.pool),
             tokens=load_admin_tokens(token_file),
             ready=app.problems,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.services.rule_coverage import Coverage
     from sidecar.services.rule_test_cases import RuleTestResult
 
+
 def run_tests_of_rules(
     directory: Annotated[
         Path | None, typer.Argument(help="The policy's folder; default: the settings' own.")

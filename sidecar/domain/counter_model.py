@@ -57,16 +57,17 @@ class Slot(NamedTuple):
         quantity: int,
         limit: int,
         hard: bool,
-        leaves_ms: int,
+        kept_ms: int,
         per_ms: int,
         burst: int,
     ) -> "Slot":
-        """A take that is known by its field in the store."""
+        """A take that is known by its field in the store, which ends with a window's start."""
         kind = CounterKind(name[:1])
-        key, start = name, 0
+        key, start, leaves_ms = name, 0, 0
         if kind in (CounterKind.WINDOW, CounterKind.ROLLING):
             key, _, text = name.rpartition(":")
             start = int(text)
+            leaves_ms = start + kept_ms
         return cls(kind, key, name, measure, quantity, limit, hard, start, leaves_ms, per_ms, burst)
 
     @property

@@ -20,6 +20,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.requests import RequestFacts, decision_id_for
 
 RECORD_VERSION = 1
+HARD, OVER = 1, 2
 RECORD_BYTES_MAX = 16_384
 """Longer ones are not kept: their facts would cost more than they are worth."""
 
@@ -130,19 +131,33 @@ class BodyFacts(
 
 
 class RecordedTake(msgspec.Struct, frozen=True, array_like=True):
-    """One counter of a check: what it took and what the store said of it."""
+    """
+    One counter of a check: what it took and what the store said of it.
+
+    `kept_ms` is how long after its start the window or slice counts; `flags` are 1 for a hard
+    take and 2 for one that does not fit.
+    """
 
     field: str
     measure: str
     quantity: int
     limit: int
-    hard: bool
-    leaves_ms: int
-    per_ms: int
-    burst: int
     used: int
-    over: bool
-    retry_at_ms: int
+    flags: int = 0
+    retry_at_ms: int = 0
+    kept_ms: int = 0
+    per_ms: int = 0
+    burst: int = 0
+
+    @property
+    def hard(self) -> bool:
+        """Whether the store was to refuse beyond the limit."""
+        return bool(self.flags & HARD)
+
+    @property
+    def over(self) -> bool:
+        """Whether the take did not fit."""
+        return bool(self.flags & OVER)
 
     @property
     def slot(self) -> Slot:
@@ -153,7 +168,7 @@ class RecordedTake(msgspec.Struct, frozen=True, array_like=True):
             quantity=self.quantity,
             limit=self.limit,
             hard=self.hard,
-            leaves_ms=self.leaves_ms,
+            kept_ms=self.kept_ms,
             per_ms=self.per_ms,
             burst=self.burst,
         )

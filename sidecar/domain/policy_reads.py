@@ -15,6 +15,7 @@ _ALWAYS_KNOWN = frozenset(
     {
         "method",
         "path",
+        "scheme",
         "host",
         "source_ip",
         "time",
@@ -44,6 +45,8 @@ class PolicyReads:
     body: frozenset[str]
     conditions: Mapping[str, frozenset[str]]
     withheld: frozenset[str]
+    price_versions: Mapping[str, str]
+    """By plan; a card works its own out anew each time it is asked."""
 
     @property
     def all_conditions(self) -> frozenset[str]:
@@ -79,6 +82,7 @@ def reads_of(policy: Policy) -> PolicyReads:
         withheld=CREDENTIAL_HEADERS.union(
             *(frozenset(_identity_headers(source)) for source in policy.identity)
         ),
+        price_versions={plan: card.version for plan, card in policy.cards.items()},
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decision_records import (
+    HARD,
+    OVER,
     BodyFacts,
     DecisionRecord,
     NumbersFrom,
@@ -123,7 +125,7 @@ def make_record(
         edge=request.edge,
         gateway_id=plain_text(request.gateway_id, HOST_CHARS_MAX),
         policy_version=policy.version,
-        price_version="" if card is None else card.version,
+        price_version="" if card is None else reads.price_versions.get(card.plan, ""),
         customer_id=customer.customer_id,
         plan=customer.plan,
         currency=customer.currency,
@@ -182,24 +184,24 @@ def _plan_fields(plan: CheckPlan, numbers: StoreNumbers | None) -> dict[str, Any
         "quantities": dict(plan.quantities),
         "bound": plan.bound.value,
         "credit_required": plan.credit_required,
-        "takes": tuple(_take(take, numbers) for take in plan.counters),
+        # Without numbers there is nothing to tell of a counter but what the policy says.
+        "takes": () if numbers is None else tuple(_take(take, numbers) for take in plan.counters),
     }
 
 
-def _take(take: CounterTake, numbers: StoreNumbers | None) -> RecordedTake:
+def _take(take: CounterTake, numbers: StoreNumbers) -> RecordedTake:
     counter, rate = take.counter, take.counter.rate
     return RecordedTake(
         field=take.field,
         measure=counter.measure,
         quantity=take.quantity,
         limit=counter.limit,
-        hard=take.hard,
-        leaves_ms=take.leaves_ms,
+        used=numbers.used.get(take.name, 0),
+        flags=(HARD if take.hard else 0) | (OVER if take.name in numbers.over else 0),
+        retry_at_ms=numbers.retry_at_ms.get(take.name, 0),
+        kept_ms=take.leaves_ms - take.start_ms,
         per_ms=0 if rate is None else rate.per_ms,
         burst=0 if rate is None else rate.burst,
-        used=0 if numbers is None else numbers.used.get(take.name, 0),
-        over=numbers is not None and take.name in numbers.over,
-        retry_at_ms=0 if numbers is None else numbers.retry_at_ms.get(take.name, 0),
     )
 
 
@@ -269,7 +271,7 @@ def _request(
 def _planned_us(plan: CheckPlan | None) -> int:
     """The instant that conditions saw; the store's may be a little later."""
     if plan is None or not plan.variables:
-        return 0
+        return 0  # No rule asked for it.
     planned_at: datetime = plan.variables["request"]["time"]
     return (planned_at - EPOCH) // timedelta(microseconds=1)
 

@@ -1,6 +1,6 @@
 """Ports of the decision log and of replay, and the values that cross them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -21,6 +21,7 @@ class EncodedDecision:
 class StreamedDecision:
     """An entry of a shard's stream; `record` is None where it cannot be read."""
 
+    shard: int
     entry_id: str
     record: DecisionRecord | None
     payload: bytes
@@ -36,18 +37,23 @@ class DecisionStream(Protocol):
     async def append(self, decisions: Sequence[EncodedDecision]) -> None:
         """Append to the customers' shards; a shard keeps a bounded number of records."""
 
-    async def read(self, shard: int, limit: int) -> Sequence[StreamedDecision]:
-        """The oldest entries of a shard, in order; reading removes nothing."""
+    async def read(self, limit: int) -> Sequence[Sequence[StreamedDecision]]:
+        """The oldest entries of each shard, in order; reading removes nothing."""
 
-    async def trim(self, shard: int, entry_ids: Sequence[str]) -> None:
-        """Drop entries that are committed, and no other."""
+    async def trim(self, committed: Mapping[int, str]) -> None:
+        """Drop each shard's entries up to and with one that is committed, and no other."""
 
 
 class DecisionTable(Protocol):
     """The records where people look, kept for as long as the settings say."""
 
-    async def insert(self, shard: int, decisions: Sequence[StreamedDecision]) -> int:
-        """Insert records in one transaction, repeats aside; returns how many were new."""
+    async def insert(self, decisions: Sequence[StreamedDecision]) -> int:
+        """
+        Insert records in one transaction, repeats aside; returns how many were new.
+
+        Raises:
+            InvalidInput: The database refuses one of them; none was inserted.
+        """
 
     async def forget(self, *, days: int, limit: int) -> int:
         """Drop records older than so many days, at most `limit`; returns how many."""

@@ -10,6 +10,7 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
@@ -58,6 +59,7 @@ class AdminUseCases:
     """What the admin role's routes call."""
 
     accounts: AccountService
+    decisions: DecisionTable
 
 
 EDGE = web.AppKey("edge", Edge)

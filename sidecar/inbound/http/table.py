@@ -2,7 +2,15 @@
 
 from http import HTTPStatus
 
-from sidecar.inbound.http import admin, admin_models, check, gateway_models, system, usage
+from sidecar.inbound.http import (
+    admin,
+    admin_models,
+    check,
+    decisions,
+    gateway_models,
+    system,
+    usage,
+)
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -232,6 +240,27 @@ ROUTES: tuple[Route, ...] = (
         statuses=(_OK, _NOT_FOUND),
         query_model=admin_models.CustomerPageQuery,
         response_model=admin_models.GrantPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/decisions",
+        handler=decisions.list_decisions,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="List recorded decisions by time",
+        statuses=(_OK,),
+        query_model=decisions.DecisionsQuery,
+        response_model=decisions.DecisionPage,
+    ),
+    Route(
+        method="GET",
+        path="/api/v1/decisions/{decision_id}",
+        handler=decisions.get_decision,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Read a recorded decision",
+        statuses=(_OK, _NOT_FOUND),
+        response_model=decisions.DecisionAnswer,
     ),
     *_system_routes(Role.ADMIN, Auth.ADMIN),
 )

@@ -367,3 +367,49 @@ SELECT event_number, customer_id, quota, subject, period_start, percent, used, q
     reached_at
 FROM threshold_events WHERE customer_id = $1 AND event_number > $2
 ORDER BY event_number LIMIT $3
+
+-- name: insert_decisions
+INSERT INTO decisions (
+    customer_id, day, decision_id, allowed, decided_at, epoch, seq, unplaced, shard, entry_id,
+    policy_version, code, rule, record)
+SELECT * FROM unnest(
+    $1::text[], $2::date[], $3::text[], $4::boolean[], $5::timestamptz[], $6::bigint[],
+    $7::bigint[], $8::boolean[], $9::integer[], $10::text[], $11::text[], $12::text[],
+    $13::text[], $14::text[])
+ON CONFLICT (customer_id, day, decision_id, allowed) DO NOTHING
+
+-- name: forget_decisions
+DELETE FROM decisions WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM decisions WHERE decided_at < now() - $1::interval
+    ORDER BY decided_at LIMIT $2))
+
+-- name: find_decision
+SELECT record FROM decisions WHERE decision_id = $1 ORDER BY allowed DESC LIMIT 1
+
+-- name: page_decisions
+SELECT decided_at, epoch, seq, unplaced, decision_id, allowed, record
+FROM decisions
+WHERE decided_at >= $1 AND decided_at < $2
+    AND (decided_at, epoch, seq, unplaced, decision_id, allowed)
+        > ($3::timestamptz, $4::bigint, $5::bigint, $6::boolean, $7::text, $8::boolean)
+ORDER BY decided_at, epoch, seq, unplaced, decision_id, allowed LIMIT $9
+
+-- name: page_customer_decisions
+SELECT decided_at, epoch, seq, unplaced, decision_id, allowed, record
+FROM decisions
+WHERE decided_at >= $1 AND decided_at < $2
+    AND (decided_at, epoch, seq, unplaced, decision_id, allowed)
+        > ($3::timestamptz, $4::bigint, $5::bigint, $6::boolean, $7::text, $8::boolean)
+    AND customer_id = $10
+ORDER BY decided_at, epoch, seq, unplaced, decision_id, allowed LIMIT $9
+
+-- name: read_usage
+SELECT e.customer_id, e.hold_id, e.kind, e.currency, e.amount_nano, e.plan, e.price_version,
+    e.model, e.occurred_at, e.decided_at,
+    coalesce(e.input_tokens + e.output_tokens, e.total_tokens) AS tokens,
+    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
+        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+            AND l.kind = e.kind) AS quantities
+FROM usage_events e
+WHERE e.decided_at >= $1 AND e.decided_at < $2 AND ($3 = '' OR e.customer_id = $3)
+ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind

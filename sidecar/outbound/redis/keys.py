@@ -53,6 +53,10 @@ class Keyspace:
         """Stream of the shard's decisions."""
         return f"{_tag(shard)}:usage"
 
+    def decisions(self, shard: int) -> str:
+        """Stream of the shard's decision records."""
+        return f"{_tag(shard)}:decisions"
+
     def expiry(self, shard: int) -> str:
         """Sorted set: hold id by expiry in epoch milliseconds."""
         return f"{_tag(shard)}:expiry"
