@@ -308,12 +308,12 @@ class Application:
             self.grpc_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
-            self.admin_address = await servers.start_admin(
-                self._stack,
-                ControlPlane(
-                    accounts=self.accounts, decisions=self.foresight.table, pool=self.pool
-                ),
+            known, table = (self.loaded, self.directory, self.balances), self.foresight.table
+            explain = self.foresight.explanations(*known)
+            control = ControlPlane(
+                accounts=self.accounts, decisions=table, explanations=explain, pool=self.pool
             )
+            self.admin_address = await servers.start_admin(self._stack, control)
 
     def _start_workers(self) -> None:
         settings, start, known = self.settings, self._workers.start, self._wait_for_redis

@@ -1,21 +1,25 @@
-"""Explanations that need a store: live numbers, and recorded decisions."""
+"""Explanations that need a store."""
 
 import secrets
 from datetime import datetime
 
 from sidecar.app.parts import SystemClock
-from sidecar.domain.decision_records import DecisionRecord
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.holds import make_hold_id
+from sidecar.inbound.denials import word_denial
+from sidecar.inbound.extraction.request_body import read_request_facts
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import check_shards
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.asking import Asked
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explaining import Explainer
 from sidecar.services.explanation import Explanation
+from sidecar.services.explanations import ExplanationService
 from sidecar.services.live_explaining import LiveNumbers
+from sidecar.services.ports import Balances, Directory, Policies
 from sidecar.settings import Settings
 
 _STORE_SECONDS = 2.0
@@ -58,11 +62,17 @@ async def explain_live(settings: Settings, explainer: Explainer, asked: Asked) -
         await connection.aclose()
 
 
-async def find_record(settings: Settings, decision_id: str) -> DecisionRecord:
-    """
-    The record of a decision, from the configured Postgres.
-
-    Raises:
-        ConfigError: If no Postgres is configured.
-    """
-    raise ConfigError(f"decision {decision_id} cannot be read: {settings.postgres_dsn!r}")
+def make_explanations(
+    policies: Policies, directory: Directory, balances: Balances, decisions: DecisionTable
+) -> ExplanationService:
+    """Explanations under the policy in force, by the stores that checks use."""
+    live = LiveNumbers(
+        directory=directory, balances=balances, clock=SystemClock(), new_hold_id=new_hold_id
+    )
+    return ExplanationService(
+        policies=policies,
+        live=live,
+        decisions=decisions,
+        read_facts=read_request_facts,
+        word=word_denial,
+    )

@@ -9,6 +9,7 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
+from sidecar.services.explanations import ExplanationService
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
 from sidecar.settings import Settings
@@ -43,4 +44,5 @@ class ControlPlane:
 
     accounts: AccountService
     decisions: DecisionTable
+    explanations: ExplanationService
     pool: Pool

@@ -111,6 +111,7 @@ class Servers:
             listen=app.settings.admin_listen,
             accounts=control.accounts,
             decisions=control.decisions,
+            explanations=control.explanations,
             idempotency=PostgresIdempotencyKeys(control.pool),
             tokens=load_admin_tokens(token_file),
             ready=app.problems,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sidecar.cli.common import ConfigFile, run, settings_from
-from sidecar.domain.errors import ConfigError, InvalidInput
+from sidecar.domain.errors import ConfigError, InvalidInput, NotFound
 
 if TYPE_CHECKING:
+    from sidecar.domain.decision_records import DecisionRecord
     from sidecar.domain.policy import Policy
     from sidecar.services.asking import Asked
     from sidecar.services.explanation import Explanation
@@ -20,45 +21,68 @@ if TYPE_CHECKING:
 _MANY = "NAME=VALUE; may be given several times."
 
 
+DecisionId = Annotated[
+    str | None, typer.Argument(help="A recorded decision; leave it out to ask by options.")
+]
+PolicyDir = Annotated[
+    Path | None, typer.Option(help="The policy's folder; default: the settings' own.")
+]
+Method = Annotated[str, typer.Option(help="The request's method.")]
+PathText = Annotated[str | None, typer.Option(help="Its path, with a query if it has one.")]
+Host = Annotated[str, typer.Option(help="Its host.")]
+SourceIp = Annotated[str, typer.Option(help="The caller's address.")]
+Header = Annotated[list[str] | None, typer.Option(help="NAME: VALUE; may be given several times.")]
+Context = Annotated[list[str] | None, typer.Option(help=f"Route context, {_MANY}")]
+Body = Annotated[str | None, typer.Option(help="A file with its body, or - to read it.")]
+Customer = Annotated[str | None, typer.Option(help="The customer's id.")]
+PlanName = Annotated[str | None, typer.Option(help="The customer's plan.")]
+Label = Annotated[list[str] | None, typer.Option(help=f"A label, {_MANY}")]
+User = Annotated[str, typer.Option(help="The user's id.")]
+Team = Annotated[str, typer.Option(help="The team's id.")]
+Key = Annotated[str, typer.Option(help="The id of the API key.")]
+Credit = Annotated[str | None, typer.Option(help='Available credit, such as "5.00".')]
+Used = Annotated[list[str] | None, typer.Option(help=f"What a quota or limit has counted, {_MANY}")]
+Standing = Annotated[str, typer.Option(help="good, grace or delinquent.")]
+OverdueDays = Annotated[int | None, typer.Option(help="Age of the oldest invoice.")]
+Overdue = Annotated[str | None, typer.Option(help="What is overdue, an amount.")]
+Disputed = Annotated[bool, typer.Option("--disputed", help="A payment is disputed.")]
+At = Annotated[str | None, typer.Option(help="RFC 3339 instant; default: now.")]
+Live = Annotated[
+    bool, typer.Option("--live", help="Read the customer and its numbers from the store.")
+]
+Record = Annotated[
+    str | None, typer.Option(help="A file with a decision's record, or - to read it.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
 def explain(
-    decision_id: Annotated[
-        str | None, typer.Argument(help="A recorded decision; leave it out to ask by options.")
-    ] = None,
-    policy: Annotated[
-        Path | None, typer.Option(help="The policy's folder; default: the settings' own.")
-    ] = None,
+    decision_id: DecisionId = None,
+    policy: PolicyDir = None,
     config: ConfigFile = None,
-    method: Annotated[str, typer.Option(help="The request's method.")] = "GET",
-    path: Annotated[str | None, typer.Option(help="Its path, with a query if it has one.")] = None,
-    host: Annotated[str, typer.Option(help="Its host.")] = "",
-    source_ip: Annotated[str, typer.Option(help="The caller's address.")] = "",
-    header: Annotated[
-        list[str] | None, typer.Option(help="NAME: VALUE; may be given several times.")
-    ] = None,
-    context: Annotated[list[str] | None, typer.Option(help=f"Route context, {_MANY}")] = None,
-    body: Annotated[str | None, typer.Option(help="A file with its body, or - to read it.")] = None,
-    customer: Annotated[str | None, typer.Option(help="The customer's id.")] = None,
-    plan: Annotated[str | None, typer.Option(help="The customer's plan.")] = None,
-    label: Annotated[list[str] | None, typer.Option(help=f"A label, {_MANY}")] = None,
-    user: Annotated[str, typer.Option(help="The user's id.")] = "",
-    team: Annotated[str, typer.Option(help="The team's id.")] = "",
-    key: Annotated[str, typer.Option(help="The id of the API key.")] = "",
-    credit: Annotated[str | None, typer.Option(help='Available credit, such as "5.00".')] = None,
-    used: Annotated[
-        list[str] | None, typer.Option(help=f"What a quota or limit has counted, {_MANY}")
-    ] = None,
-    standing: Annotated[str, typer.Option(help="good, grace or delinquent.")] = "good",
-    overdue_days: Annotated[int | None, typer.Option(help="Age of the oldest invoice.")] = None,
-    overdue: Annotated[str | None, typer.Option(help="What is overdue, an amount.")] = None,
-    disputed: Annotated[bool, typer.Option("--disputed", help="A payment is disputed.")] = False,
-    at: Annotated[str | None, typer.Option(help="RFC 3339 instant; default: now.")] = None,
-    live: Annotated[
-        bool, typer.Option("--live", help="Read the customer and its numbers from the store.")
-    ] = False,
-    record: Annotated[
-        str | None, typer.Option(help="A file with a decision's record, or - to read it.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    method: Method = "GET",
+    path: PathText = None,
+    host: Host = "",
+    source_ip: SourceIp = "",
+    header: Header = None,
+    context: Context = None,
+    body: Body = None,
+    customer: Customer = None,
+    plan: PlanName = None,
+    label: Label = None,
+    user: User = "",
+    team: Team = "",
+    key: Key = "",
+    credit: Credit = None,
+    used: Used = None,
+    standing: Standing = "good",
+    overdue_days: OverdueDays = None,
+    overdue: Overdue = None,
+    disputed: Disputed = False,
+    at: At = None,
+    live: Live = False,
+    record: Record = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say what each rule makes of a request, and what would be answered. Nothing is held."""
     from sidecar.cli.explain_text import print_explanation
@@ -124,13 +148,21 @@ def _of_record(
     from sidecar.domain.decision_records import decode_record
 
     if record is None:
-        from sidecar.app.explaining import find_record
-
         assert decision_id is not None
-        found = run(find_record(settings, decision_id))
+        found = run(_find(settings, decision_id))
     else:
         found = decode_record(_bytes(record) or b"")
     return explainer_of(policy).explain_record(found)
+
+
+async def _find(settings: "Settings", decision_id: str) -> "DecisionRecord":
+    from sidecar.cli.decisions import open_table
+
+    async with open_table(settings) as table:
+        found = await table.find(decision_id)
+    if found is None:
+        raise NotFound(f"there is no record of decision {decision_id}")
+    return found
 
 
 def _pairs(texts: list[str] | None, separator: str, option: str) -> list[tuple[str, str]]:

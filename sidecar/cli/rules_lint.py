@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sidecar.cli.common import ConfigFile, settings_from
+from sidecar.cli.common import ConfigFile, run, settings_from
+from sidecar.cli.decisions import LogFile, open_events, read_span
 from sidecar.domain.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar.outbound.policy_files.loader import LoadedPolicy
     from sidecar.services.linting.findings import Finding, SeenRequest
+    from sidecar.settings import Settings
 
 TRAFFIC_LINES_MAX = 5_000_000
 
@@ -31,6 +33,10 @@ def lint(
         Path | None,
         typer.Option(help="Recorded requests, JSON lines of {method, path, host, count}."),
     ] = None,
+    since: Annotated[
+        str, typer.Option(help="Compare routes with decisions recorded since then, such as 7d.")
+    ] = "",
+    log: LogFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look for rules that cannot work as they are meant; exit 1 on errors."""
@@ -47,7 +53,7 @@ def lint(
             places=loaded.places,
             results=run_tests(loaded),
             coverage=cover(loaded.policy, explainer_of(loaded.policy), loaded.tests),
-            traffic=None if traffic is None else read_traffic(traffic),
+            traffic=_traffic(settings, traffic, since, log),
             body_bytes=settings.envoy.body_bytes,
         )
     )
@@ -57,6 +63,36 @@ def lint(
         _print(loaded, findings)
     if fails(findings, strict=strict):
         raise typer.Exit(1)
+
+
+def _traffic(
+    settings: "Settings", traffic: Path | None, since: str, log: Path | None
+) -> "list[SeenRequest] | None":
+    """Requests of a file, or of recorded decisions; None where neither was named."""
+    if traffic is not None:
+        return read_traffic(traffic)
+    if not since and log is None:
+        return None
+    return run(_recorded(settings, since or "7d", log))
+
+
+async def _recorded(settings: "Settings", since: str, log: Path | None) -> "list[SeenRequest]":
+    from sidecar.domain.decision_records import DecisionRecord
+    from sidecar.services.linting.findings import SeenRequest
+
+    begin, end = read_span(since, "")
+    counts: dict[tuple[str, str, str], int] = {}
+    async with open_events(settings, log, begin, end, "") as events:
+        async for event in events:
+            # A path that was cut may have gone on to match; it says nothing.
+            if isinstance(event, DecisionRecord) and not event.request.path_cut:
+                kept = event.request
+                key = (kept.method, kept.path, kept.host)
+                counts[key] = counts.get(key, 0) + 1
+    return [
+        SeenRequest(method=method, path=path, host=host, count=count)
+        for (method, path, host), count in counts.items()
+    ]
 
 
 def read_traffic(path: Path) -> "list[SeenRequest]":

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,9 +37,10 @@ def run_tests_of_rules(
     results = run_tests(loaded)
     covered = cover(loaded.policy, explainer_of(loaded.policy), loaded.tests)
     if junit is not None:
+        from sidecar.app.parts import SystemClock
         from sidecar.cli.junit import write_junit
 
-        write_junit(junit, results, at=datetime.now(UTC))
+        write_junit(junit, results, at=SystemClock().now())
     if as_json:
         print(json.dumps(_data(loaded, results, covered), indent=2))
     else:

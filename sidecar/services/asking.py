@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from sidecar.domain.counters import MONEY
 from sidecar.domain.customers import NOBODY, CustomerFacts
-from sidecar.domain.errors import InvalidInput
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.money import AMOUNT_NANO_MAX, parse_amount
 from sidecar.domain.nearest import unknown
 from sidecar.domain.policy import Policy
@@ -59,7 +59,9 @@ def ask(explainer: Explainer, asked: Asked, *, now: datetime) -> Explanation:
     Explain by the numbers that were given.
 
     Raises:
-        InvalidInput: Naming what cannot be used.
+        InvalidInput: Naming what cannot be read.
+        NotFound: If the policy has no such plan or limit.
+        Conflict: If what is given does not go together.
     """
     at = (asked.at or now).astimezone(UTC)
     customer = customer_of(explainer.policy, asked)
@@ -96,21 +98,19 @@ def customer_of(policy: Policy, asked: Asked) -> CustomerFacts:
     Whose request it is, as far as it was given.
 
     Raises:
-        InvalidInput: If there is no such plan, or a customer has none.
+        NotFound: If the policy has no such plan.
+        Conflict: If nothing says which plan the customer is on.
     """
     if asked.customer_id is None and asked.plan is None:
         return NOBODY
     if asked.plan is None:
-        raise InvalidInput(
+        raise Conflict(
             f"nothing says which plan {asked.customer_id!r} is on; give its plan, or read the "
-            "customer live",
-            field="plan",
+            "customer live"
         )
     card = policy.cards.get(asked.plan)
     if card is None:
-        raise InvalidInput(
-            unknown("plan", asked.plan, policy.cards, label="there are these plans"), field="plan"
-        )
+        raise NotFound(unknown("plan", asked.plan, policy.cards, label="there are these plans"))
     return CustomerFacts(
         customer_id=asked.customer_id or UNNAMED_CUSTOMER,
         plan=asked.plan,
@@ -151,16 +151,20 @@ def _used(policy: Policy, used: Mapping[str, str]) -> dict[str, int]:
     for name, text in used.items():
         counter = counters.get(name)
         if counter is None:
-            raise InvalidInput(
-                unknown("limit", name, counters, label="there are these quotas and limits"),
-                field="used",
+            raise NotFound(
+                unknown("limit", name, counters, label="there are these quotas and limits")
             )
         if counter.measure == MONEY:
-            found[name] = int(parse_amount(text, field=f"used {name}"))
+            found[name] = _amount(name, text)
         elif text.isdecimal() and text.isascii():
             found[name] = int(text)
         else:
-            raise InvalidInput(
-                f"used {name}: found {text[:40]!r}; expected a whole number", field="used"
-            )
+            raise Conflict(f"used {name}: found {text[:40]!r}; expected a whole number")
     return found
+
+
+def _amount(name: str, text: str) -> int:
+    try:
+        return int(parse_amount(text, field=f"used {name}"))
+    except InvalidInput as error:
+        raise Conflict(str(error)) from error

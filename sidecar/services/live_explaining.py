@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sidecar.domain.customers import CustomerFacts
-from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.errors import Conflict, NotFound, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.planning import Ask
 from sidecar.services.asking import Asked, request_of
@@ -35,11 +35,12 @@ class LiveNumbers:
         Explain by the customer's facts and numbers as the store has them.
 
         Raises:
-            InvalidInput: If no customer is named or the named one is not known.
+            Conflict: If no customer is named.
+            NotFound: If the named one is not known.
             StoreUnavailable: If the store gives no answer.
         """
         if asked.customer_id is None:
-            raise InvalidInput("live numbers are a customer's: name the customer", field="customer")
+            raise Conflict("live numbers are a customer's: name the customer")
         at = asked.at or self.clock.now()
         for _ in range(_TRIES_MAX):
             customer = await self._customer(asked)
@@ -61,7 +62,7 @@ class LiveNumbers:
     async def _customer(self, asked: Asked) -> CustomerFacts:
         known = await self.directory.read_customer(asked.customer_id or "")
         if known is None:
-            raise InvalidInput(f"customer {asked.customer_id!r} is not known", field="customer")
+            raise NotFound(f"customer {asked.customer_id!r} is not known")
         return replace(
             known,
             team_id=asked.team_id,

@@ -33,7 +33,17 @@ class Mismatches:
         return tuple(self._of_match(match, obstacle, view) for match, obstacle in found)
 
     def _of_match(self, match: Match, obstacle: str, view: RequestView) -> Mismatch:
-        found, wanted = _OF_MATCH[obstacle](self, match, view)
+        words = {
+            "routes": self._routes,
+            "methods": self._methods,
+            "headers": self._headers,
+            "hosts": self._hosts,
+            "query": self._query,
+            "sources": self._sources,
+            "context": self._context,
+            "body": self._body,
+        }
+        found, wanted = words[obstacle](match, view)
         return Mismatch(condition=f"match.{obstacle}", found=found, wanted=_bounded(wanted))
 
     def _routes(self, match: Match, view: RequestView) -> tuple[str, Sequence[str]]:
@@ -83,18 +93,6 @@ class Mismatches:
                 found = ", ".join(self._redaction.show(name, value) for value in values or ())
                 return f"{name}: {found or 'absent'}", [pattern.pattern]
         return "nothing", []
-
-
-_OF_MATCH: Mapping[str, Callable[[Mismatches, Match, RequestView], tuple[str, Sequence[str]]]] = {
-    "routes": Mismatches._routes,  # noqa: SLF001  The table of the class above.
-    "methods": Mismatches._methods,  # noqa: SLF001
-    "headers": Mismatches._headers,  # noqa: SLF001
-    "hosts": Mismatches._hosts,  # noqa: SLF001
-    "query": Mismatches._query,  # noqa: SLF001
-    "sources": Mismatches._sources,  # noqa: SLF001
-    "context": Mismatches._context,  # noqa: SLF001
-    "body": Mismatches._body,  # noqa: SLF001
-}
 
 
 def _of_caller(rule: Rule, obstacle: str, customer: CustomerFacts) -> Mismatch:

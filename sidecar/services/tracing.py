@@ -235,7 +235,7 @@ def _shown(read: ValueRead, redaction: Redaction) -> str:
     path, value = read.path, read.value
     if path[:2] == ("request", "url") and isinstance(value, str):
         return shown(value.partition("?")[0])  # A query may hold a key.
-    if len(path) > 2 and path[0] == "request" and path[1] in _CLIENTS_PARTS:  # noqa: PLR2004
+    if len(path) > 2 and path[0] == "request" and path[1] in _CLIENTS_PARTS:  # noqa: PLR2004  A part and a name.
         hidden = next((str(part) for part in path[2:] if redaction.hides(str(part))), "")
         return redaction.show(hidden or str(path[-1]), value)
     return "absent" if value is None else shown(value)

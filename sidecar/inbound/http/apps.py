@@ -31,6 +31,7 @@ from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
+from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
@@ -103,6 +104,7 @@ def admin_app(
     listen: str,
     accounts: AccountService,
     decisions: DecisionTable,
+    explanations: ExplanationService,
     idempotency: IdempotencyStore,
     tokens: AdminTokens,
     ready: Ready,
@@ -115,7 +117,7 @@ def admin_app(
 
     Args:
         listen: Where it will be served; decides which Host counts.
-        accounts, decisions, idempotency: What it calls.
+        accounts, decisions, explanations, idempotency: What it calls.
         tokens: Admin tokens; each /api/v1 route asks for one, wherever it is served.
         ready: What keeps the process from serving.
         new_id: A fresh id with a prefix such as "grt".
@@ -132,7 +134,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions)
+    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions, explanations=explanations)
     return app
 
 

@@ -11,6 +11,7 @@ from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
+from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
@@ -60,6 +61,7 @@ class AdminUseCases:
 
     accounts: AccountService
     decisions: DecisionTable
+    explanations: ExplanationService
 
 
 EDGE = web.AppKey("edge", Edge)
