@@ -16,13 +16,14 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
+from sidecar.app.parts import DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
+from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
@@ -30,25 +31,31 @@ from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
+from sidecar.outbound.postgres.thresholds import PostgresThresholds
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.push import PushListener
+from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
+from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
+from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
 from sidecar.services.settlement import SettlementWorker
 from sidecar.services.sweeping import Sweeper
+from sidecar.services.thresholds import Thresholds
 from sidecar.settings import Role, Settings
 
 SETTLED_POLL_SECONDS = 0.05
@@ -182,7 +189,7 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
-        self.push = PushListener(self.stores.redis, self.directory)
+        self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
@@ -226,6 +233,15 @@ class Application:
         self.sweeper = Sweeper(
             balances=self.balances,
             metering=self.metering,
+            shards=shards,
+            interval_seconds=settings.sweep_interval_seconds,
+        )
+        self.thresholds = Thresholds(
+            counters=RedisUsedCounters(self.stores.redis, self.keyspace),
+            record=PostgresThresholds(self.pool),
+            accounts=PostgresAccounts(self.pool),
+            policies=self.policies,
+            clock=self.clock,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
         )
@@ -281,15 +297,19 @@ class Application:
             self.grpc_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
-            self.admin_address = await servers.start_admin(
-                self._stack,
-                ControlPlane(
-                    accounts=self.accounts,
-                    policies=self.loaded,
-                    decisions=self.foresight.table,
-                    pool=self.pool,
-                ),
-            )
+            await self._start_admin(servers)
+
+    async def _start_admin(self, servers: Servers) -> None:
+        known = (self.loaded, self.directory, self.balances)
+        use_cases = AdminUseCases(
+            accounts=self.accounts,
+            decisions=self.foresight.table,
+            explanations=self.foresight.explanations(*known),
+            meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
+            reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
+            thresholds=PostgresThresholds(self.pool),
+        )
+        self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
     def _start_workers(self) -> None:
         settings, start = self.settings, self._workers.start
@@ -312,6 +332,7 @@ class Application:
         if settings.has(Role.SETTLEMENT):
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
+            start("thresholds", self.thresholds.run, after=known)
             start(
                 "grants",
                 partial(

@@ -31,6 +31,7 @@ async def filled(count: int = 40):
         listen="127.0.0.1:0",
         accounts=None,
         decisions=table,
+        explanations=None,
         idempotency=MemoryIdempotency(MemoryClock()),
         tokens=parse_admin_tokens(ADMIN_TOKEN),
         ready=list,

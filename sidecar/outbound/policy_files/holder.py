@@ -1,7 +1,6 @@
 """The policy in force: swapped as a whole, and kept where its files turn bad."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
