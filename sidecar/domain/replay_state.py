@@ -61,6 +61,8 @@ class ReplayedHold:
     now: Side
     meters: dict[str, int] = field(default_factory=dict)
     """What its usage added up to by meter."""
+    unmeasured: frozenset[str] = frozenset()
+    """Meters that the new policy prices for it and the recorded one did not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ BLOCK = Rule(
 )
 PLAIN = make_policy(rules=())
 VERSION = PLAIN.cards["pro"].version
+CALLS_RULE = PLAIN.meters[-1]
 
 
 def record(number: int, **changes: Any) -> DecisionRecord:
@@ -320,6 +321,18 @@ def test_a_plan_that_is_gone_refuses_and_its_usage_is_not_rated():
     replay.take_usage(usage(1))
     assert replay.report.unrated == {"plan pro is not part of the policy": 1}
     assert replay.report.revenue_after["cus_1", "USD"] == 0
+
+
+def test_a_meter_that_was_not_counted_is_told_and_not_taken_for_zero():
+    extra = replace(CALLS_RULE, match=(CHAT,))
+    dear = card("pro", 1_000)
+    policy = make_policy(rules=(), cards={"pro": dear}, meters=(*PLAIN.meters, extra))
+    replay = Replay(policy)
+    # Enough for the dearer hold.
+    replay.take_record(record(1))
+    replay.take_usage(usage(1))
+    assert replay.report.unrated == {"meter calls was not counted": 1}
+    assert replay.report.revenue_changes() == []
 
 
 def test_usage_of_a_hold_from_before_the_replay_is_rated_too():
