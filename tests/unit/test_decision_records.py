@@ -26,7 +26,7 @@ from sidecar.domain.holds import make_hold_id
 from sidecar.domain.identity import ApiKeySource, HeaderSource, JwtSource
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import Match
-from sidecar.domain.planning import CheckPlan, plan_check
+from sidecar.domain.planning import CheckPlan, Refusal, plan_check, plan_unidentified
 from sidecar.domain.policy_reads import KnownReads, reads_of
 from sidecar.domain.recorded_view import (
     Unrecorded,
@@ -35,7 +35,7 @@ from sidecar.domain.recorded_view import (
     rebuild_view,
     recorded_numbers,
 )
-from sidecar.domain.recording import make_record
+from sidecar.domain.recording import NO_CREDENTIAL, make_record
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.rules import Mode, Rule, RuleTemplate
 from sidecar.services.decision_log import record_of
@@ -203,6 +203,13 @@ def test_a_path_that_nobody_can_read_is_not_kept():
     )
     record = record_of(made, KnownReads())
     assert (record.stage, record.request.path) == (Stage.PATH, "")
+
+
+def test_the_words_for_no_credential_are_those_that_the_plan_says():
+    policy = make_policy()
+    refusal = plan_unidentified(policy, policy.view(request(), "/ai/chat"), START)
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail == NO_CREDENTIAL
 
 
 def test_an_unusable_credential_is_told_from_none():
