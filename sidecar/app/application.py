@@ -1,8 +1,7 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are waited for: the process listens, is not ready, and goes
-on by itself once they answer.
+A store that is away at the start is waited for: the process listens, and is not ready meanwhile.
 """
 
 import asyncio
@@ -195,6 +194,7 @@ class Application:
         self.policies = PublishedPolicies(
             self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
         )
+        self.loaded.on_change = self.policies.notice
         self.digests = KeyedDigests(self.secrets.ring)
         self.tokens = SignedHoldTokens(self.secrets.ring)
         self.balances = RedisBalances(
@@ -311,7 +311,10 @@ class Application:
             self.admin_address = await servers.start_admin(
                 self._stack,
                 ControlPlane(
-                    accounts=self.accounts, decisions=self.foresight.table, pool=self.pool
+                    accounts=self.accounts,
+                    policies=self.loaded,
+                    decisions=self.foresight.table,
+                    pool=self.pool,
                 ),
             )
 

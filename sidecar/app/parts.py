@@ -10,7 +10,7 @@ from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
+from sidecar.services.ports import Clock, HoldTokens, Policies, Quarantine, RequestDigests
 from sidecar.settings import Settings
 
 
@@ -42,5 +42,6 @@ class ControlPlane:
     """Administration."""
 
     accounts: AccountService
+    policies: Policies
     decisions: DecisionTable
     pool: Pool

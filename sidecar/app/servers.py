@@ -20,6 +20,8 @@ from sidecar.inbound.principals import (
     load_gateway_tokens,
 )
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
+from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeterPrincipal
 from sidecar.settings import is_local
 
@@ -116,6 +118,7 @@ class Servers:
             ready=app.problems,
             new_id=new_id,
             hosts=self._hosts,
+            meters=MeterQueries(PostgresMeterUsage(control.pool), control.policies, app.clock),
         )
         return await stack.enter_async_context(
             serve(admin, app.settings.admin_listen, shutdown_seconds=app.settings.drain_seconds)

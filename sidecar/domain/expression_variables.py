@@ -155,6 +155,10 @@ RULE_VARIABLES = VariableTable(
         "request.query": _labels('Query parameters by name; one that is absent reads as "".'),
         "request.context": _labels('What the gateway adds; a key that is absent reads as "".'),
         "request.body": _json("The parsed JSON body."),
+        "request.fields": _labels(
+            "The JSON body's top-level fields as text, whatever their type; one that is absent "
+            'reads as "". In a body that cannot be read for certain it cannot be told.'
+        ),
         "request.time": Variable(kind=Kind.TIMESTAMP, doc="When the request was received, in UTC."),
         "request.bytes": _number("The body's length in bytes."),
         "request.input_tokens": _number("The most input tokens that the request can use."),

@@ -1,14 +1,16 @@
 """What expressions read: the variables of a check, built once and only if a rule has one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.expressions import ExpressionFailed
 from sidecar.domain.matching import RequestView
 from sidecar.domain.request_body import UNREADABLE
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.store_numbers import StoreNumbers
+from sidecar.domain.value_texts import value_text
 
 _PERCENT = 100
 _MS_PER_SECOND = 1_000
@@ -31,6 +33,7 @@ def request_variables(
             "query": {name: values[0] for name, values in view.query.items()},
             "context": dict(request.context),
             "body": {} if body is None or body is UNREADABLE else body,
+            "fields": _Fields(body),
             "time": now,
             "bytes": len(request.body or b""),
             "model": facts.model,
@@ -81,6 +84,28 @@ def _quota(used: int, limit: int) -> dict[str, int]:
         "remaining": max(0, limit - used),
         "used_percent": used_percent(used, limit),
     }
+
+
+class _Fields(Mapping[str, str]):
+    """A body's top-level fields as texts, made when they are read."""
+
+    def __init__(self, body: Any) -> None:
+        self._body = body
+
+    def __getitem__(self, name: str) -> str:
+        return value_text(self._known()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._known())
+
+    def __len__(self) -> int:
+        return len(self._known())
+
+    def _known(self) -> Mapping[str, Any]:
+        if self._body is UNREADABLE:
+            # Whoever hides what a request says is not spared the rules that ask.
+            raise ExpressionFailed("the body cannot be read for certain")
+        return self._body if isinstance(self._body, dict) else {}
 
 
 def used_percent(used: int, limit: int) -> int:

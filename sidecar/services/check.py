@@ -254,6 +254,7 @@ class CheckService:
             bound=plan.bound,
             quota_lines=tuple(take.line for take in plan.counters),
             request_id=request.request_id,
+            noted=plan.noted,
         )
         return PlaceHold(
             terms=terms,

@@ -155,7 +155,7 @@ def test_a_failure_tells_no_value_of_the_request_and_drags_none_along():
 
 
 RULE_NAMES = (
-    "request.body, request.bytes, request.context, request.headers, request.host, "
+    "request.body, request.bytes, request.context, request.fields, request.headers, request.host, "
     "request.input_tokens, request.method, request.model, request.output_tokens, request.path, "
     "request.query, request.source_ip, request.time, request.url"
 )

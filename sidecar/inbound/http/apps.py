@@ -32,6 +32,7 @@ from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -109,6 +110,7 @@ def admin_app(
     new_id: Callable[[str], str],
     hosts: frozenset[str] = frozenset(),
     in_flight_max: int = IN_FLIGHT_MAX,
+    meters: MeterQueries | None = None,
 ) -> web.Application:
     """
     The admin role's REST API.
@@ -121,6 +123,7 @@ def admin_app(
         new_id: A fresh id with a prefix such as "grt".
         hosts: More Host names to answer.
         in_flight_max: Requests in progress; more are answered 503.
+        meters: Queries of meters.
     """
     edge = Edge(
         role=Role.ADMIN,
@@ -132,7 +135,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions)
+    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions, meters=meters)
     return app
 
 

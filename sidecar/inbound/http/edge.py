@@ -12,6 +12,7 @@ from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -60,6 +61,7 @@ class AdminUseCases:
 
     accounts: AccountService
     decisions: DecisionTable
+    meters: MeterQueries | None = None
 
 
 EDGE = web.AppKey("edge", Edge)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from sidecar.domain.nearest import name_list
-from sidecar.domain.rules import Members, Membership
+from sidecar.domain.rules import Membership
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.schema_rules import MEMBER_RULES_MAX
@@ -37,25 +37,24 @@ def compile_members(
     context: Context, kind: str, lists: Mapping[str, Marked]
 ) -> dict[str, tuple[Membership, ...]]:
     """Each member's rules in order, checked against the rules that ask for members."""
-    listed = _listed(context, kind)
+    asking = _asking(context, kind)
     return {
-        member: tuple(_memberships(context, kind, marked.value, listed))
+        member: tuple(_memberships(context, kind, marked.value, asking))
         for member, marked in lists.items()
     }
 
 
-def _listed(context: Context, kind: str) -> frozenset[str]:
-    """Rules that are for those whose list names them."""
+def _asking(context: Context, kind: str) -> frozenset[str]:
+    """Rules for those whose list names them, and rules for all others."""
     return frozenset(
         name
         for name, rule in context.rules.items()
-        if (selection := rule.section(kind)) is not None
-        and selection.text("members") == Members.LISTED
+        if (selection := rule.section(kind)) is not None and selection.given("members")
     )
 
 
 def _memberships(
-    context: Context, kind: str, entries: tuple[Marked, ...], listed: frozenset[str]
+    context: Context, kind: str, entries: tuple[Marked, ...], asking: frozenset[str]
 ) -> Iterable[Membership]:
     seen: dict[str, Place] = {}
     if len(entries) > MEMBER_RULES_MAX:
@@ -72,12 +71,12 @@ def _memberships(
             )
             continue
         seen[name] = place
-        if name not in listed:
+        if name not in asking:
             if context.refer("rule", name, place):
                 context.problems.add(
                     place,
                     f"rule {name!r} does not ask for members; write {kind}: {{members: listed}} "
-                    f"there. Rules that do: {name_list(listed)}",
+                    f"or unlisted there. Rules that do: {name_list(asking)}",
                 )
             continue
         yield membership

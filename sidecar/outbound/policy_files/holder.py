@@ -3,12 +3,14 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, InvariantViolated
 from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import (
+    FileCache,
     LoadedPolicy,
     Source,
     content_version,
@@ -17,7 +19,9 @@ from sidecar.outbound.policy_files.loader import (
     read_sources,
 )
 
-WATCH_INTERVAL_SECONDS = 1.0
+WATCH_INTERVAL_SECONDS = 0.25
+"""Between two looks at the files' stamps; with SETTLE_SECONDS a change is read in half a second,
+so that a new price is in force on every gateway within one."""
 SETTLE_SECONDS = 0.2
 """How long changed files have to stay as they are before they are believed: an editor that
 empties a file before it writes would otherwise drop its rules for a moment."""
@@ -38,6 +42,7 @@ class PolicyHolder:
         directory: Path,
         *,
         settle_seconds: float = SETTLE_SECONDS,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Name the folder; nothing is read yet.
@@ -45,10 +50,13 @@ class PolicyHolder:
         Args:
             directory: The folder of the *.yaml files.
             settle_seconds: How long changed files have to stay unchanged.
+            on_change: Told when another policy is in force here.
         """
         self._directory = directory
         self._settle_seconds = settle_seconds
+        self.on_change = on_change
         self._loaded: LoadedPolicy | None = None
+        self._cache = FileCache()
         self._tried_version = ""
         self._stamps: _Stamps = ()
         self._read_at_ns = 0
@@ -127,10 +135,11 @@ class PolicyHolder:
         return True
 
     async def _adopt(self, sources: tuple[Source, ...]) -> None:
-        loaded = await asyncio.to_thread(parse_policy, sources)
+        loaded = await asyncio.to_thread(parse_policy, sources, self._cache)
         self._loaded = loaded
         self._tried_version = loaded.policy.version
         self._clear()
+        self.on_change()
         telemetry.get_logger().info(
             "policy_loaded", policy_version=loaded.policy.version, files=len(loaded.files)
         )

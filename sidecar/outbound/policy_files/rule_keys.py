@@ -140,7 +140,9 @@ def _check_unidentified(context: Context, section: Section, template: RuleTempla
     if word != Unidentified.ONLY:
         return
     for key in ("customers", "users"):
-        if section.given(key):
+        selection = section.section(key)
+        # Without a word inside, `users` still says that the rule tells users apart.
+        if selection is not None and selection.written:
             context.problems.add(
                 section.place_of(key),
                 f"`{key}` selects whom `unidentified: only` leaves out; name one of the two",

@@ -65,9 +65,14 @@ def _check_pattern(text: str) -> str:
     return text
 
 
+def reserved_header(name: str) -> bool:
+    """Whether an answer may not set the header."""
+    return name.lower() in _HOP_BY_HOP or name.lower().startswith(_OWN_PREFIX)
+
+
 def _answer_header(text: str) -> str:
     name = text.lower()
-    if name in _HOP_BY_HOP or name.startswith(_OWN_PREFIX):
+    if reserved_header(name):
         raise InvalidInput(
             f"header {text!r} cannot be set; hop-by-hop headers and names that begin with "
             f"{_OWN_PREFIX} are reserved"
