@@ -322,12 +322,11 @@ class Application:
         settings, start, known = self.settings, self._workers.start, self._wait_for_redis
         start("redis_watch", self._watch_redis)
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
-        if settings.has(Role.GATEWAY):
-            start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
+            start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
         if self._wants_postgres:
             start("postgres_watch", self._watch_postgres)
@@ -338,13 +337,9 @@ class Application:
         if settings.has(Role.SETTLEMENT):
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
-            start(
-                "grants",
-                partial(
-                    self.accounts.run_pending, interval_seconds=settings.sweep_interval_seconds
-                ),
-                after=known,
-            )
+            seconds = settings.sweep_interval_seconds
+            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
+            start("grants", run_grants, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 
