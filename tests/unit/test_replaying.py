@@ -351,7 +351,7 @@ def test_a_shadow_rule_reports_customers_money_and_disagreement():
     report.take_record(record(3, customer_id="cus_2"))
     (rule,) = report.as_json()["rules"]
     assert (rule["would_deny"], rule["allowed_live"], rule["denied_live"]) == (2, 1, 1)
-    assert rule["customers"] == {"cus_1": 2}
+    assert (rule["customers"], rule["by_customer"]) == (1, {"cus_1": 2})
     assert rule["held"]["USD"]["amount_nano"] == AMOUNT
     assert rule["captured"]["USD"]["amount_nano"] == AMOUNT // 2
     assert rule["denied_live_by_rule"] == {"prepaid-credit": 1}
@@ -386,3 +386,13 @@ def test_the_customer_is_as_the_check_knew_them():
         user_id="u",
         credential_id="k",
     )
+
+
+def test_holds_are_forgotten_once_no_usage_is_to_come():
+    replay = Replay(PLAIN)
+    hours = [record(number, instant_ms=START_MS + number * 3_600_000) for number in range(20)]
+    for one in hours:
+        replay.take_record(one)
+        replay.take_usage(usage(1, hold_id=one.hold_id, at_ms=one.instant_ms + 5))
+    assert len(replay._states["cus_1"].holds) == 2
+    assert replay.report.reproduced == 20
