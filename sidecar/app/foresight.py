@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from sidecar.app.explaining import make_explanations
 from sidecar.app.workers import Workers
 from sidecar.outbound.postgres.decisions import PostgresDecisions
 from sidecar.outbound.postgres.pool import Pool
@@ -10,6 +11,8 @@ from sidecar.outbound.redis.decision_stream import RedisDecisionStream
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.decision_log import BufferedDecisionLog
 from sidecar.services.decision_moving import DecisionMover
+from sidecar.services.explanations import ExplanationService
+from sidecar.services.ports import Balances, Directory, Policies
 from sidecar.settings import Role, Settings
 
 
@@ -33,6 +36,12 @@ class Foresight:
         if self._settings.has(Role.SETTLEMENT):
             days = self._settings.decision_retention_days
             self.mover = DecisionMover(self.stream, self.table, retention_days=days)
+
+    def explanations(
+        self, policies: Policies, directory: Directory, balances: Balances
+    ) -> ExplanationService:
+        """What explains decisions, by the stores that checks use."""
+        return make_explanations(policies, directory, balances, self.table)
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]], moves: bool) -> None:
         """Start the log's writer and, where it `moves`, the mover."""

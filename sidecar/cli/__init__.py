@@ -36,12 +36,12 @@ app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
 app.add_typer(config.app, name="config")
+app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(envoy.app, name="envoy")
 app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
-app.add_typer(rules.app, name="rules")
 
 
 @app.command("version")

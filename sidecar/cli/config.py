@@ -15,17 +15,10 @@ def _group() -> None:
 @app.command("check")
 def check(config: ConfigFile = None) -> None:
     """Read settings and policy as `serve` would, run the rules' tests, and say what is wrong."""
-    from sidecar.inbound.denials import DENIALS
-    from sidecar.outbound.policy_files.loader import load_policy
-    from sidecar.services.rule_tests import run_rule_tests
+    from sidecar.cli.policies import load, run_tests
 
-    settings = settings_from(config)
-    loaded = load_policy(settings.policy_dir)
-    results = run_rule_tests(
-        loaded.policy,
-        loaded.tests,
-        statuses={reason: words.status for reason, words in DENIALS.items()},
-    )
+    loaded = load(settings_from(config))
+    results = run_tests(loaded)
     failed = [result for result in results if not result.passed]
     for result in failed:
         for difference in result.differences:

@@ -41,13 +41,21 @@ class CustomerMatch:
 
     def accepts(self, customer: CustomerFacts) -> bool:
         """Whether the customer is meant."""
+        return not self.first_obstacle(customer)
+
+    def first_obstacle(self, customer: CustomerFacts) -> str:
+        """The first condition, by its key, that the customer does not meet; empty if meant."""
         if customer.customer_id in self.exclude:
-            return False
+            return "except"
         if self.plans and customer.plan not in self.plans:
-            return False
+            return "plans"
         if self.ids and customer.customer_id not in self.ids:
-            return False
-        return all(customer.labels.get(name) == value for name, value in self.labels.items())
+            return "ids"
+        if self.labels:
+            for name, value in self.labels.items():
+                if customer.labels.get(name) != value:
+                    return "labels"
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +68,14 @@ class UserMatch:
 
     def accepts(self, customer: CustomerFacts) -> bool:
         """Whether the user is meant."""
+        return not self.first_obstacle(customer)
+
+    def first_obstacle(self, customer: CustomerFacts) -> str:
+        """The first condition, by its key, that the user does not meet; empty if meant."""
         if customer.user_id in self.exclude:
-            return False
+            return "except"
         if self.ids and customer.user_id not in self.ids:
-            return False
-        return not self.teams or customer.team_id in self.teams
+            return "ids"
+        if self.teams and customer.team_id not in self.teams:
+            return "teams"
+        return ""

@@ -11,7 +11,7 @@ tell whether it is there. A quota that has no use yet reads as zeros.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import cel
 
@@ -36,6 +36,7 @@ __all__ = [
     "ExpressionFailed",
     "Kind",
     "ResultKind",
+    "ValueRead",
     "Variable",
     "VariableTable",
     "compile_expression",
@@ -55,6 +56,14 @@ _STORE_ROOTS = frozenset({"credits", "quotas", "invoices"})
 
 class ExpressionFailed(InvalidInput):
     """An evaluation gave no answer. The message tells why, and no value of the request."""
+
+
+class ValueRead(NamedTuple):
+    """One thing that an expression reads: as its text says, by its path, and what is there."""
+
+    source: str
+    path: tuple[str | int, ...]
+    value: Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +126,14 @@ class Expression:
         if failure:  # Raised here, so that the library's error, with values, is not its context.
             raise self._failed(failure)
         return self._checked(answer)
+
+    def values_read(self, variables: Mapping[str, Any]) -> tuple[ValueRead, ...]:
+        """What it reads of these variables, for people: bounds of an evaluation do not count."""
+        found = ((slot, _fetch(variables, slot)) for slot in self._prepared.slots)
+        return tuple(
+            ValueRead(slot.source, slot.path, None if value is ABSENT else value)
+            for slot, value in found
+        )
 
     def _bounded(self, value: Any, slot: Slot) -> Any:
         if slot.presence or not isinstance(value, (dict, list, Mapping)):

@@ -66,7 +66,7 @@ def judge(plan: CheckPlan, numbers: StoreNumbers | None, customer: CustomerFacts
 
 def speaks(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
     """Whether the rule's condition holds and, for one that denies, that it would."""
-    if not _condition_holds(plan, matched, numbers):
+    if not condition_holds(plan, matched, numbers):
         return False
     return would_deny(plan, matched, numbers) if matched.rule.denies else warns(matched, numbers)
 
@@ -100,7 +100,7 @@ def warns(matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
     return used_percent(used, matched.take.counter.limit) >= matched.rule.at_percent
 
 
-def _condition_holds(
+def condition_holds(
     plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None
 ) -> bool | None:
     """Whether a condition over the store's numbers is true; None if it cannot be evaluated."""
@@ -109,15 +109,20 @@ def _condition_holds(
         return True
     if numbers is None:
         return False
+    try:
+        return bool(when.evaluate(condition_variables(plan, numbers)))
+    except ExpressionFailed:
+        return None
+
+
+def condition_variables(plan: CheckPlan, numbers: StoreNumbers) -> dict[str, Any]:
+    """What a condition over the store's numbers reads."""
     limits = {
         one.rule.quota: (one.take.name, one.take.counter.limit)
         for one in plan.rules
         if one.rule.quota and one.take is not None
     }
-    try:
-        return bool(when.evaluate({**plan.variables, **store_variables(numbers, limits)}))
-    except ExpressionFailed:
-        return None
+    return {**plan.variables, **store_variables(numbers, limits)}
 
 
 @dataclass(slots=True)
@@ -151,7 +156,7 @@ class _Judge:
 
     def _judge_rule(self, matched: MatchedRule) -> None:
         rule = matched.rule
-        holds = _condition_holds(self.plan, matched, self.numbers)
+        holds = condition_holds(self.plan, matched, self.numbers)
         if matched.failed or holds is None:
             self.failed.append(rule.name)
         if holds is False:

@@ -120,7 +120,7 @@ class Policy:
         found = [
             rule
             for rule in self.index.candidates(view, customer)
-            if _is_for(rule, customer, of_customer, of_user) and fits_any(rule.match, view)
+            if not _obstacle(rule, customer, of_customer, of_user) and fits_any(rule.match, view)
         ]
         _reorder(found, of_customer, lambda rule: rule.customer_members)
         _reorder(found, of_user, lambda rule: rule.user_members)
@@ -128,6 +128,12 @@ class Policy:
             (rule, {**of_customer.get(rule.name, {}), **of_user.get(rule.name, {})})
             for rule in found
         ]
+
+    def caller_obstacle(self, rule: Rule, customer: CustomerFacts) -> str:
+        """The key of a rule that keeps it from being for this caller; empty if it is for it."""
+        of_customer = _by_rule(self.customer_members.get(customer.customer_id, ()))
+        of_user = _by_rule(self.user_members.get(customer.user_id, ()))
+        return _obstacle(rule, customer, of_customer, of_user)
 
     def _claimed(self, view: RequestView) -> bool:
         return any(
@@ -153,25 +159,30 @@ def _claims(rules: Sequence[Rule]) -> dict[int | None, list[Rule]]:
     return found
 
 
-def _is_for(
+def _obstacle(
     rule: Rule,
     customer: CustomerFacts,
     of_customer: Mapping[str, Values],
     of_user: Mapping[str, Values],
-) -> bool:
-    """Whether the rule is for this caller, as far as identity goes."""
+) -> str:
+    """
+    What keeps the rule from being for this caller, as far as identity goes; empty if it is.
+
+    The word is a key of the rule, with what is below it after a dot.
+    """
     if not rule.level.name_in(customer):
         # Whom it cannot tell it treats as it says; `deny` refuses in the rule's place.
-        return rule.unidentified is not Unidentified.SKIP
+        return "unidentified.skip" if rule.unidentified is Unidentified.SKIP else ""
     if rule.unidentified is Unidentified.ONLY:
-        return False
-    if rule.users is not None and not rule.users.accepts(customer):
-        return False
-    return (
-        _is_member(rule.name, rule.customer_members, of_customer)
-        and _is_member(rule.name, rule.user_members, of_user)
-        and rule.customers.accepts(customer)
-    )
+        return "unidentified.only"
+    if rule.users is not None and (found := rule.users.first_obstacle(customer)):
+        return f"users.{found}"
+    if not _is_member(rule.name, rule.customer_members, of_customer):
+        return "customers.members"
+    if not _is_member(rule.name, rule.user_members, of_user):
+        return "users.members"
+    found = rule.customers.first_obstacle(customer)
+    return f"customers.{found}" if found else ""
 
 
 def _is_member(rule: str, wanted: Members | None, lists: Mapping[str, Values]) -> bool:

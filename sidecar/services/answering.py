@@ -27,7 +27,7 @@ class Answers:
 
     def refuse_path(self, policy: Policy, request: AccessRequest, detail: str) -> Deny:
         """Deny a request whose path nobody can read for certain."""
-        decision = _deny(policy, request, DenyReason.INVALID_REQUEST, "path", detail)
+        decision = deny_before_rules(policy, request, DenyReason.INVALID_REQUEST, "path", detail)
         self._log.note(
             MadeDecision(policy=policy, request=request, decision=decision, now=self._clock.now())
         )
@@ -37,7 +37,7 @@ class Answers:
         """Deny because the store gave no answer; the edge turns it into its own error."""
         rule = "on_store_failure"
         detail = "the decision could not be taken in time"
-        decision = _deny(
+        decision = deny_before_rules(
             context.policy, context.request, DenyReason.STORE_UNAVAILABLE, rule, detail
         )
         return replace(decision, dialect=context.policy.dialect_for(context.view))
@@ -60,7 +60,7 @@ class Answers:
     ) -> Deny:
         """Deny without having asked the store."""
         decision = replace(
-            _deny(context.policy, context.request, reason, rule, detail),
+            deny_before_rules(context.policy, context.request, reason, rule, detail),
             customer_id=customer.customer_id,
             dialect=context.policy.dialect_for(context.view),
         )
@@ -78,7 +78,7 @@ class Answers:
                 policy_version=context.policy.version,
                 headers=judgement.headers,
             )
-        decision = _denied(context, NOBODY, judgement)
+        decision = deny_by_rule(context, NOBODY, judgement)
         self._note(context, decision, plan=plan, judgement=judgement)
         return decision
 
@@ -104,7 +104,7 @@ class Answers:
         _count(judgement)
         decision: Decision
         if judgement.denial is not None:
-            decision = _denied(demand.context, demand.customer, judgement)
+            decision = deny_by_rule(demand.context, demand.customer, judgement)
         else:
             assert terms is not None
             decision = self._allow(demand, terms, judgement)
@@ -165,7 +165,7 @@ class Answers:
         )
 
 
-def _denied(context: CheckContext, customer: CustomerFacts, judgement: Judgement) -> Deny:
+def deny_by_rule(context: CheckContext, customer: CustomerFacts, judgement: Judgement) -> Deny:
     """The denial of a rule, in its own words or those of the route's error format."""
     denial = judgement.denial
     assert denial is not None
@@ -185,9 +185,10 @@ def _denied(context: CheckContext, customer: CustomerFacts, judgement: Judgement
     )
 
 
-def _deny(
+def deny_before_rules(
     policy: Policy, request: AccessRequest, reason: DenyReason, rule: str, detail: str
 ) -> Deny:
+    """A denial that no rule of the policy decided."""
     return Deny(
         decision_id=request.decision_id,
         reason=reason,

@@ -9,14 +9,14 @@ from sidecar import telemetry
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import Allow, Decision, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.holds import Bound, HoldTerms
+from sidecar.domain.holds import Bound
 from sidecar.domain.judging import Judgement, judge
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
-from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
+from sidecar.domain.planning import Ask, Refusal, plan_check, plan_unidentified
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.rules import OnStoreFailure
 from sidecar.services.answering import Answers
-from sidecar.services.check_context import CheckContext, Demand
+from sidecar.services.check_context import CheckContext, Demand, place_demand
 from sidecar.services.identity import (
     NO_TOKENS,
     NOT_PRESENTED,
@@ -31,7 +31,6 @@ from sidecar.services.ports import (
     DecisionLog,
     Directory,
     HoldTokens,
-    PlaceHold,
     PlaceOutcome,
     PlaceStatus,
     Policies,
@@ -212,7 +211,7 @@ class CheckService:
             customer=customer,
             facts=facts,
             plan=plan,
-            hold=self._place_hold(context, customer, plan),
+            hold=place_demand(context, customer, plan, ttl_ms=self._hold_ttl_ms),
             credential_headers=hidden,
         )
         if plan.ask is Ask.NOTHING:
@@ -229,44 +228,6 @@ class CheckService:
                 context, reason, "request", detail, customer=customer, facts=facts
             )
         return await self._decide(demand, outcome)
-
-    def _place_hold(
-        self, context: CheckContext, customer: CustomerFacts, plan: CheckPlan
-    ) -> PlaceHold:
-        request = context.request
-        card = plan.card
-        assert card is not None
-        terms = HoldTerms(
-            hold_id=request.hold_id,
-            gateway_id=request.gateway_id,
-            customer_id=customer.customer_id,
-            team_id=customer.team_id,
-            user_id=customer.user_id,
-            credential_id=customer.credential_id,
-            plan=customer.plan,
-            currency=card.currency,
-            amount_nano=plan.amount_nano,
-            price_version=card.version,
-            estimate=plan.quantities,
-            model=plan.model,
-            route=_route_name(context),
-            policy_version=context.policy.version,
-            bound=plan.bound,
-            quota_lines=tuple(take.line for take in plan.counters),
-            request_id=request.request_id,
-            noted=plan.noted,
-        )
-        return PlaceHold(
-            terms=terms,
-            customer=customer,
-            credit_required=plan.credit_required,
-            invoices=plan.invoices,
-            counters=plan.counters,
-            fingerprint=f"{request.method} {context.view.path} {plan.amount_nano}",
-            ttl_ms=self._hold_ttl_ms,
-            deadline=request.deadline,
-            probe=plan.ask is Ask.PROBE,
-        )
 
     async def _decide(self, demand: Demand, outcome: PlaceOutcome) -> Decision | _Replan:
         match outcome.status:
@@ -353,9 +314,3 @@ class CheckService:
             expires_at_ms=now_ms + self._hold_ttl_ms,
         )
         return self._answers.answer(demand, judgement, terms=terms, numbers=numbers)
-
-
-def _route_name(context: CheckContext) -> str:
-    """The first route pattern that matched: bounded by the policy, unlike the client's path."""
-    patterns, routes = context.policy.routes.patterns, context.view.routes
-    return patterns[min(routes)] if routes else ""

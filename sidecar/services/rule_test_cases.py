@@ -1,5 +1,6 @@
 """What a test beside a rule says: given numbers, a request, what should come of it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ from typing import Final
 
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.money import AMOUNT_NANO_MAX
-from sidecar.domain.requests import RequestFacts
+from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.standing import Standing
 
 TEST_INSTANT = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -94,6 +95,31 @@ class RuleTest:
     invoices: GivenInvoices = _NO_INVOICES
     used: Mapping[str, int] = field(default_factory=dict)
     at: datetime = TEST_INSTANT
+
+    def access_request(self) -> AccessRequest:
+        """The request as an edge would hand it over."""
+        request = self.request
+        return AccessRequest(
+            edge="test",
+            gateway_id="test",
+            hold_id="0" * 40,
+            method=request.method,
+            path=request.path,
+            headers=request.headers,
+            received_at=self.at,
+            deadline=self.at,
+            host=request.host,
+            source=request.source,
+            body=_body(request),
+            context=request.context,
+        )
+
+
+def _body(request: GivenRequest) -> bytes | None:
+    if request.body is UNSAID and request.bytes is None:
+        return None
+    text = b"{}" if request.body is UNSAID else json.dumps(request.body).encode()
+    return text.ljust(request.bytes or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

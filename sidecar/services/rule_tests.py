@@ -9,27 +9,21 @@ estimate does not change what a test expects.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from sidecar.domain.counters import CounterKind, CounterTake
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.judging import Judgement, judge
-from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
 from sidecar.domain.policy import Policy
-from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
-from sidecar.domain.rules import RuleTemplate
-from sidecar.domain.store_numbers import StoreNumbers
+from sidecar.domain.requests import RequestFacts, normalise_path
+from sidecar.services.given_numbers import play_place
 from sidecar.services.rule_test_cases import (
     UNSAID,
     Expectation,
-    GivenRequest,
     RuleTest,
     RuleTestResult,
 )
-
-_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +66,7 @@ def run_rule_tests(
 
 def _play(policy: Policy, test: RuleTest, statuses: Mapping[DenyReason, int]) -> _Outcome:
     try:
-        view = policy.view(_access_request(test), normalise_path(test.request.path))
+        view = policy.view(test.access_request(), normalise_path(test.request.path))
     except InvalidInput:
         return _refused(DenyReason.INVALID_REQUEST, "path", statuses)
     if policy.is_free(view) or policy.passes_unmatched(view):
@@ -84,87 +78,8 @@ def _play(policy: Policy, test: RuleTest, statuses: Mapping[DenyReason, int]) ->
         plan = plan_unidentified(policy, view, test.at, test.customer)
     if isinstance(plan, Refusal):
         return _refused(plan.reason, plan.rule, statuses)
-    numbers = None if plan.ask is Ask.NOTHING else _numbers(plan, test)
+    numbers = None if plan.ask is Ask.NOTHING else play_place(plan, test)
     return _judged(plan, judge(plan, numbers, test.customer), statuses)
-
-
-def _access_request(test: RuleTest) -> AccessRequest:
-    request = test.request
-    return AccessRequest(
-        edge="test",
-        gateway_id="test",
-        hold_id="0" * 40,
-        method=request.method,
-        path=request.path,
-        headers=request.headers,
-        received_at=test.at,
-        deadline=test.at,
-        host=request.host,
-        source=request.source,
-        body=_body(request),
-        context=request.context,
-    )
-
-
-def _body(request: GivenRequest) -> bytes | None:
-    if request.body is UNSAID and request.bytes is None:
-        return None
-    text = b"{}" if request.body is UNSAID else json.dumps(request.body).encode()
-    return text.ljust(request.bytes or 0)
-
-
-def _numbers(plan: CheckPlan, test: RuleTest) -> StoreNumbers:
-    """What the place script would answer."""
-    instant_ms = to_epoch_ms(test.at)
-    used = {take.name: test.used.get(take.counter.name, 0) for take in plan.counters}
-    over = [take for take in plan.counters if used[take.name] + take.quantity > _room(take)]
-    overdue, short = test.invoices.overdue_days, plan.amount_nano > test.available_nano
-    numbers = StoreNumbers(
-        instant_ms=instant_ms,
-        available_nano=test.available_nano,
-        standing=test.standing,
-        due_since_ms=None if overdue is None else instant_ms - overdue * _MS_PER_DAY,
-        due_nano=test.invoices.amount_nano,
-        disputed=test.invoices.disputed,
-        used=used,
-        over=frozenset(take.name for take in over),
-        retry_at_ms={
-            take.name: retry_at_ms
-            for take in over
-            if (retry_at_ms := _retry_at_ms(take, used[take.name], instant_ms)) is not None
-        },
-        failed_credit=plan.credit_required and short,
-    )
-    denied = (
-        plan.ask is Ask.PROBE
-        or numbers.failed_credit
-        or any(take.hard for take in over)
-        or any(demand.hard and demand.fails(numbers) for demand in plan.invoices)
-    )
-    if not denied and short and _speaks_of_credit(plan):
-        # The hold stands and credit is below zero; a rule that does not enforce tells so.
-        return replace(numbers, failed_credit=True)
-    return replace(numbers, denied=denied)
-
-
-def _speaks_of_credit(plan: CheckPlan) -> bool:
-    return any(matched.rule.template is RuleTemplate.NO_CREDITS for matched in plan.rules)
-
-
-def _room(take: CounterTake) -> int:
-    rate = take.counter.rate
-    return take.counter.limit if rate is None else rate.burst
-
-
-def _retry_at_ms(take: CounterTake, used: int, instant_ms: int) -> int | None:
-    """When there is room again; all that a rolling window counts is taken to be of now."""
-    counter = take.counter
-    if take.quantity > _room(take):
-        return None
-    if counter.rate is not None:
-        excess = used + take.quantity - counter.rate.burst
-        return instant_ms - (-excess * counter.rate.per_ms // counter.limit)
-    return take.leaves_ms if counter.kind is CounterKind.ROLLING else None
 
 
 def _refused(reason: DenyReason, rule: str, statuses: Mapping[DenyReason, int]) -> _Outcome:

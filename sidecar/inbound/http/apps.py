@@ -28,11 +28,8 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.http.table import routes_for
 from sidecar.inbound.listen_address import is_private, parse_listen
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
-from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.idempotency import IdempotencyStore
-from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -102,28 +99,25 @@ def gateway_app(
 def admin_app(
     *,
     listen: str,
-    accounts: AccountService,
-    decisions: DecisionTable,
+    use_cases: AdminUseCases,
     idempotency: IdempotencyStore,
     tokens: AdminTokens,
     ready: Ready,
     new_id: Callable[[str], str],
     hosts: frozenset[str] = frozenset(),
     in_flight_max: int = IN_FLIGHT_MAX,
-    meters: MeterQueries | None = None,
 ) -> web.Application:
     """
     The admin role's REST API.
 
     Args:
         listen: Where it will be served; decides which Host counts.
-        accounts, decisions, idempotency: What it calls.
+        use_cases, idempotency: What it calls.
         tokens: Admin tokens; each /api/v1 route asks for one, wherever it is served.
         ready: What keeps the process from serving.
         new_id: A fresh id with a prefix such as "grt".
         hosts: More Host names to answer.
         in_flight_max: Requests in progress; more are answered 503.
-        meters: Queries of meters.
     """
     edge = Edge(
         role=Role.ADMIN,
@@ -135,7 +129,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions, meters=meters)
+    app[ADMIN] = use_cases
     return app
 
 

@@ -11,10 +11,13 @@ from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
+from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
+from sidecar.services.reloading import PolicyReloads
+from sidecar.services.thresholds import ThresholdRecord
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -61,7 +64,10 @@ class AdminUseCases:
 
     accounts: AccountService
     decisions: DecisionTable
-    meters: MeterQueries | None = None
+    explanations: ExplanationService
+    meters: MeterQueries
+    reloads: PolicyReloads
+    thresholds: ThresholdRecord
 
 
 EDGE = web.AppKey("edge", Edge)

@@ -20,6 +20,7 @@ from sidecar.outbound.policy_files.compile_tests import compile_tests
 from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.references import Context, Patterns, index_by_name
 from sidecar.outbound.policy_files.sections import Marked, Section
+from sidecar.services.policy_places import Places
 from sidecar.services.rule_test_cases import RuleTest
 
 REPORT_EVERY_SECONDS_DEFAULT = 300
@@ -67,6 +68,7 @@ class Compiled:
     policy: Policy
     tests: tuple[RuleTest, ...]
     report_every_seconds: int
+    places: Places
 
 
 def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled:
@@ -124,6 +126,17 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
         policy=policy,
         tests=tests,
         report_every_seconds=_report_every(context.meters.values()),
+        places=_places(context, parts),
+    )
+
+
+def _places(context: Context, parts: Parts) -> Places:
+    return Places(
+        plans={name: section.place.spot for name, section in context.plans.items()},
+        meters={name: section.place.spot for name, section in context.meters.items()},
+        patterns={name: place.spot for name, place in context.patterns.places.items()},
+        estimates=tuple(section.place.spot for section in parts.sound("estimates")),
+        free=tuple(section.place.spot for section in parts.sound("free")),
     )
 
 

@@ -1,7 +1,6 @@
 """The policy in force: swapped as a whole, and kept where its files turn bad."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +61,7 @@ class PolicyHolder:
         self._read_at_ns = 0
         self._failure = ""
         self._lock = asyncio.Lock()
+        self._asked = asyncio.Event()
 
     def current(self) -> Policy:
         """The snapshot; take it once per check."""
@@ -72,6 +72,15 @@ class PolicyHolder:
         if self._loaded is None:
             raise InvariantViolated("the policy is asked for before it was loaded")
         return self._loaded
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the files on disk are not in force, line by line; empty if they are."""
+        return tuple(self._failure.splitlines())
+
+    def look_soon(self) -> None:
+        """Look for changes now rather than at the next interval; a signal may call it."""
+        self._asked.set()
 
     async def load_initial(self) -> LoadedPolicy:
         """
@@ -99,12 +108,20 @@ class PolicyHolder:
         self, stop: asyncio.Event, interval_seconds: float = WATCH_INTERVAL_SECONDS
     ) -> None:
         """Look for changes until told to stop; files that did not change are not parsed again."""
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), interval_seconds)
-                return
-            async with self._lock:
-                await self._look()
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                asked = asyncio.ensure_future(self._asked.wait())
+                await asyncio.wait(
+                    {stopped, asked}, timeout=interval_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                asked.cancel()
+                self._asked.clear()
+                if not stop.is_set():
+                    async with self._lock:
+                        await self._look()
+        finally:
+            stopped.cancel()
 
     async def _look(self) -> None:
         try:

@@ -15,6 +15,7 @@ from sidecar.outbound.policy_files.reading import TAG_NULL, Reader
 from sidecar.outbound.policy_files.schema import POLICY
 from sidecar.outbound.policy_files.sections import Section
 from sidecar.outbound.policy_files.yaml_marks import FILE_BYTES_MAX, compose_document
+from sidecar.services.policy_places import NO_PLACES, Places
 from sidecar.services.rule_test_cases import RuleTest
 
 FILES_MAX = 1_000
@@ -30,6 +31,7 @@ class LoadedPolicy:
     files: tuple[Path, ...]
     tests: tuple[RuleTest, ...]
     report_every_seconds: int
+    places: Places = NO_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def parse_policy(sources: Sequence[Source], cache: FileCache | None = None) -> L
             files=tuple(source.path for source in sources),
             tests=compiled.tests,
             report_every_seconds=compiled.report_every_seconds,
+            places=compiled.places,
         )
 
 

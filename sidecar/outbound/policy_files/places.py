@@ -19,6 +19,11 @@ class Place:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    @property
+    def spot(self) -> str:
+        """File and line."""
+        return f"{self.file}:{self.line}"
+
 
 class Problems:
     """Collects what is wrong, so that one load tells all of it."""

@@ -34,6 +34,7 @@ class Patterns:
 
     def __init__(self, problems: Problems) -> None:
         self._numbers: dict[str, int] = {}
+        self.places: dict[str, Place] = {}
         self._problems = problems
 
     @property
@@ -45,6 +46,7 @@ class Patterns:
         """The pattern's number; the first pattern beyond PATTERNS_MAX is a problem."""
         if pattern not in self._numbers and len(self._numbers) == PATTERNS_MAX:
             self._problems.add(place, f"the policy has more than {PATTERNS_MAX} route patterns")
+        self.places.setdefault(pattern, place)
         return self._numbers.setdefault(pattern, len(self._numbers))
 
 

@@ -410,10 +410,9 @@ ON CONFLICT (customer_id, quota, subject, period_start, percent) DO NOTHING
 RETURNING customer_id, quota, subject, period_start, percent, used, quota_limit
 
 -- name: list_thresholds
-SELECT event_number, customer_id, quota, subject, period_start, percent, used, quota_limit,
-    reached_at
-FROM threshold_events WHERE customer_id = $1 AND event_number > $2
-ORDER BY event_number LIMIT $3
+SELECT customer_id, quota, subject, period_start, percent, used, quota_limit
+FROM threshold_events WHERE customer_id = $1
+ORDER BY event_number DESC LIMIT $2
 
 -- name: insert_decisions
 INSERT INTO decisions (
