@@ -316,12 +316,11 @@ class Application:
         known = partial(self.stores.wait_for_redis, self.stop)
         start("redis_watch", self.stores.watch_redis)
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
-        if settings.has(Role.GATEWAY):
-            start("jwt_keys", self.jwt_keys.run)
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
+            start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
@@ -333,13 +332,9 @@ class Application:
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
-            start(
-                "grants",
-                partial(
-                    self.accounts.run_pending, interval_seconds=settings.sweep_interval_seconds
-                ),
-                after=known,
-            )
+            seconds = settings.sweep_interval_seconds
+            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
+            start("grants", run_grants, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 

@@ -101,7 +101,7 @@ def _print_replay(report: "ReplayReport") -> None:
     print(f"deny -> allow: {report.to_allow} decisions of {allowed['customers']} customers")
     _print_money("estimated", allowed["estimated"])
     changes = content["revenue"]
-    print(f"revenue changes for {len(changes)} customers")
+    print(f"revenue changes for {content['revenue_customers']} customers")
     for change in changes[:_SHOWN]:
         print(f"  {change['customer_id']}: {change['change']} {change['currency']}")
     for flip in report.flips[:_SHOWN]:
@@ -136,5 +136,5 @@ def _print_shadow(report: "ShadowReport") -> None:
         )
         _print_money("held", rule["held"])
         _print_money("captured", rule["captured"])
-        for customer, count in list(rule["customers"].items())[:_SHOWN]:
+        for customer, count in list(rule["by_customer"].items())[:_SHOWN]:
             print(f"  {customer or '-'}: {count}")

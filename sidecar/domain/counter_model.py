@@ -7,12 +7,12 @@ been, and only their difference counts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sidecar.domain.counters import CounterKind, CounterTake
 
-WINDOWS_MAX = 512
-"""Windows of one customer that are remembered; beyond it those that ended first go."""
+FIELDS_MAX = 100_000
+"""Fields of one customer and kind that are remembered; beyond it the first ones go."""
 
 
 class Slot(NamedTuple):
@@ -162,21 +162,24 @@ class CounterModel:
             case CounterKind.WINDOW:
                 count, _ = self._windows.get(slot.field, (0, 0))
                 self._windows[slot.field] = count + quantity, slot.leaves_ms
-                self._forget_windows()
+                _bound(self._windows)
             case CounterKind.ROLLING:
                 slices = self._slices.setdefault(slot.key, {})
                 count, _ = slices.get(slot.start_ms, (0, 0))
                 slices[slot.start_ms] = count + quantity, slot.leaves_ms
                 for start in [s for s, (_, leaves) in slices.items() if leaves <= at_ms]:
                     del slices[start]
+                _bound(self._slices)
             case CounterKind.RATE:
                 level = self._level(slot, at_ms)
                 rate = self._rates.setdefault(slot.field, _Rate(0, at_ms, slot.limit, slot.per_ms))
                 rate.level = max(0, level + quantity * slot.per_ms)
                 rate.at_ms = max(at_ms, rate.at_ms)
                 rate.limit, rate.per_ms = slot.limit, slot.per_ms
+                _bound(self._rates)
             case CounterKind.IN_FLIGHT:
                 self._open[slot.field] = max(0, self._open.get(slot.field, 0) + quantity)
+                _bound(self._open)
 
     def _level(self, slot: Slot, at_ms: int) -> int:
         """The rate's level now; under another `per_ms` it is carried over in whole units."""
@@ -188,10 +191,10 @@ class CounterModel:
             return rate.level
         return -(-rate.level // rate.per_ms) * slot.per_ms
 
-    def _forget_windows(self) -> None:
-        if len(self._windows) > WINDOWS_MAX:
-            oldest = min(self._windows, key=lambda name: self._windows[name][1])
-            del self._windows[oldest]
+
+def _bound(fields: dict[str, Any]) -> None:
+    if len(fields) > FIELDS_MAX:
+        del fields[next(iter(fields))]
 
 
 def counted(slot: Slot, *, amount_nano: int, tokens: int | None, meters: Mapping[str, int]) -> int:

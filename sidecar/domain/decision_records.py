@@ -366,7 +366,10 @@ def headers_digest(headers: Mapping[str, str]) -> str:
 
 def plain_text(text: str, chars_max: int) -> str:
     """A text that can be stored anywhere: bounded, no NUL, no lone surrogates."""
-    return _SURROGATES.sub("?", text[:chars_max].replace("\0", ""))
+    text = text[:chars_max]
+    if text.isascii() and "\0" not in text:
+        return text
+    return _SURROGATES.sub("?", text.replace("\0", ""))
 
 
 def _named(value: Any) -> Any:

@@ -8,7 +8,16 @@ from sidecar.domain.matching import Match
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import Mode
 
-CREDENTIAL_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key"})
+CREDENTIAL_HEADERS = frozenset(
+    {
+        "authorization",
+        "cookie",
+        "proxy-authorization",
+        "set-cookie",
+        "x-api-key",
+        "x-forwarded-client-cert",
+    }
+)
 _REQUEST = "request."
 _NAMED = ("headers", "query", "context", "body")
 _ALWAYS_KNOWN = frozenset(

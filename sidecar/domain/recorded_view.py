@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from sidecar.domain.decision_records import DecisionRecord
+from sidecar.domain.decision_records import DecisionRecord, NumbersFrom
 from sidecar.domain.errors import SidecarError
 from sidecar.domain.matching import RequestView
 from sidecar.domain.periods import EPOCH, from_epoch_ms
@@ -17,6 +17,8 @@ from sidecar.domain.policy import Policy
 from sidecar.domain.policy_reads import PolicyReads
 from sidecar.domain.request_body import UNREADABLE
 from sidecar.domain.requests import AccessRequest, RequestFacts
+from sidecar.domain.standing import Standing
+from sidecar.domain.store_numbers import StoreNumbers
 
 
 class Unrecorded(SidecarError):  # noqa: N818  It says what is so.
@@ -194,3 +196,25 @@ def _words(read: str) -> str:
         "body": "body field",
     }
     return f"{words.get(part, part)} {name}".strip()
+
+
+def recorded_numbers(record: DecisionRecord) -> StoreNumbers | None:
+    """The numbers that the rules judged, by the names of the takes; None where there were none."""
+    if record.numbers_from in (NumbersFrom.NOT_ASKED, NumbersFrom.AWAY):
+        return None
+    names = {take.field: take.slot.key.partition(":")[2] for take in record.takes}
+    return StoreNumbers(
+        instant_ms=record.instant_ms,
+        available_nano=record.available_nano,
+        standing=Standing(record.standing),
+        due_since_ms=record.due_since_ms,
+        due_nano=record.due_nano,
+        disputed=record.disputed,
+        used={names[take.field]: take.used for take in record.takes},
+        over=frozenset(names[take.field] for take in record.takes if take.over),
+        retry_at_ms={
+            names[take.field]: take.retry_at_ms for take in record.takes if take.retry_at_ms
+        },
+        failed_credit=record.failed_credit,
+        denied=record.denied,
+    )

@@ -134,7 +134,7 @@ def make_record(
         user_id=customer.user_id,
         credential_id=customer.credential_id,
         revision=customer.revision,
-        request=_request(reads, request, view, plan),
+        request=_request(reads, request, view, _planned_us(plan, instant_ms)),
         facts=_facts(facts) if reads_body else None,
         stage=_stage(decision, view, customer),
         numbers_from=_numbers_from(plan, numbers, answered=answered),
@@ -242,7 +242,7 @@ def _facts(facts: RequestFacts) -> BodyFacts:
 
 
 def _request(
-    reads: PolicyReads, request: AccessRequest, view: RequestView | None, plan: CheckPlan | None
+    reads: PolicyReads, request: AccessRequest, view: RequestView | None, planned_us: int
 ) -> RecordedRequest:
     method = plain_text(request.method, 32)
     if view is None:
@@ -264,16 +264,17 @@ def _request(
         unreadable=unreadable,
         withheld=tuple(withheld),
         body_bytes=len(request.body or b""),
-        planned_us=_planned_us(plan),
+        planned_us=planned_us,
     )
 
 
-def _planned_us(plan: CheckPlan | None) -> int:
+def _planned_us(plan: CheckPlan | None, instant_ms: int) -> int:
     """The instant that conditions saw; the store's may be a little later."""
     if plan is None or not plan.variables:
-        return 0  # No rule asked for it.
+        return 0
     planned_at: datetime = plan.variables["request"]["time"]
-    return (planned_at - EPOCH) // timedelta(microseconds=1)
+    planned_us = (planned_at - EPOCH) // timedelta(microseconds=1)
+    return 0 if planned_us == instant_ms * 1_000 else planned_us
 
 
 def _values(

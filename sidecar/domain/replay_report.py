@@ -9,7 +9,8 @@ from sidecar.domain.periods import from_epoch_ms
 
 FLIPS_MAX = 1_000
 """Flips that are listed one by one; the counts go on."""
-CUSTOMERS_MAX = 100_000
+CUSTOMERS_SHOWN_MAX = 1_000
+"""Customers that are listed, the most affected first; their number is told."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,6 +87,7 @@ class ReplayReport:
 
     def as_json(self) -> dict[str, Any]:
         """The report in JSON types; amounts as texts with the same integers beside them."""
+        changes = self.revenue_changes()
         return {
             "policy_version": self.policy_version,
             "decisions": self.decisions,
@@ -102,7 +104,7 @@ class ReplayReport:
                 "decisions": self.to_deny,
                 "customers": len(self.customers_denied),
                 "by_rule": dict(self.denied_by_rule.most_common()),
-                "by_customer": dict(self.customers_denied.most_common()),
+                "by_customer": dict(self.customers_denied.most_common(CUSTOMERS_SHOWN_MAX)),
                 "held": _amounts(self.refused_held),
                 "captured": _amounts(self.refused_captured),
                 "first": None if self.first_denial is None else flip_json(self.first_denial),
@@ -111,9 +113,10 @@ class ReplayReport:
                 "decisions": self.to_allow,
                 "customers": len(self.customers_allowed),
                 "by_rule": dict(self.allowed_by_rule.most_common()),
-                "by_customer": dict(self.customers_allowed.most_common()),
+                "by_customer": dict(self.customers_allowed.most_common(CUSTOMERS_SHOWN_MAX)),
                 "estimated": _amounts(self.admitted_held),
             },
+            "revenue_customers": len(changes),
             "revenue": [
                 {
                     "customer_id": customer,
@@ -123,7 +126,7 @@ class ReplayReport:
                     "change": format_amount(change),
                     "change_nano": change,
                 }
-                for customer, currency, change in self.revenue_changes()
+                for customer, currency, change in changes[:CUSTOMERS_SHOWN_MAX]
             ],
             "flips": [flip_json(flip) for flip in self.flips],
             "flips_left_off": self.to_deny + self.to_allow - len(self.flips),

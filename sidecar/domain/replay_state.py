@@ -17,7 +17,12 @@ from sidecar.domain.standing import Standing
 from sidecar.domain.store_numbers import StoreNumbers
 
 HOLDS_MAX = 100_000
-"""Holds of one customer that are remembered; usage that comes later is one of an unknown hold."""
+ENDED_KEPT_MS = 3_600_000
+OPEN_KEPT_MS = 6 * 3_600_000
+"""
+How many holds of a customer are remembered, and how long those whose usage has come and those
+whose has not. Usage that comes later is that of an unknown hold.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +64,12 @@ class ReplayedHold:
 
     was: Side
     now: Side
+    at_ms: int = 0
+    ended: bool = False
     meters: dict[str, int] = field(default_factory=dict)
     """What its usage added up to by meter."""
+    unmeasured: frozenset[str] = frozenset()
+    """Meters that the new policy prices for it and the recorded one did not count."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,9 +163,9 @@ class CustomerState:
             for slot, quantity in now.slots:
                 if slot.kind is CounterKind.IN_FLIGHT:
                     self.now.adjust(slot, -quantity, at_ms)
+        hold.at_ms = at_ms
         self.holds[record.hold_id] = hold
-        if len(self.holds) > HOLDS_MAX:
-            self.holds.popitem(last=False)
+        self._forget_holds(at_ms)
 
     def settle(self, usage: ReplayUsage, now_nano: int) -> ReplayedHold | None:
         """
@@ -176,6 +185,7 @@ class CustomerState:
             return None
         if not hold.now.allowed:
             now_nano = 0
+        hold.ended = True
         _add_meters(hold, usage)
         released = hold.was.held_nano
         self._add_seen(released - usage.amount_nano)
@@ -223,6 +233,14 @@ class CustomerState:
                 self.base[slot.field] = used - self.was.used(slot, record.instant_ms)
         if len(self.base) > HOLDS_MAX:
             self.base.clear()
+
+    def _forget_holds(self, at_ms: int) -> None:
+        while len(self.holds) > 1:
+            oldest = next(iter(self.holds.values()))
+            kept_ms = ENDED_KEPT_MS if oldest.ended else OPEN_KEPT_MS
+            if len(self.holds) <= HOLDS_MAX and at_ms - oldest.at_ms <= kept_ms:
+                break
+            self.holds.popitem(last=False)
 
     def _add_seen(self, nano: int) -> None:
         if self.seen is not None:

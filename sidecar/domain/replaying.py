@@ -80,6 +80,7 @@ class _Judged:
     side: Side
     amount_nano: int
     from_older: bool = False
+    priced_meters: frozenset[str] = frozenset()
 
 
 class Replay:
@@ -120,7 +121,8 @@ class Replay:
             state.apply(record, ReplayedHold(was=side, now=same))
             how = How.UNJUDGED if reason else How.KEPT
             return Rejudged(how=how, was=was, now=was, reason=reason)
-        state.apply(record, ReplayedHold(was=side, now=judged.side))
+        unmeasured = judged.priced_meters - record.quantities.keys()
+        state.apply(record, ReplayedHold(was=side, now=judged.side, unmeasured=unmeasured))
         report.from_older_numbers += judged.from_older
         report.headers_changed += was.headers != judged.outcome.headers
         how = self._count(record, was, judged)
@@ -130,18 +132,26 @@ class Replay:
         """Let settled usage take effect, at the old prices and at the new."""
         report = self.report
         report.usage_events += 1
-        try:
-            now_nano = self._rerating.amount(usage)
-        except Unrated as error:
-            report.unrated[str(error)] += 1
-            now_nano = usage.amount_nano
-        hold = self._state(usage.customer_id).settle(usage, now_nano)
+        state = self._state(usage.customer_id)
+        now_nano = self._rate(usage, state.holds.get(usage.hold_id))
+        hold = state.settle(usage, now_nano)
         if hold is not None and not hold.now.allowed:
             now_nano = 0
             self._add_refused(usage)
         key = (usage.customer_id, usage.currency)
         report.revenue_before[key] += usage.amount_nano
         report.revenue_after[key] += now_nano
+
+    def _rate(self, usage: ReplayUsage, hold: ReplayedHold | None) -> int:
+        """What usage comes to now; what it came to then, where that cannot be said."""
+        if hold is not None and hold.unmeasured:
+            self.report.unrated[f"meter {min(hold.unmeasured)} was not counted"] += 1
+            return usage.amount_nano
+        try:
+            return self._rerating.amount(usage)
+        except Unrated as error:
+            self.report.unrated[str(error)] += 1
+            return usage.amount_nano
 
     def _count(self, record: DecisionRecord, was: Outcome, judged: _Judged) -> How:
         now = judged.outcome
@@ -216,7 +226,10 @@ class Replay:
         else:
             side = planned_side(plan, numbers, allowed=outcome.allow)
         older = numbers is not None and record.numbers_from is not NumbersFrom.STORE
-        return _Judged(outcome, side, plan.amount_nano, older)
+        priced = frozenset[str]()
+        if plan.card is not None:
+            priced = plan.card.priced_meters() & plan.quantities.keys()
+        return _Judged(outcome, side, plan.amount_nano, older, priced)
 
     def _judge_nobody(
         self, record: DecisionRecord, view: RecordedView, customer: CustomerFacts

@@ -6,6 +6,7 @@ from typing import Any
 
 from sidecar.domain.decision_records import DecisionRecord
 from sidecar.domain.money import format_amount
+from sidecar.domain.replay_report import CUSTOMERS_SHOWN_MAX
 from sidecar.domain.replay_state import ReplayUsage
 
 HOLDS_MAX = 1_000_000
@@ -77,7 +78,8 @@ class ShadowReport:
                     "denied_live": rule.agreements,
                     "denied_live_by_rule": dict(rule.live_rules.most_common()),
                     "enforced": self.denied[name],
-                    "customers": dict(rule.customers.most_common()),
+                    "customers": len(rule.customers),
+                    "by_customer": dict(rule.customers.most_common(CUSTOMERS_SHOWN_MAX)),
                     "held": _amounts(rule.held),
                     "captured": _amounts(rule.captured),
                 }

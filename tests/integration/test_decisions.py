@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 from fixtures.memory_decisions import MemoryDecisions
@@ -15,6 +16,7 @@ from fixtures.stream_records import (
     usage_record,
 )
 
+from sidecar.cli.decisions import open_events
 from sidecar.domain.decision_records import DecisionRecord, encode_record
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -236,3 +238,12 @@ async def test_what_the_table_gives_back_replays_as_it_was(stream, table):
     report = await replay(make_policy(), recorded_events(table, since=SINCE, until=UNTIL))
     assert report.decisions == 400
     assert report.reproduced + report.kept == 400
+
+
+async def test_the_commands_read_the_database_that_the_settings_name(table, postgres_dsn):
+    made = records(60)
+    await table.insert(entries(made))
+    settings = SimpleNamespace(postgres_dsn=postgres_dsn)
+    async with open_events(settings, None, SINCE, UNTIL, "cus_3") as events:
+        found = [event async for event in events]
+    assert found == [record for record in made if record.customer_id == "cus_3"]

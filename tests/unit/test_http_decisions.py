@@ -3,15 +3,10 @@
 from itertools import islice
 
 from fixtures.http_edges import ADMIN_TOKEN, calling
-from fixtures.memory_accounts import MemoryIdempotency
-from fixtures.memory_decisions import MemoryDecisions
-from fixtures.memory_store import MemoryClock
+from fixtures.http_edges import World as Edges
 from fixtures.replay_world import SECRET, World
 
 from sidecar.domain.decision_records import DecisionRecord, encode_record
-from sidecar.inbound.http.apps import admin_app
-from sidecar.inbound.http.edge import AdminUseCases
-from sidecar.inbound.principals import parse_admin_tokens
 from sidecar.services.decision_ports import StreamedDecision
 
 DECISIONS = "/api/v1/decisions"
@@ -21,29 +16,14 @@ async def filled(count: int = 40):
     """The admin application over so many decisions, and the decisions."""
     events = World(2).events(count * 2)
     records = list(islice((e for e in events if isinstance(e, DecisionRecord)), count))
-    table = MemoryDecisions()
-    await table.insert(
+    edges = Edges()
+    await edges.decisions.insert(
         [
             StreamedDecision(shard=0, entry_id="1-1", record=one, payload=encode_record(one))
             for one in records
         ]
     )
-    app = admin_app(
-        listen="127.0.0.1:0",
-        use_cases=AdminUseCases(
-            accounts=None,
-            decisions=table,
-            explanations=None,
-            meters=None,
-            reloads=None,
-            thresholds=None,
-        ),
-        idempotency=MemoryIdempotency(MemoryClock()),
-        tokens=parse_admin_tokens(ADMIN_TOKEN),
-        ready=list,
-        new_id=lambda prefix: f"{prefix}_1",
-    )
-    return app, records
+    return edges.admin(), records
 
 
 async def test_decisions_are_listed_by_time_in_pages():

@@ -26,6 +26,7 @@ BLOCK = Rule(
 )
 PLAIN = make_policy(rules=())
 VERSION = PLAIN.cards["pro"].version
+CALLS_RULE = PLAIN.meters[-1]
 
 
 def record(number: int, **changes: Any) -> DecisionRecord:
@@ -322,6 +323,18 @@ def test_a_plan_that_is_gone_refuses_and_its_usage_is_not_rated():
     assert replay.report.revenue_after["cus_1", "USD"] == 0
 
 
+def test_a_meter_that_was_not_counted_is_told_and_not_taken_for_zero():
+    extra = replace(CALLS_RULE, match=(CHAT,))
+    dear = card("pro", 1_000)
+    policy = make_policy(rules=(), cards={"pro": dear}, meters=(*PLAIN.meters, extra))
+    replay = Replay(policy)
+    # Enough for the dearer hold.
+    replay.take_record(record(1))
+    replay.take_usage(usage(1))
+    assert replay.report.unrated == {"meter calls was not counted": 1}
+    assert replay.report.revenue_changes() == []
+
+
 def test_usage_of_a_hold_from_before_the_replay_is_rated_too():
     dear = card("pro", 1_000)
     replay = Replay(make_policy(rules=(), cards={"pro": dear}))
@@ -338,7 +351,7 @@ def test_a_shadow_rule_reports_customers_money_and_disagreement():
     report.take_record(record(3, customer_id="cus_2"))
     (rule,) = report.as_json()["rules"]
     assert (rule["would_deny"], rule["allowed_live"], rule["denied_live"]) == (2, 1, 1)
-    assert rule["customers"] == {"cus_1": 2}
+    assert (rule["customers"], rule["by_customer"]) == (1, {"cus_1": 2})
     assert rule["held"]["USD"]["amount_nano"] == AMOUNT
     assert rule["captured"]["USD"]["amount_nano"] == AMOUNT // 2
     assert rule["denied_live_by_rule"] == {"prepaid-credit": 1}
@@ -373,3 +386,13 @@ def test_the_customer_is_as_the_check_knew_them():
         user_id="u",
         credential_id="k",
     )
+
+
+def test_holds_are_forgotten_once_no_usage_is_to_come():
+    replay = Replay(PLAIN)
+    hours = [record(number, instant_ms=START_MS + number * 3_600_000) for number in range(20)]
+    for one in hours:
+        replay.take_record(one)
+        replay.take_usage(usage(1, hold_id=one.hold_id, at_ms=one.instant_ms + 5))
+    assert len(replay._states["cus_1"].holds) == 2
+    assert replay.report.reproduced == 20

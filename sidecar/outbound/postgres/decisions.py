@@ -83,6 +83,8 @@ class PostgresDecisions:
                 self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(readonly=True),
             ):
+                # Whoever reads a page may be busy with it for longer than others may idle.
+                await connection.execute(query("idle_at_leisure"))
                 rows = connection.cursor(
                     query("read_usage"), since, until, customer_id, prefetch=_PREFETCH
                 )

@@ -449,6 +449,9 @@ WHERE decided_at >= $1 AND decided_at < $2
     AND customer_id = $10
 ORDER BY decided_at, epoch, seq, unplaced, decision_id, allowed LIMIT $9
 
+-- name: idle_at_leisure
+SET LOCAL idle_in_transaction_session_timeout = 0
+
 -- name: read_usage
 SELECT e.customer_id, e.hold_id, e.kind, e.currency, e.amount_nano, e.plan, e.price_version,
     e.model, e.occurred_at, e.decided_at,
