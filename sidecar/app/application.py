@@ -1,8 +1,7 @@
 """
 Makes the parts that the settings ask for, and starts and stops them in order.
 
-Stores that are away at the start are waited for: the process listens, is not ready, and goes
-on by itself once they answer.
+A store that is away at the start is waited for: the process listens, and is not ready meanwhile.
 """
 
 import asyncio
@@ -17,44 +16,48 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import ControlPlane, DataPlane, SystemClock
+from sidecar.app.parts import DataPlane, SystemClock
 from sidecar.app.servers import Servers, new_id
+from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
-from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
+from sidecar.inbound.http.edge import AdminUseCases
+from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.outbound.postgres.migrating import migrate, schema_status
+from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.outbound.postgres.pool import Pool, open_pool, ping
+from sidecar.outbound.postgres.pool import Pool
+from sidecar.outbound.postgres.thresholds import PostgresThresholds
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
-from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.push import PushListener
+from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
+from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
+from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
 from sidecar.services.settlement import SettlementWorker
 from sidecar.services.sweeping import Sweeper
+from sidecar.services.thresholds import Thresholds
 from sidecar.settings import Role, Settings
 
-STORE_PAUSE_SECONDS = 0.5
-"""Between two looks at a store that is away."""
 SETTLED_POLL_SECONDS = 0.05
 FORGET_PAUSE_SECONDS = 600.0
 
@@ -81,14 +84,11 @@ class Application:
         self.clock = SystemClock()
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.stop = asyncio.Event()
-        self.redis_url = settings.redis_url
-        self.postgres_dsn = settings.postgres_dsn
+        self.stores = Stores(settings, self.data_dir)
         self.grpc_address = self.http_address = self.admin_address = ""
         self.keyspace = Keyspace(settings.shards)
         self.reporter: Reporter | None = None
         self._stack = AsyncExitStack()
-        self._store_problems: dict[str, str] = {}
-        self._redis_known = False
         self._workers: Workers
 
     async def __aenter__(self) -> Self:
@@ -121,14 +121,19 @@ class Application:
 
     def problems(self) -> list[str]:
         """What keeps this process from being ready; empty if nothing does."""
-        found = [f"{store}: {problem}" for store, problem in sorted(self._store_problems.items())]
+        found = [f"{store}: {problem}" for store, problem in sorted(self.stores.problems.items())]
         if not self.policies.ready:
             found.append("policy: not published yet")
         return found
 
+    @property
+    def pool(self) -> Pool:
+        """The database of record; only with a role that needs it."""
+        return self.stores.pool
+
     async def redis_version(self) -> str:
         """The live store's version."""
-        return await server_version(self.redis)
+        return await server_version(self.stores.redis)
 
     async def wait_settled(self) -> None:
         """Wait until the workers have taken everything off the streams; bound it yourself."""
@@ -140,13 +145,13 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         self.loaded = PolicyHolder(self.settings.policy_dir)
         await self.loaded.load_initial()
-        await self._open_stores()
+        await self.stores.open(self._stack)
         self._make_data_plane()
-        if self._wants_postgres:
+        if self.stores.wants_postgres:
             self._make_control_plane()
         with suppress(StoreUnavailable):
             # A store that does not answer yet is waited for by the workers.
-            await self._look_at_redis()
+            await self.stores.look_at_redis()
             await self.policies.publish()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
@@ -162,54 +167,29 @@ class Application:
             admin=self.admin_address,
         )
 
-    @property
-    def _wants_postgres(self) -> bool:
-        return self.settings.has(Role.SETTLEMENT) or self.settings.has(Role.ADMIN)
-
-    async def _open_stores(self) -> None:
-        settings = self.settings
-        if settings.embedded_redis:
-            redis = EmbeddedRedis(self.data_dir, settings.redis_server or None)
-            self.redis_url = await self._stack.enter_async_context(redis)
-        if settings.embedded_postgres:
-            postgres = EmbeddedPostgres(self.data_dir)
-            self.postgres_dsn = await self._stack.enter_async_context(postgres)
-            await migrate(self.postgres_dsn)
-        self.redis = RedisConnection.from_url(
-            self.redis_url,
-            connections_max=settings.redis_connections_max,
-            timeout_seconds=settings.usage_store_timeout_ms / 1_000,
-        )
-        self._stack.push_async_callback(self.redis.aclose)
-        if self._wants_postgres:
-            self._store_problems["postgres"] = "not looked at yet"
-            self.pool: Pool = await open_pool(
-                self.postgres_dsn, size_max=settings.postgres_connections_max
-            )
-            self._stack.push_async_callback(self.pool.close)
-
     def _make_data_plane(self) -> None:
         settings, clock = self.settings, self.clock
-        self.foresight = Foresight(settings, self.redis, self.keyspace)
-        self.rate_cards = RedisRateCards(self.redis)
+        self.foresight = Foresight(settings, self.stores.redis, self.keyspace)
+        self.rate_cards = RedisRateCards(self.stores.redis)
         self.policies = PublishedPolicies(
             self.loaded, self.rate_cards, poll_seconds=STORE_PAUSE_SECONDS
         )
+        self.loaded.on_change = self.policies.notice
         self.digests = KeyedDigests(self.secrets.ring)
         self.tokens = SignedHoldTokens(self.secrets.ring)
         self.balances = RedisBalances(
-            self.redis,
+            self.stores.redis,
             self.keyspace,
             clock,
             store_timeout_seconds=settings.store_timeout_ms / 1_000,
         )
         self.directory = RedisDirectory(
-            self.redis,
+            self.stores.redis,
             self.keyspace,
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
-        self.push = PushListener(self.redis, self.directory)
+        self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
@@ -223,7 +203,7 @@ class Application:
             decision_log=self.foresight.log,
             jwt_verifier=self.jwt_keys,
         )
-        self.quarantine = RedisQuarantine(self.redis, self.keyspace)
+        self.quarantine = RedisQuarantine(self.stores.redis, self.keyspace)
         self.metering = MeteringService(
             balances=self.balances,
             directory=self.directory,
@@ -239,7 +219,7 @@ class Application:
         settings = self.settings
         self.accounts = AccountService(
             accounts=PostgresAccounts(self.pool),
-            live=RedisLiveAccounts(self.redis, self.keyspace),
+            live=RedisLiveAccounts(self.stores.redis, self.keyspace),
             policies=self.loaded,
             digests=self.digests,
             clock=self.clock,
@@ -256,7 +236,16 @@ class Application:
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
         )
-        self.stream = RedisUsageStream(self.redis, self.keyspace)
+        self.thresholds = Thresholds(
+            counters=RedisUsedCounters(self.stores.redis, self.keyspace),
+            record=PostgresThresholds(self.pool),
+            accounts=PostgresAccounts(self.pool),
+            policies=self.policies,
+            clock=self.clock,
+            shards=shards,
+            interval_seconds=settings.sweep_interval_seconds,
+        )
+        self.stream = RedisUsageStream(self.stores.redis, self.keyspace)
         self.settlement = SettlementWorker(
             self.stream,
             PostgresLedger(self.pool),
@@ -308,16 +297,24 @@ class Application:
             self.grpc_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
-            known, table = (self.loaded, self.directory, self.balances), self.foresight.table
-            explain = self.foresight.explanations(*known)
-            control = ControlPlane(
-                accounts=self.accounts, decisions=table, explanations=explain, pool=self.pool
-            )
-            self.admin_address = await servers.start_admin(self._stack, control)
+            await self._start_admin(servers)
+
+    async def _start_admin(self, servers: Servers) -> None:
+        known = (self.loaded, self.directory, self.balances)
+        use_cases = AdminUseCases(
+            accounts=self.accounts,
+            decisions=self.foresight.table,
+            explanations=self.foresight.explanations(*known),
+            meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
+            reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
+            thresholds=PostgresThresholds(self.pool),
+        )
+        self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
     def _start_workers(self) -> None:
-        settings, start, known = self.settings, self._workers.start, self._wait_for_redis
-        start("redis_watch", self._watch_redis)
+        settings, start = self.settings, self._workers.start
+        known = partial(self.stores.wait_for_redis, self.stop)
+        start("redis_watch", self.stores.watch_redis)
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
@@ -326,8 +323,8 @@ class Application:
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("push", self.push.run, after=known)
-        if self._wants_postgres:
-            start("postgres_watch", self._watch_postgres)
+        if self.stores.wants_postgres:
+            start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
             return
         if settings.has(Role.ADMIN):
@@ -335,6 +332,7 @@ class Application:
         if settings.has(Role.SETTLEMENT):
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
+            start("thresholds", self.thresholds.run, after=known)
             start(
                 "grants",
                 partial(
@@ -344,49 +342,6 @@ class Application:
             )
         if self.reporter is not None:
             start("reporting", self.reporter.run)
-
-    async def _wait_for_redis(self) -> None:
-        """Work on a store must not begin before it is known to have as many shards as we."""
-        while not self._redis_known and not self.stop.is_set():
-            await self._workers.sleep(STORE_PAUSE_SECONDS)
-
-    async def _look_at_redis(self) -> None:
-        """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
-        await fix_shards(self.redis, self.settings.shards)
-        if not self._redis_known or "redis" in self._store_problems:
-            await self.redis.load_scripts()
-        self._redis_known = True
-
-    async def _watch_redis(self, stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await self._look_at_redis()
-                self._store_problems.pop("redis", None)
-            except StoreUnavailable as error:
-                self._store_problems["redis"] = str(error)
-            await self._workers.sleep(STORE_PAUSE_SECONDS)
-
-    async def _watch_postgres(self, stop: asyncio.Event) -> None:
-        migrated = False
-        while not stop.is_set():
-            try:
-                if migrated:
-                    await ping(self.pool)
-                else:
-                    migrated = await self._look_at_schema()
-                if migrated:
-                    self._store_problems.pop("postgres", None)
-            except (StoreUnavailable, ConfigError) as error:
-                self._store_problems["postgres"] = str(error)
-            await self._workers.sleep(STORE_PAUSE_SECONDS)
-
-    async def _look_at_schema(self) -> bool:
-        current, head = await schema_status(self.postgres_dsn)
-        if current != head:
-            self._store_problems["postgres"] = (
-                f"its schema is {current}, this version needs {head}; run `sidecar migrate`"
-            )
-        return current == head
 
     async def _forget_idempotency_keys(self, stop: asyncio.Event) -> None:
         """Drop answers that have been kept long enough."""

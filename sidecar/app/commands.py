@@ -10,7 +10,13 @@ from sidecar.app.keys import load_secrets, read_secret
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import metadata_namespaces, trusted_headers
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
-from sidecar.inbound.envoy.policy_routes import UPSTREAM, policy_routes
+from sidecar.inbound.envoy.policy_routes import (
+    UPSTREAM,
+    meter_headers,
+    meter_metadata,
+    meters_untold,
+    policy_routes,
+)
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.settings import EnvoyDefaults, Settings
@@ -76,6 +82,9 @@ def envoy_options(
         gateway_token=token,
         admin=Address.parse(admin) if admin else None,
         routes=policy_routes(policy),
+        meter_headers=meter_headers(policy),
+        meter_metadata=meter_metadata(policy),
+        meters_untold=meters_untold(policy),
         hold_ttl=timedelta(seconds=settings.hold_ttl_seconds),
         check_timeout=timedelta(milliseconds=settings.check_timeout_ms),
         metadata_namespaces=metadata_namespaces(policy.identity),

@@ -5,11 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sidecar.app.keys import Secrets
-from sidecar.outbound.postgres.pool import Pool
-from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.decision_ports import DecisionTable
-from sidecar.services.explanations import ExplanationService
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
 from sidecar.settings import Settings
@@ -36,13 +32,3 @@ class DataPlane:
     checks: CheckService
     metering: MeteringService
     problems: Callable[[], list[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPlane:
-    """Administration."""
-
-    accounts: AccountService
-    decisions: DecisionTable
-    explanations: ExplanationService
-    pool: Pool

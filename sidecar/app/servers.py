@@ -3,7 +3,7 @@
 import secrets
 from contextlib import AsyncExitStack
 
-from sidecar.app.parts import ControlPlane, DataPlane
+from sidecar.app.parts import DataPlane
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.authz import CheckHandler
@@ -12,6 +12,7 @@ from sidecar.inbound.envoy.otlp_logs import OtlpLogsHandler
 from sidecar.inbound.grpc.grpcio_engine import GrpcioEngine
 from sidecar.inbound.grpc.health import HealthHandler
 from sidecar.inbound.http.apps import admin_app, gateway_app
+from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.inbound.http.listening import serve
 from sidecar.inbound.ingest import IngestHandler
 from sidecar.inbound.principals import (
@@ -20,6 +21,7 @@ from sidecar.inbound.principals import (
     load_gateway_tokens,
 )
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
+from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.metering import MeterPrincipal
 from sidecar.settings import is_local
 
@@ -101,7 +103,7 @@ class Servers:
             serve(gateway, app.settings.http_listen, shutdown_seconds=app.settings.drain_seconds)
         )
 
-    async def start_admin(self, stack: AsyncExitStack, control: ControlPlane) -> str:
+    async def start_admin(self, stack: AsyncExitStack, use_cases: AdminUseCases, pool: Pool) -> str:
         """Serve the REST API; returns the address. Raises ConfigError without a token file."""
         app = self._app
         token_file = app.secrets.admin_token_file
@@ -109,10 +111,8 @@ class Servers:
             raise ConfigError("the admin role needs SIDECAR_ADMIN_TOKEN_FILE")
         admin = admin_app(
             listen=app.settings.admin_listen,
-            accounts=control.accounts,
-            decisions=control.decisions,
-            explanations=control.explanations,
-            idempotency=PostgresIdempotencyKeys(control.pool),
+            use_cases=use_cases,
+            idempotency=PostgresIdempotencyKeys(pool),
             tokens=load_admin_tokens(token_file),
             ready=app.problems,
             new_id=new_id,

@@ -103,7 +103,9 @@ def read_span(since: str, until: str) -> tuple[datetime, datetime]:
     Raises:
         ConfigError: One is neither a span nor an instant, or nothing lies between them.
     """
-    now = datetime.now(UTC)
+    from sidecar.app.parts import SystemClock
+
+    now = SystemClock().now()
     begin = _instant(since, now, "--since")
     end = _instant(until, now, "--until") if until else now
     if begin >= end:

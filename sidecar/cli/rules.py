@@ -1,4 +1,4 @@
-"""`sidecar rules`: what rules can be asked and made of, without a running sidecar."""
+"""`sidecar rules`: what can be asked of rules, and made of them, before they bite."""
 
 import typer
 

@@ -225,5 +225,7 @@ async def _code(response: aiohttp.ClientResponse) -> str:
         body = await response.json(content_type=None)
     except ValueError:
         return f"http_{response.status}"
-    code = body.get("code") if isinstance(body, dict) else None
+    # The route has OpenAI's error format.
+    error = body.get("error") if isinstance(body, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
     return str(code or f"http_{response.status}")

@@ -7,9 +7,11 @@ from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
+from sidecar.domain.meter_values import TOKEN_VALUES
+from sidecar.domain.meters import Meter
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Meter, RateCard
-from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.pricing import RateCard
+from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import EstimateRule, ModelLimits
 

@@ -84,7 +84,8 @@ class HoldTerms:
     All that a capture needs to know of its hold, fixed at the check.
 
     The signed token carries exactly this, so usage can settle even if the store was wiped.
-    `estimate` maps each meter that matched the route to its upper bound.
+    `estimate` maps each meter that matched the request to its upper bound. `noted` are the facts
+    of the request that those meters name, by dotted names: nobody else knows them later.
     """
 
     hold_id: str
@@ -106,3 +107,4 @@ class HoldTerms:
     decided_at_ms: int = 0
     expires_at_ms: int = 0
     request_id: bytes = field(default=b"")
+    noted: Mapping[str, str] = field(default_factory=dict)

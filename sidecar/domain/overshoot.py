@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.meters import Meter
 from sidecar.domain.money import format_amount
-from sidecar.domain.pricing import Meter, RateCard
+from sidecar.domain.pricing import RateCard
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import ModelLimits

@@ -16,6 +16,7 @@ from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_u
 from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
+from sidecar.domain.noting import note_request
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.requests import RequestFacts
@@ -90,6 +91,7 @@ class CheckPlan:
     credit_required: bool = False
     counters: tuple[CounterTake, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
+    noted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def invoices(self) -> tuple[InvoiceDemand, ...]:
@@ -308,6 +310,7 @@ class _Planner:
             credit_required=credit,
             counters=counters,
             variables=conditions.known,
+            noted=note_request(meters, self.view, self.customer),
         )
 
     def _matched(

@@ -12,7 +12,8 @@ from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.identity import IdentitySource
 from sidecar.domain.matching import Match, RequestView, RouteSet, fits_any
-from sidecar.domain.pricing import Meter, RateCard
+from sidecar.domain.meters import Meter
+from sidecar.domain.pricing import RateCard
 from sidecar.domain.requests import AccessRequest
 from sidecar.domain.rule_index import RuleIndex
 from sidecar.domain.rules import (

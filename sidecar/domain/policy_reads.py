@@ -113,6 +113,10 @@ def _of_request(reads: frozenset[str]) -> frozenset[str]:
         if not read.startswith(_REQUEST):
             continue
         path = read.removeprefix(_REQUEST)
+        kind, _, name = path.partition(".")
+        if kind == "fields" and name and "." not in name:
+            # The same values as the body's, as texts.
+            path = f"body.{name}"
         if path not in _ALWAYS_KNOWN:
             found.add(path)
     return frozenset(found)

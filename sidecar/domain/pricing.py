@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.meters import Meter, parse_meter
 from sidecar.domain.money import AMOUNT_NANO_MAX
-from sidecar.domain.usage import OnMissing
 
 
 class Price(Protocol):
@@ -112,31 +112,6 @@ class Billing(StrEnum):
     PREPAID = "prepaid"
     POSTPAID = "postpaid"
     CREDIT_THEN_INVOICE = "credit_then_invoice"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meter:
-    """
-    Which events count, and which quantity of them.
-
-    `value` is a path such as "usage.input"; `statuses` is empty for all. Which routes it
-    matches is decided at the check and carried by the hold.
-    """
-
-    name: str
-    value: str
-    statuses: frozenset[int] = frozenset()
-    on_missing: OnMissing = OnMissing.CAPTURE_ESTIMATE
-    reported: bool = True
-
-    def describe(self) -> dict[str, object]:
-        """Content for the price version."""
-        return {
-            "value": self.value,
-            "statuses": sorted(self.statuses),
-            "on_missing": self.on_missing.value,
-            "reported": self.reported,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,16 +219,7 @@ def parse_rate_card(content: str) -> RateCard:
             )
             for line in data["lines"]
         ),
-        meters={
-            name: Meter(
-                name=name,
-                value=meter["value"],
-                statuses=frozenset(meter["statuses"]),
-                on_missing=OnMissing(meter["on_missing"]),
-                reported=meter["reported"],
-            )
-            for name, meter in data["meters"].items()
-        },
+        meters={name: parse_meter(name, meter) for name, meter in data["meters"].items()},
     )
 
 

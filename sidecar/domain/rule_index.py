@@ -29,10 +29,10 @@ class RuleIndex:
         shared = Counter(key for choice in choices for keys in choice for key in keys)
         self._filed: dict[Key, list[int]] = {}
         self._always: list[int] = []
-        self._for_unknown: dict[Level, list[int]] = {level: [] for level in Level}
+        self._for_unknown: dict[Level, dict[int | None, list[int]]] = {level: {} for level in Level}
         for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
             if rule.unidentified is not Unidentified.SKIP:
-                self._for_unknown[rule.level].append(number)
+                self._file_for_unknown(number, rule)
             if rule.unidentified is Unidentified.ONLY:
                 continue
             if not choice:
@@ -48,11 +48,19 @@ class RuleIndex:
         found = set(self._always)
         for key in self._keys(view, customer):
             found.update(self._filed.get(key, ()))
-        for level, numbers in self._for_unknown.items():
-            # A rule that cannot tell this caller is not found by what it selects on.
-            if numbers and not level.name_in(customer):
-                found.update(numbers)
+        for level, by_route in self._for_unknown.items():
+            # A rule that cannot tell this caller is not found by whom it selects.
+            if by_route and not level.name_in(customer):
+                for route in (None, *view.routes):
+                    found.update(by_route.get(route, ()))
         return [self._rules[number] for number in sorted(found)]
+
+    def _file_for_unknown(self, number: int, rule: Rule) -> None:
+        """File a rule, by the routes that it names, for callers that it cannot tell."""
+        by_route = self._for_unknown[rule.level]
+        routes = {route for match in rule.match for route in match.routes}
+        for route in routes if rule.names_routes else (None,):
+            by_route.setdefault(route, []).append(number)
 
     def _keys(self, view: RequestView, customer: CustomerFacts) -> Iterator[Key]:
         kinds = self._kinds

@@ -10,7 +10,7 @@ from sidecar.domain.customers import CustomerFacts, CustomerMatch, UserMatch
 from sidecar.domain.decisions import DenyReason, Dialect
 from sidecar.domain.expressions import Expression
 from sidecar.domain.matching import Match
-from sidecar.domain.pricing import Meter
+from sidecar.domain.meters import Meter
 from sidecar.domain.store_numbers import InvoiceDemand
 from sidecar.domain.templates import Template
 

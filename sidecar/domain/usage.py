@@ -5,9 +5,11 @@ Usage: what a response really used, in one normal form whatever the provider.
 (OpenTelemetry's convention); edges convert.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sidecar.domain.errors import InvalidInput
 
@@ -94,14 +96,30 @@ class OnMissing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UsageFacts:
+    """
+    What else an edge tells of a response, for meters that name it; each part is bounded there.
+
+    `raw` is the provider's own usage object, `body` what is known of the response's JSON; None
+    where the edge has none. `headers` are the response's, by lower-case name; `metadata` is what
+    the sender adds. JSON types only.
+    """
+
+    raw: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """
     One edge's word about one finished request, before it is priced.
 
     `hold_id` or `hold_token` ties it to a hold; without either it is unheld and needs
     `customer_id` and `event_id` from a sender with that right. Sizes are bytes, duration
-    milliseconds. `status` is the HTTP status the caller saw. `from_header` says that the
-    counts come from a response header rather than from the body.
+    milliseconds, None where the edge does not know them. `status` is the HTTP status the caller
+    saw. `from_header` says that the counts come from a response header rather than the body.
     """
 
     edge: str
@@ -115,21 +133,30 @@ class UsageReport:
     model: str = ""
     status: int | None = None
     occurred_at: datetime | None = None
-    duration_ms: int = 0
-    request_bytes: int = 0
-    response_bytes: int = 0
+    duration_ms: int | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
     route: str = ""
     request_id: bytes = b""
     from_header: bool = False
+    facts: UsageFacts = field(default_factory=UsageFacts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatedLine:
-    """A meter's quantity of one event, and what it came to."""
+    """
+    A meter's quantity of one event, and what it came to.
+
+    `groups` are the values of the meter's `group_by`, `text_hash` stands for a distinct value.
+    `observed` marks a value that tells something even as 0: a maximum's or a latest one.
+    """
 
     meter: str
     quantity: int
     amount_nano: int
+    groups: Mapping[str, str] = field(default_factory=dict)
+    text_hash: str = ""
+    observed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

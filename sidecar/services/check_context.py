@@ -62,6 +62,7 @@ def place_demand(
         model=plan.model,
         route=_route_name(context),
         policy_version=context.policy.version,
+        noted=plan.noted,
         bound=plan.bound,
         quota_lines=tuple(take.line for take in plan.counters),
         request_id=request.request_id,

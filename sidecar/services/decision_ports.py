@@ -8,6 +8,12 @@ from typing import Protocol
 from sidecar.domain.decision_records import DecisionRecord
 from sidecar.domain.replay_state import ReplayUsage
 
+PLACE_PATTERN = r"^[0-9]{1,16}-[0-9]{1,18}-[0-9]{1,18}-[01]-dec_[0-9a-f]{32}-[01]$"
+"""
+A place in the list of decisions: microseconds of its instant, epoch, seq, whether it placed no
+hold, its id, whether it was an allow.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedDecision:

@@ -16,6 +16,7 @@ from enum import StrEnum
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound, HoldTerms, check_hold_id, make_hold_id
+from sidecar.domain.noting import note_labels
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.pricing import Billing
 from sidecar.domain.quantities import estimate_quantities
@@ -282,6 +283,7 @@ class MeteringService:
             policy_version=policy.version,
             bound=Bound.ESTIMATED,
             decided_at_ms=to_epoch_ms(report.occurred_at),
+            noted=note_labels(meters, customer.labels),
         )
         if not principal.covers(terms):
             raise InvalidInput(NOT_COVERED)

@@ -21,11 +21,22 @@ class PublishedPolicies:
     """
 
     def __init__(self, loaded: Policies, rate_cards: RateCards, *, poll_seconds: float) -> None:
-        """Wire the ports; `poll_seconds` is how soon a reloaded policy is noticed."""
+        """
+        Wire the ports.
+
+        Args:
+            loaded, rate_cards: Ports.
+            poll_seconds: How soon a store that was away is tried again; `notice` cuts it short.
+        """
         self._loaded = loaded
         self._rate_cards = rate_cards
         self._poll_seconds = poll_seconds
         self._published: Policy | None = None
+        self._noticed = asyncio.Event()
+
+    def notice(self) -> None:
+        """Say that another policy was loaded, so that it is published at once."""
+        self._noticed.set()
 
     def current(self) -> Policy:
         """The newest published snapshot. Raises StoreUnavailable before the first."""
@@ -58,5 +69,7 @@ class PublishedPolicies:
                 except SidecarError as error:
                     telemetry.WORKER_FAILURES.labels("publishing").inc()
                     telemetry.get_logger().warning("policy_publish_failed", error=str(error))
+            # A stop is seen with the next poll: half a second is nothing to a drain.
             with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._poll_seconds)
+                await asyncio.wait_for(self._noticed.wait(), self._poll_seconds)
+            self._noticed.clear()

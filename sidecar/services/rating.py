@@ -10,9 +10,10 @@ from datetime import datetime
 
 from sidecar.domain.counters import counted_quantity
 from sidecar.domain.holds import HoldTerms, QuotaLine
+from sidecar.domain.meter_values import TOKEN_VALUES
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
 from sidecar.domain.pricing import RateCard
-from sidecar.domain.quantities import TOKEN_VALUES, Measured, measure_quantities
+from sidecar.domain.quantities import Caller, Measured, MeteredQuantities, measure_quantities
 from sidecar.domain.usage import RatedLine, UsageEvent, UsageReport, check_quantity
 from sidecar.services.ports import Balances, RatingDemand
 
@@ -51,17 +52,9 @@ class Rating:
         if not terms.estimate.keys() <= card.meters.keys():
             return "unknown_meter"
         model = report.model or terms.model
-        metered = measure_quantities(
-            card.meters,
-            terms.estimate,
-            Measured(
-                usage=report.usage,
-                status=report.status,
-                duration_ms=report.duration_ms,
-                request_bytes=report.request_bytes,
-                response_bytes=report.response_bytes,
-            ),
-        )
+        metered = measure_quantities(card.meters, terms.estimate, measured(report, terms))
+        if metered.refusal:
+            return metered.refusal
         if not card.prices_model(model, [name for name, q in metered.quantities.items() if q]):
             return "unpriced_model"
         if report.from_header and any(
@@ -85,17 +78,14 @@ class Rating:
             plan=terms.plan,
             model=model,
             route=terms.route,
-            lines=tuple(
-                RatedLine(meter=name, quantity=quantity, amount_nano=0)
-                for name, quantity in metered.quantities.items()
-            ),
+            lines=rated_lines(card, metered),
             usage=report.usage,
             status=report.status,
             occurred_at=from_epoch_ms(terms.decided_at_ms),
             received_at=report.received_at,
-            duration_ms=report.duration_ms,
-            request_bytes=report.request_bytes,
-            response_bytes=report.response_bytes,
+            duration_ms=report.duration_ms or 0,
+            request_bytes=report.request_bytes or 0,
+            response_bytes=report.response_bytes or 0,
             edge=report.edge,
             gateway_id=terms.gateway_id,
             estimated=bool(metered.estimated),
@@ -149,6 +139,44 @@ class Rating:
                 for line in terms.quota_lines
             ),
         )
+
+
+def measured(report: UsageReport, terms: HoldTerms) -> Measured:
+    """All that is known of a finished request: the report's word, and what its hold noted."""
+    return Measured(
+        usage=report.usage,
+        status=report.status,
+        duration_ms=report.duration_ms,
+        request_bytes=report.request_bytes,
+        response_bytes=report.response_bytes,
+        model=report.model or terms.model,
+        asked_model=terms.model,
+        facts=report.facts,
+        caller=Caller(
+            customer_id=terms.customer_id,
+            plan=terms.plan,
+            team_id=terms.team_id,
+            user_id=terms.user_id,
+            credential_id=terms.credential_id,
+            route=terms.route,
+            noted=terms.noted,
+        ),
+    )
+
+
+def rated_lines(card: RateCard, metered: MeteredQuantities) -> tuple[RatedLine, ...]:
+    """A line for each meter, at no amount yet."""
+    return tuple(
+        RatedLine(
+            meter=name,
+            quantity=observed.quantity,
+            amount_nano=0,
+            groups=observed.groups,
+            text_hash=observed.text_hash,
+            observed=not card.meters[name].aggregation.additive,
+        )
+        for name, observed in metered.observed.items()
+    )
 
 
 def total_key(price_version: str, line: int, instant: datetime) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.judging import Judgement, judge
-from sidecar.domain.planning import Ask, Refusal, plan_check, plan_unidentified
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
 from sidecar.domain.policy import Policy
 from sidecar.domain.requests import RequestFacts, normalise_path
 from sidecar.services.given_numbers import play_place
@@ -79,16 +79,19 @@ def _play(policy: Policy, test: RuleTest, statuses: Mapping[DenyReason, int]) ->
     if isinstance(plan, Refusal):
         return _refused(plan.reason, plan.rule, statuses)
     numbers = None if plan.ask is Ask.NOTHING else play_place(plan, test)
-    return _judged(judge(plan, numbers, test.customer), statuses)
+    return _judged(plan, judge(plan, numbers, test.customer), statuses)
 
 
 def _refused(reason: DenyReason, rule: str, statuses: Mapping[DenyReason, int]) -> _Outcome:
     return _Outcome(allow=False, code=reason.value, rule=rule, status=statuses.get(reason))
 
 
-def _judged(judgement: Judgement, statuses: Mapping[DenyReason, int]) -> _Outcome:
-    denial = judgement.denial
-    shadow, over = frozenset(judgement.shadow_denials), frozenset(judgement.over_limits)
+def _judged(plan: CheckPlan, judgement: Judgement, statuses: Mapping[DenyReason, int]) -> _Outcome:
+    denial, shadow = judgement.denial, frozenset(judgement.shadow_denials)
+    # Named as in the policy, whosever count it is.
+    over = frozenset(
+        take.counter.name for take in plan.counters if take.name in judgement.over_limits
+    )
     if denial is None:
         return _Outcome(allow=True, headers=judgement.headers, shadow=shadow, over=over)
     answer = denial.answer

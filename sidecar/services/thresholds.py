@@ -78,10 +78,8 @@ class ThresholdRecord(Protocol):
     async def record(self, reached: Sequence[ThresholdReached]) -> Sequence[ThresholdReached]:
         """Record those that are not yet; returns them."""
 
-    async def list_reached(
-        self, customer_id: str, *, after: str, limit: int
-    ) -> Sequence[ThresholdReached]:
-        """A customer's, newest period last."""
+    async def list_reached(self, customer_id: str, *, limit: int) -> Sequence[ThresholdReached]:
+        """A customer's, the newest first."""
 
 
 class Thresholds:

@@ -77,11 +77,25 @@ class Usage(_message.Message):
     def __init__(self, input: _Optional[int] = ..., output: _Optional[int] = ..., cache_read: _Optional[int] = ..., cache_creation: _Optional[int] = ..., reasoning: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class RatedLine(_message.Message):
-    __slots__ = ("meter", "quantity", "amount_nano")
+    __slots__ = ("meter", "quantity", "amount_nano", "groups", "text_hash", "observed")
     METER_FIELD_NUMBER: _ClassVar[int]
     QUANTITY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_NANO_FIELD_NUMBER: _ClassVar[int]
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_HASH_FIELD_NUMBER: _ClassVar[int]
+    OBSERVED_FIELD_NUMBER: _ClassVar[int]
     meter: str
     quantity: int
     amount_nano: int
-    def __init__(self, meter: _Optional[str] = ..., quantity: _Optional[int] = ..., amount_nano: _Optional[int] = ...) -> None: ...
+    groups: _containers.RepeatedCompositeFieldContainer[GroupValue]
+    text_hash: str
+    observed: bool
+    def __init__(self, meter: _Optional[str] = ..., quantity: _Optional[int] = ..., amount_nano: _Optional[int] = ..., groups: _Optional[_Iterable[_Union[GroupValue, _Mapping]]] = ..., text_hash: _Optional[str] = ..., observed: _Optional[bool] = ...) -> None: ...
+
+class GroupValue(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...

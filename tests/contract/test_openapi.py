@@ -58,8 +58,11 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
         for operation in path.values():
             del operation["security"]
             for parameter in operation.get("parameters", []):
-                if parameter["name"] == "after":
+                opaque = "dec_" not in json.dumps(parameter["schema"])
+                if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
+                if parameter["name"] in ("since", "until"):
+                    parameter["schema"] = {"enum": ["2026-02-01T00:00:00Z"]}
     return document
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -19,8 +20,10 @@ from fixtures.stack import Process
 
 from sidecar import telemetry
 from sidecar.app import Application, read_secret, report_once, settle_once
+from sidecar.app.parts import SystemClock
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.embedded import find_redis_server
+from sidecar.services.replaying import recorded_events, replay
 from sidecar.settings import Role, Settings, load_settings
 
 pytestmark = [
@@ -434,6 +437,51 @@ async def test_a_grant_that_the_live_store_refuses_does_not_end_the_process(
 def worker_failures(worker: str) -> float:
     name = "sidecar_worker_failures_total"
     return telemetry.REGISTRY.get_sample_value(name, {"worker": worker}) or 0.0
+
+
+async def test_decisions_are_kept_listed_and_replay_as_they_were(
+    external: dict[str, object], folder: Path
+):
+    """Through the real scripts: allows with usage, denials for credit, and callers unknown."""
+    async with running(settings(folder, **external)) as (app, client):
+        await until(client.ready)
+        key = await client.customer("0.02")
+        await until(lambda: _has_credit(client))
+        for number in range(30):
+            status, decision = await client.gateway(
+                "POST", "/v1/check", CHAT | {"headers": {"x-api-key": key if number % 5 else "?"}}
+            )
+            assert status == 200
+            if decision["allow"] and number % 2:
+                event = {
+                    "hold_token": decision["hold_token"],
+                    "model": "gpt-4o-mini",
+                    "usage": {"input": 10, "output": 1},
+                }
+                await client.gateway("POST", "/v1/usage", {"events": [event]})
+
+        async def all_moved() -> bool:
+            _, answer = await client.admin("GET", "/api/v1/decisions?limit=100")
+            return len(answer["items"]) >= 30
+
+        await until(all_moved)
+        _, listed = await client.admin("GET", "/api/v1/decisions?limit=100")
+        assert {item["code"] for item in listed["items"]} >= {"", "unknown_credential"}
+        one = listed["items"][0]["id"]
+        status, read = await client.admin("GET", f"/api/v1/decisions/{one}")
+        assert (status, read["id"]) == (200, one)
+        assert key not in str(listed)
+        since = SystemClock().now() - timedelta(hours=1)
+        events = recorded_events(app.foresight.table, since=since, until=since + timedelta(hours=2))
+        report = await replay(app.policies.current(), events)
+    assert report.decisions == len(listed["items"])
+    assert report.reproduced + report.kept == report.decisions
+    assert report.headers_changed == 0
+    assert report.reproduced > 20
+
+
+async def _has_credit(client: Client) -> bool:
+    return (await client.balance())["available_nano"] > 0
 
 
 async def test_settle_once_posts_all_that_is_there_and_says_how_much(

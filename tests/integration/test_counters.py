@@ -162,6 +162,18 @@ async def test_a_rolling_window_forgets_slice_by_slice(store):
     assert used == [5, 10, 15, 20, 25, 30, 30, 30]
 
 
+async def test_a_wait_for_many_slices_is_right_to_the_millisecond(store):
+    fine = replace(ROLLING, limit=130, window=RollingWindow(seconds=100, slices=200))
+    for number in range(130):
+        await store.take_one(number, fine, 1)
+        await store.wait(500)
+    for quantity in (1, 49, 50, 51, 100, 130):
+        refused = await store.take_one(200, fine, quantity)
+        # The slice that was taken as the last of so many leaves a hundred seconds after its end.
+        leaves = BASE_MS + 500 * quantity + 100_000
+        assert refused.numbers.retry_at_ms == {"rolling": leaves}
+
+
 async def test_a_rolling_window_settles_in_the_slice_that_was_taken(store):
     hold, other = (store.hold(n, store.take(ROLLING, 10)) for n in (1, 2))
     await store.balances.place_hold(hold)
@@ -224,16 +236,27 @@ async def test_a_capture_of_a_hold_that_ended_and_a_correction_leave_rates_alone
 async def test_a_rate_that_the_policy_changes_keeps_what_was_taken(store):
     await store.take_one(1, RATE, 12)
     per_minute = replace(RATE, limit=60, rate=Rate(per_ms=60_000, burst=30))
+
+    async def rates() -> list[int]:
+        return [*await store.used(RATE), *await store.used(per_minute)]
+
     await store.wait(1_000)
-    # 5 are left; from now on one each second drains.
-    assert await store.used(per_minute) == [5]
+    # One each second drains, since the level was written.
+    assert await rates() == [5, 11]
     placed = await store.take_one(2, per_minute, 10)
-    assert placed.numbers.used == {"rate": 15}
-    await store.wait(4_000)
-    assert await store.used(per_minute) == [11]
-    # Back again, from a part of a unit: it is rounded up.
+    assert placed.numbers.used == {"rate": 21}
     await store.wait(500)
-    assert await store.used(RATE) == [11]
+    assert await rates() == [18, 21]
+    # 20.5 are written; under the old rate again that is 21.
+    await store.take_one(3, per_minute, 0)
+    assert await rates() == [21, 21]
+    slower = replace(RATE, limit=1)
+    refused = await store.take_one(4, slower, 1)
+    assert refused.numbers.retry_at_ms == {"rate": BASE_MS + 3_500}
+    await store.at(BASE_MS + 3_499)
+    assert (await store.take_one(5, slower, 1)).status is PlaceStatus.DENIED
+    await store.at(BASE_MS + 3_500)
+    assert (await store.take_one(6, slower, 1)).status is PlaceStatus.PLACED
 
 
 @pytest.mark.parametrize("how", ["capture", "release", "orphan"])

@@ -105,6 +105,11 @@ ROUTES = (
         {"usage": (Address.parse("[::1]:9001"), Address.parse("127.0.0.1:9001"))},
         {"upstreams": (Upstream.parse("unix:/run/provider.sock"),)},
         {"body_bytes": 0},
+        {
+            "transport": "both",
+            "meter_headers": ("x-gpu-ms",),
+            "meter_metadata": ("gpu.kind", "session"),
+        },
         {"body_bytes": 65_536, "listen": Address.parse("0.0.0.0:8080")},
     ],
     ids=lambda changes: "-".join(changes) or "defaults",

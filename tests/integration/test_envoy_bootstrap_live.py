@@ -44,6 +44,18 @@ async def test_the_log_of_a_request_carries_its_hold_and_its_tokens(tmp_path: Pa
         assert len(bench.policy.metadata) == 2
 
 
+async def test_the_log_tells_what_meters_read_and_nothing_of_what_is_not_there(
+    tmp_path: Path,
+) -> None:
+    told = {"meter_headers": ("x-tokens-used", "x-absent"), "meter_metadata": ("gpu.kind",)}
+    async with running(tmp_path, routes=ROUTES, **told) as bench:
+        await bench.post("/v1/chat/completions", json={"model": "gpt-fake"})
+        record = await bench.policy.record(log_type="DownstreamEnd")
+        assert record["resp.x-tokens-used"] == "18" + "0" * 40
+        assert "resp.x-absent" not in record
+        assert "meta.gpu.kind" not in record
+
+
 async def test_a_check_sees_a_cut_body_and_none_of_the_callers_forgeries(tmp_path: Path) -> None:
     forged = {
         "x-sidecar-token": "mine",

@@ -57,6 +57,7 @@ async def test_the_stream_carries_the_decision_with_its_numbers(store):
         client_key="k-1",
         request_id=b"\xff\x00",
         estimate_reason="none",
+        team_id="team",
         user_id="user",
         credential_id="crd",
         duration_ms=5,

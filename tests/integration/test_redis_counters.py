@@ -25,6 +25,7 @@ from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.domain.windows import FixedWindow, RollingWindow
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.services.ports import CaptureStatus, PlaceStatus
+from sidecar.services.sweeping import Sweeper
 
 EVERY_KIND = (WINDOW, ROLLING, RATE, FLIGHT)
 
@@ -169,6 +170,23 @@ async def test_a_rolling_window_that_is_cut_anew_keeps_what_it_counted(store):
     assert await store.used(wide) == [15]
     await store.at(BASE_MS + 120_000)
     assert await store.used(wide) == [0]
+
+
+async def test_ten_thousand_slices_that_left_are_dropped_by_one_place(store):
+    """More than one window has: as if it had been cut anew time and again."""
+    slices = [BASE_MS - 10_000 + n for n in range(10_000)]
+    await store.live.set_field("i:rolling", "".join(f",{s}={BASE_MS + 1}" for s in slices))
+    await store.live.set_field("s:rolling", "10000")
+    customer = store.live.keyspace.customer(CUSTOMER)
+    words = [word for start in slices for word in (f"v:rolling:{start}", 1)]
+    await command(store, "HSET", customer, *words)
+    refused = await store.take_one(1, ROLLING, 50)
+    assert refused.numbers.retry_at_ms == {"rolling": BASE_MS + 1}
+    await store.wait(1)
+    placed = await store.take_one(2, ROLLING, 50)
+    assert placed.numbers.used == {"rolling": 50}
+    fields = await counters_of(store)
+    assert set(fields) == {f"v:rolling:{BASE_MS}", "i:rolling", "s:rolling"}
 
 
 async def test_counters_of_callers_who_never_return_are_dropped(store):
@@ -416,3 +434,18 @@ async def test_windows_longer_than_any_hold_are_cleaned_with_what_was_captured(s
     await store.wait(3 * DAY_MS)
     await store.take_one(2, long, 1)
     assert set(await counters_of(store)) == {f"q:window:{BASE_MS + 3 * DAY_MS}", "w:window"}
+
+
+async def test_the_sweep_drops_counters_on_each_of_its_shards(store):
+    await store.take_one(1, ROLLING, 1)
+    await store.release(1)
+    await store.wait(12_000)
+    keyspace = store.live.keyspace
+    sweeper = Sweeper(
+        balances=store.balances,
+        metering=None,
+        shards=range(keyspace.shards),
+        interval_seconds=1.0,
+    )
+    assert await sweeper.sweep_once() == 0
+    assert await counters_of(store) == {}

@@ -74,7 +74,7 @@ async def test_what_is_remembered_of_a_key_ends_with_it(store):
     gateway = another_gateway(store)
     assert (await found(gateway)).generation == 1
     async with asyncio.timeout(20):  # Without its end it would be remembered for 30 s.
-        while await gateway.find_credential(["ab12"]) is not None:  # noqa: ASYNC110
+        while await gateway.find_credential(["ab12"]) is not None:  # noqa: ASYNC110  What is watched sets no event.
             await asyncio.sleep(0.05)
 
 

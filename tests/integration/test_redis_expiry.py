@@ -28,7 +28,9 @@ async def store(redis_url: str) -> AsyncIterator[LiveStore]:
 async def test_an_open_hold_is_read_with_its_instants(store):
     facts = await store.add_customer(granted=100)
     hold = hold_of(facts, 1, 30, counters=(quota_take(5, 50),))
-    hold = replace(hold, terms=replace(hold.terms, bound=Bound.ESTIMATED))
+    hold = replace(
+        hold, terms=replace(hold.terms, bound=Bound.ESTIMATED, team_id="team", user_id="user")
+    )
     placed = await store.balances.place_hold(hold)
     stored = await store.balances.read_hold(CUSTOMER, hold_id_of(1))
     assert stored.state is HoldState.OPEN
@@ -82,6 +84,7 @@ async def test_an_orphan_is_released_and_recorded_with_what_it_was_for(store):
     facts = await store.add_customer(granted=100)
     take = quota_take(5, 50)
     hold = hold_of(facts, 1, 30, counters=(take,), ttl_ms=1)
+    hold = replace(hold, terms=replace(hold.terms, team_id="team"))
     placed = await store.balances.place_hold(hold)
     await store.expire(hold_id_of(1))
     assert await store.numbers() == (100, 0, 0, 100)
@@ -92,6 +95,7 @@ async def test_an_orphan_is_released_and_recorded_with_what_it_was_for(store):
     assert record.event.amount_nano == 0
     assert {line.meter: line.quantity for line in record.event.lines} == hold.terms.estimate
     assert record.event.model == hold.terms.model
+    assert record.event.team_id == hold.terms.team_id
     assert record.event.route == hold.terms.route
     assert int(record.event.occurred_at.timestamp() * 1_000) == placed.instant_ms
     assert await store.balances.orphan_hold(CUSTOMER, hold_id_of(1)) is None

@@ -84,8 +84,8 @@ async def use(store: LiveStore, one: Quota, number: int, quantity: int) -> None:
 
 
 async def reached(record: PostgresThresholds) -> list[tuple[str, int, int]]:
-    found = await record.list_reached(ID, after="", limit=100)
-    return [(one.subject, one.percent, one.used) for one in found]
+    found = await record.list_reached(ID, limit=100)
+    return [(one.subject, one.percent, one.used) for one in reversed(found)]
 
 
 async def test_each_threshold_is_told_once_by_what_was_used_and_not_by_what_is_held(parts):

@@ -51,10 +51,13 @@ COUNTERS = (
     replace(ROLLING_SPEND, limit=UNITS * EXACT),
 )
 SPAN_MS = 10_000
-some = st.lists(st.sampled_from(COUNTERS), unique_by=lambda counter: counter.name)
+some = st.lists(
+    st.sampled_from(COUNTERS), min_size=1, max_size=2, unique_by=lambda counter: counter.name
+)
 units = st.integers(0, UNITS // 2)
+hardness = st.lists(st.booleans(), min_size=6, max_size=6)
 waits = st.one_of(
-    st.integers(0, 5_000), st.sampled_from([1, 1_999, 2_000, 10_000, 12_000, 86_400_000])
+    st.integers(0, 3_000), st.sampled_from([1, 500, 1_999, 2_000, 8_000, 12_000, 86_400_000])
 )
 
 
@@ -79,6 +82,7 @@ class CounterMachine(RuleBasedStateMachine):
         self.live = self.run(self.stack.enter_async_context(open_live(url, granted)))
         self.twin = self.run(self.stack.enter_async_context(open_twin(granted)))
         self.tight = True
+        self.focus: list[Counter] = []
         self.rates = 0
         self.number = 0
         self.open: dict[int, tuple[PlaceHold, int]] = {}
@@ -95,10 +99,14 @@ class CounterMachine(RuleBasedStateMachine):
         self.run(self.stack.aclose())
         self.runner.close()
 
-    @initialize(tight=st.booleans())
-    def choose(self, *, tight: bool) -> None:
-        """Tight: all takes are hard and no capture exceeds its hold, so that limits hold."""
-        self.tight = tight
+    @initialize(tight=st.booleans(), focus=some)
+    def choose(self, focus: list[Counter], *, tight: bool) -> None:
+        """
+        Which counters this run is about, and whether it is tight.
+
+        Then all takes are hard and no capture exceeds its hold, so that limits must hold.
+        """
+        self.tight, self.focus = tight, focus
 
     def quantity_of(self, counter_or_measure: str, count: int) -> int:
         if counter_or_measure == MONEY:
@@ -136,36 +144,62 @@ class CounterMachine(RuleBasedStateMachine):
             self.admitted[number].took = dict.fromkeys(self.admitted[number].took, 0)
 
     @rule(
-        counters=some,
         count=units,
-        amount=st.integers(0, 900),
-        hard=st.lists(st.booleans(), min_size=6, max_size=6),
+        amount=st.sampled_from([0, 10, 4_000]),
+        without=st.sampled_from([None, None, *COUNTERS]),
+        hard=hardness,
         short=st.booleans(),
     )
-    def place(self, counters, count: int, amount: int, hard: list[bool], *, short: bool) -> None:
+    def place(
+        self, count: int, amount: int, without: Counter | None, hard: list[bool], *, short: bool
+    ) -> None:
+        counters = [counter for counter in self.focus if counter is not without]
         takes = list(zip(counters, hard, strict=False))
         ttl_ms = 1 if short else 600_000
         hold, outcome = self.place_both(takes, count, amount=amount, ttl_ms=ttl_ms)
         if outcome.status is not PlaceStatus.PLACED:
             assert outcome.status is PlaceStatus.DENIED
             return
-        self.open[self.number] = (hold, count)
-        took = {take.name: take.quantity for take in hold.counters}
-        self.admitted[self.number] = Admitted(self.live.now_ms, took)
+        self.remember(hold, count)
         again = self.run(self.live.balances.place_hold(hold))
         assert again.status is PlaceStatus.REPEATED
         assert again.numbers.used == outcome.numbers.used
         soft = {take.name for take in hold.counters if not take.hard}
         assert again.numbers.over == outcome.numbers.over & soft
 
-    @rule(counters=some, count=units)
-    def probe(self, counters, count: int) -> None:
-        takes = [(counter, True) for counter in counters]
+    def remember(self, hold: PlaceHold, count: int) -> None:
+        self.open[self.number] = (hold, count)
+        took = {take.name: take.quantity for take in hold.counters}
+        self.admitted[self.number] = Admitted(self.live.now_ms, took)
+
+    @rule(which=st.integers(0, 1))
+    def take_all_that_is_left(self, which: int) -> None:
+        counter = self.focus[which % len(self.focus)]
+        used = self.run(self.live.used(counter))[0]
+        limit = counter.rate.burst if counter.rate else counter.limit
+        count = max(0, limit - used) // (EXACT if counter.measure == MONEY else 1)
+        hold, outcome = self.place_both([(counter, True)], count)
+        if outcome.status is PlaceStatus.PLACED:
+            self.remember(hold, count)
+
+    @precondition(lambda self: self.open)
+    @rule(which=st.integers(0, 1), milliseconds=waits)
+    def wait_then_exchange_the_oldest_hold(self, which: int, milliseconds: int) -> None:
+        """What was taken long ago and comes back unused must not be had a second time."""
+        self.wait(milliseconds)
+        self.take_all_that_is_left(which)
+        self.end(min(self.open))
+        self.take_all_that_is_left(which)
+
+    @rule(count=units)
+    def probe(self, count: int) -> None:
+        takes = [(counter, True) for counter in self.focus]
         _, outcome = self.place_both(takes, count, probe=True)
         assert outcome.status is PlaceStatus.DENIED
 
-    @rule(counter=st.sampled_from(COUNTERS), count=units)
-    def wait_as_long_as_a_denial_says(self, counter: Counter, count: int) -> None:
+    @rule(which=st.integers(0, 1), count=units)
+    def wait_as_long_as_a_denial_says(self, which: int, count: int) -> None:
+        counter = self.focus[which % len(self.focus)]
         _, refused = self.place_both([(counter, True)], count)
         if refused.status is PlaceStatus.PLACED:
             self.both(lambda store: store.release(self.number))
@@ -178,9 +212,9 @@ class CounterMachine(RuleBasedStateMachine):
         _, again = self.place_both([(counter, True)], count)
         assert again.status is PlaceStatus.DENIED
         self.both(lambda store: store.at(retry_at))
-        _, admitted = self.place_both([(counter, True)], count)
+        hold, admitted = self.place_both([(counter, True)], count)
         assert admitted.status is PlaceStatus.PLACED
-        self.both(lambda store: store.release(self.number))
+        self.remember(hold, count)
 
     @precondition(lambda self: self.open)
     @rule(data=st.data(), count=units, estimated=st.booleans())

@@ -2,13 +2,14 @@
 
 import json
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
+import structlog
 from fixtures.memory_decisions import MemoryDecisions
 from fixtures.replay_world import START, World, make_policy
 from typer.testing import CliRunner
@@ -36,6 +37,13 @@ async def export(tmp_path: Path) -> Path:
 
     await write_events(path, events())
     return path
+
+
+@pytest.fixture(autouse=True)
+def logs_of_their_own() -> Iterator[None]:
+    """A command sets logging up for its own standard error, which ends with it."""
+    yield
+    structlog.reset_defaults()
 
 
 class Loaded:

@@ -86,7 +86,7 @@ def test_each_mistake_is_told_with_its_place_and_what_is_allowed(name: str, tmp_
 
 def test_each_bad_file_has_an_expected_message_and_the_other_way_round() -> None:
     assert sorted(path.stem for path in BAD.glob("*.expected")) == BAD_NAMES
-    assert len(BAD_NAMES) > 80
+    assert len(BAD_NAMES) > 105
 
 
 def test_identity_estimates_and_models_are_compiled(good: Policy) -> None:
@@ -245,9 +245,9 @@ def test_brackets_by_the_hundred_thousand_are_refused_not_fatal(tmp_path: Path) 
 
 
 def test_more_route_patterns_than_the_limit_are_refused(tmp_path: Path) -> None:
-    routes = ", ".join(f"^/r{number}$" for number in range(10_001))
+    routes = ", ".join(f"^/r{number}$" for number in range(20_001))
     write(tmp_path, a=f"free: [{{routes: [{routes}]}}]\n")
-    with pytest.raises(ConfigError, match="more than 10000 route patterns"):
+    with pytest.raises(ConfigError, match="more than 20000 route patterns"):
         load_policy(tmp_path)
 
 

@@ -1,7 +1,9 @@
 """The policy in force: adopted as a whole, kept where its files turn bad."""
 
 import asyncio
+import gc
 import os
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.domain.errors import ConfigError, InvariantViolated
-from sidecar.outbound.policy_files import PolicyHolder
+from sidecar.outbound.policy_files import PolicyHolder, load_policy
+from sidecar.outbound.policy_files.collecting import quiet_collector
+from sidecar.outbound.policy_files.loader import FileCache, read_sources
 from sidecar.telemetry import POLICY_RELOAD_FAILING
 
 ALLOW = "unmatched: allow\n"
@@ -166,3 +170,84 @@ async def test_the_watch_ends_when_it_is_told_to(file: Path) -> None:
     stop.set()
     async with asyncio.timeout(20):
         await holder.watch(stop, interval_seconds=3_600)
+
+
+def test_only_files_that_changed_are_parsed_again(file: Path) -> None:
+    other = file.with_name("other.yaml")
+    put(other, "meters: [{name: m, value: requests}]\n")
+    cache = FileCache()
+    bad, good = file, other
+    put(bad, BAD)
+    first = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
+    again = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
+    assert again[good] is first[good]
+    assert again[bad] is first[bad]
+    put(bad, ALLOW)
+    changed = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
+    assert changed[good] is first[good]
+    assert changed[bad] is not first[bad]
+    # What the last load did not have is forgotten.
+    put(bad, BAD)
+    assert cache.read(read_sources(file.parent))[1] is not first[bad]
+
+
+async def test_a_known_bad_file_is_told_again(file: Path) -> None:
+    holder = holder_of(file)
+    good = (await holder.load_initial()).policy
+    put(file, BAD)
+    for _ in range(2):
+        assert not await holder.reload()
+        assert failing() == 1
+    assert holder.current() is good
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"#" * 50_000_000, "larger than 10000000 bytes"),
+        (b"rules: " + b"[" * 200_000, "nested deeper than 20 levels"),
+        (b"rules: " + b"{a: " * 200_000, "nested deeper than 20 levels"),
+        (b"a: &a [x]\nb: &b [*a, *a]\nc: [*b, *b]\n", "anchors (&) and aliases (*)"),
+        (b"rules: [" + b"1," * 2_000_001 + b"]", "more than 2000000 values"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+    ids=["50 MB", "brackets", "braces", "aliases", "values", "bytes"],
+)
+async def test_what_would_bring_a_process_down_keeps_the_last_good_policy(
+    file: Path, text: bytes, told: str
+) -> None:
+    holder = holder_of(file)
+    good = (await holder.load_initial()).policy
+    file.write_bytes(text)
+    assert not await holder.reload()
+    assert holder.current() is good
+    assert failing() == 1
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_policy(file.parent)
+
+
+async def test_a_load_leaves_the_collector_as_it_was(file: Path) -> None:
+    holder = holder_of(file)
+    await holder.load_initial()
+    assert gc.isenabled()
+    put(file, BAD)
+    assert not await holder.reload()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        put(file, ALLOW)
+        assert await holder.reload()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_large_load_is_taken_out_of_the_collectors_sight() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with quiet_collector():
+            kept = [[number] for number in range(200_000)]
+        assert len(kept) == 200_000
+        assert gc.get_freeze_count() > frozen + 200_000
+    finally:
+        gc.unfreeze()

@@ -154,6 +154,9 @@ async def test_the_quarantined_record_keeps_all_its_numbers(ledger):
         "meter": "input-tokens",
         "quantity": 10,
         "amount_nano": 5_000,
+        "groups": {},
+        "text_hash": "",
+        "observed": False,
     }
     assert kept["event"]["request_id"] == record.event.request_id.hex()
     assert kept["event"]["occurred_at"] == NOW.isoformat()

@@ -15,19 +15,23 @@ from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.usage import check_quantity
+from sidecar.domain.usage import UsageFacts, check_quantity
 from sidecar.inbound.envoy.attributes import (
     AI_USAGE_NAMESPACE,
     AUTHZ_NAMESPACE,
+    HEADER_CHARS_MAX,
+    METER_NAMESPACE,
     SSE_MODEL_KEY,
     SSE_MODEL_NAMESPACE,
     SSE_USAGE_NAMESPACE,
     TOKENS_INPUT_HEADER,
     TOKENS_OUTPUT_HEADER,
     TOKENS_USED_HEADER,
+    TOLD_MAX,
     CheckMetadataKey,
 )
 from sidecar.inbound.envoy.log_entries import LOG_TYPES, LogEntry, LogIntake, Sender
+from sidecar.inbound.extraction.facts import METADATA_DEPTH_MAX, make_facts
 from sidecar.inbound.extraction.text import printable
 from sidecar.inbound.extraction.token_usage import AiUsage, HeaderUsage, UsageKey, UsageSources
 from sidecar.inbound.grpc.engine import Call, GrpcError, StreamMethod
@@ -133,9 +137,11 @@ def read_entry(entry: wire.HttpAccessLogEntry) -> LogEntry:
     name = wire.AccessLogType.Name(number) if number in wire.AccessLogType.values() else "other"
     problem = ""
     sources = UsageSources()
+    told = UsageFacts()
     started_at = None
     try:
         sources = _sources(entry)
+        told = _told(entry)
         started_at = _instant(common.start_time.seconds)
     except (InvalidInput, DecodeError) as error:
         problem = str(error) or "the typed token usage cannot be read"
@@ -152,6 +158,7 @@ def read_entry(entry: wire.HttpAccessLogEntry) -> LogEntry:
         route=printable(common.route_name),
         request_id=entry.request.request_id[:128],
         facts=_facts(common),
+        response=told,
         problem=problem,
     )
 
@@ -186,6 +193,40 @@ def _sources(entry: wire.HttpAccessLogEntry) -> UsageSources:
         ai_model=ai_model,
         sse_model=model if isinstance(model, str) else None,
     )
+
+
+def _told(entry: wire.HttpAccessLogEntry) -> UsageFacts:
+    """
+    Response headers that Envoy was told to log, and the whole namespace for meters.
+
+    Metadata keeps its types here: ALS sends values, where OTLP sends their text.
+    """
+    headers = {
+        row.key.decode("utf-8", "replace"): row.value[:HEADER_CHARS_MAX].decode("utf-8", "replace")
+        for row in entry.response.response_headers[:TOLD_MAX]
+        if row.value
+    }
+    for space in entry.common_properties.metadata.filter_metadata:
+        if space.key == METER_NAMESPACE.encode():
+            return make_facts(headers, {}, nested=_struct(space.value, METADATA_DEPTH_MAX))
+    return make_facts(headers, {})
+
+
+def _struct(struct: core.Struct, depth: int) -> dict[str, object]:
+    return {
+        field.key.decode("utf-8", "replace"): value
+        for field in struct.fields[:TOLD_MAX]
+        if (value := _deep(field.value, depth)) is not None
+    }
+
+
+def _deep(value: core.Value, depth: int) -> object:
+    if value.WhichOneof("kind") == "struct_value":
+        if depth <= 1:
+            return None
+        return _struct(core.Struct.FromString(value.struct_value), depth - 1)
+    plain = _value(value)
+    return None if isinstance(plain, tuple) else plain
 
 
 def _ai_usage(metadata: core.Metadata) -> tuple[AiUsage, bytes | None]:

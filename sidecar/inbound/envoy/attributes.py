@@ -31,6 +31,21 @@ TOKENS_INPUT_HEADER: Final = "x-tokens-input"
 TOKENS_OUTPUT_HEADER: Final = "x-tokens-output"
 
 
+METER_NAMESPACE: Final = "sidecar.metadata"
+"""Dynamic metadata that meters read as `metadata.<path>`; any filter may write there."""
+
+RESPONSE_HEADER_PREFIX: Final = "resp."
+METADATA_PREFIX: Final = "meta."
+"""Prefixes of the OTLP attributes that tell what meters name, before a header or a path."""
+
+TOLD_MAX: Final = 32
+TOLD_BYTES_MAX: Final = 256
+"""Most headers, and most metadata paths, of one entry; and bytes of each."""
+
+HEADER_CHARS_MAX: Final = 64
+"""What is logged of a response header: an upstream may have copied it from its caller."""
+
+
 class CheckMetadataKey(StrEnum):
     """Keys of a CheckResponse's dynamic_metadata, found again under AUTHZ_NAMESPACE in the log."""
 

@@ -130,6 +130,11 @@ def notes(options: EnvoyOptions) -> list[str]:
             f"500 above {JSON_BUFFER_BYTES} bytes although the provider has charged, and cannot",
             "stand beside the decompressor: a provider that compresses unasked is not metered.",
         ]
+    if options.meters_untold:
+        lines += [
+            f"WARNING: {', '.join(options.meters_untold)}: these meters read the usage object or",
+            "the body of a response, which Envoy does not log: here their values are missing.",
+        ]
     lines += _identity_notes(options)
     remote = {*options.authz, *options.usage_addresses}
     plain = sorted(str(address) for address in remote if not address.is_local)

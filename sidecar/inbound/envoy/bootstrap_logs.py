@@ -1,5 +1,6 @@
 """The access loggers of the generated configuration: how usage leaves Envoy."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Final
 
@@ -9,13 +10,18 @@ from sidecar.inbound.envoy.attributes import (
     ABSENT,
     AI_USAGE_NAMESPACE,
     AUTHZ_NAMESPACE,
+    HEADER_CHARS_MAX,
     LOG_NAME,
+    METADATA_PREFIX,
+    METER_NAMESPACE,
+    RESPONSE_HEADER_PREFIX,
     SSE_MODEL_KEY,
     SSE_MODEL_NAMESPACE,
     SSE_USAGE_NAMESPACE,
     TOKENS_INPUT_HEADER,
     TOKENS_OUTPUT_HEADER,
     TOKENS_USED_HEADER,
+    TOLD_BYTES_MAX,
     CheckMetadataKey,
     LogAttribute,
 )
@@ -107,6 +113,22 @@ there: Envoy copies such strings unchecked.
 """
 
 
+def meter_formats(options: EnvoyOptions) -> Iterator[tuple[str, str]]:
+    """
+    Attributes for what meters read: response headers, and metadata of one namespace.
+
+    OTLP carries text, so a number's type is read from its form; ALS keeps types.
+    """
+    for name in options.meter_headers:
+        yield f"{RESPONSE_HEADER_PREFIX}{name}", f"%RESP({name.upper()}):{HEADER_CHARS_MAX}%"
+    for path in options.meter_metadata:
+        keys = path.replace(".", ":")
+        yield (
+            f"{METADATA_PREFIX}{path}",
+            f"%DYNAMIC_METADATA({METER_NAMESPACE}:{keys}):{TOLD_BYTES_MAX}%",
+        )
+
+
 def build_access_logs(options: EnvoyOptions) -> list[AccessLog]:
     """Build the loggers that `options.transport` asks for."""
     logs = []
@@ -144,7 +166,7 @@ def _otlp(options: EnvoyOptions) -> OpenTelemetryAccessLogConfig:
         attributes=KeyValueList(
             values=[
                 KeyValue(key=str(key), value=AnyValue(string_value=text))
-                for key, text in OTLP_FORMATS.items()
+                for key, text in (*OTLP_FORMATS.items(), *meter_formats(options))
             ]
         ),
     )
@@ -167,5 +189,6 @@ def _als(options: EnvoyOptions) -> HttpGrpcAccessLogConfig:
             TOKENS_INPUT_HEADER,
             TOKENS_OUTPUT_HEADER,
             "content-type",
+            *options.meter_headers,
         ],
     )

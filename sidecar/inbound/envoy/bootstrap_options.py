@@ -227,6 +227,8 @@ class EnvoyOptions:
     sends no body with any check. `flush_interval` None turns heartbeats off and so caps a stream's
     duration (`stream_duration_max`). `check_timeout` is over all tries of one check.
     `usage_backoff_max` is the longest wait between two tries to deliver logs and the limit of one.
+    `meter_headers` and `meter_metadata` are what the logs tell for meters, names and paths;
+    `meters_untold` read what no log tells.
     `metadata_namespaces` reach the check. Callers' own `identity_headers` are dropped, unless kept.
 
     Raises:
@@ -249,6 +251,9 @@ class EnvoyOptions:
     flush_interval: timedelta | None = timedelta(seconds=30)
     hold_ttl: timedelta = timedelta(seconds=120)
     check_timeout: timedelta = CHECK_TIMEOUT
+    meter_headers: tuple[str, ...] = ()
+    meter_metadata: tuple[str, ...] = ()
+    meters_untold: tuple[str, ...] = ()
     metadata_namespaces: tuple[str, ...] = ()
     identity_headers: tuple[str, ...] = ()
     keep_identity_headers: bool = False

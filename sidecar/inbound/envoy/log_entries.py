@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.usage import TokenUsage, UsageReport
+from sidecar.domain.usage import TokenUsage, UsageFacts, UsageReport
 from sidecar.inbound.extraction.token_usage import ExtractedUsage, UsageSources, extract_usage
 from sidecar.services.metering import MeterPrincipal, UsageResult
 from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
@@ -67,7 +67,8 @@ class LogEntry:
 
     `log_type` is a member of LOG_TYPES, "other" or OTHER_LOG. Sizes are bytes, duration
     milliseconds; `status` is None if there was no response. `facts` are the connection, start
-    and stream as the gateway wrote them. `problem` says that a part could not be read.
+    and stream as the gateway wrote them, `response` what meters asked the log to tell. `problem`
+    says that a part could not be read.
     """
 
     log_type: str
@@ -76,12 +77,13 @@ class LogEntry:
     sources: UsageSources = field(default_factory=UsageSources)
     status: int | None = None
     started_at: datetime | None = None
-    duration_ms: int = 0
-    request_bytes: int = 0
-    response_bytes: int = 0
+    duration_ms: int | None = None
+    request_bytes: int | None = None
+    response_bytes: int | None = None
     route: str = ""
     request_id: bytes = b""
     facts: tuple[bytes, ...] = ()
+    response: UsageFacts = field(default_factory=UsageFacts)
     problem: str = ""
 
 
@@ -243,6 +245,7 @@ class LogIntake:
             route=entry.route,
             request_id=entry.request_id,
             from_header=extracted.from_header,
+            facts=entry.response,
         )
 
 

@@ -14,8 +14,16 @@ from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.usage import check_quantity
-from sidecar.inbound.envoy.attributes import ABSENT, LOG_NAME, LogAttribute
+from sidecar.domain.usage import UsageFacts, check_quantity
+from sidecar.inbound.envoy.attributes import (
+    ABSENT,
+    LOG_NAME,
+    METADATA_PREFIX,
+    RESPONSE_HEADER_PREFIX,
+    TOLD_BYTES_MAX,
+    TOLD_MAX,
+    LogAttribute,
+)
 from sidecar.inbound.envoy.log_entries import (
     LOG_TYPES,
     OTHER_LOG,
@@ -23,6 +31,7 @@ from sidecar.inbound.envoy.log_entries import (
     LogIntake,
     Sender,
 )
+from sidecar.inbound.extraction.facts import make_facts
 from sidecar.inbound.extraction.text import printable
 from sidecar.inbound.extraction.token_usage import AiUsage, HeaderUsage, UsageSources
 from sidecar.inbound.grpc.engine import Call, GrpcError, GrpcStatus, UnaryMethod
@@ -130,7 +139,7 @@ def read_record(record: wire.LogRecord) -> LogEntry:
         if text not in ("", ABSENT):
             values[key] = text
     try:
-        return _entry(values, problem)
+        return _entry(values, problem, _told(record))
     except InvalidInput as error:
         # The hold is still known, so the usage is set aside rather than lost.
         return LogEntry(
@@ -142,7 +151,7 @@ def read_record(record: wire.LogRecord) -> LogEntry:
         )
 
 
-def _entry(values: Mapping[LogAttribute, str], problem: str) -> LogEntry:
+def _entry(values: Mapping[LogAttribute, str], problem: str, told: UsageFacts) -> LogEntry:
     start = values.get(LogAttribute.START, "")
     second = _whole(start.partition(".")[0] or None, LogAttribute.START)
     status = _whole(values.get(LogAttribute.CODE), LogAttribute.CODE)
@@ -155,14 +164,31 @@ def _entry(values: Mapping[LogAttribute, str], problem: str) -> LogEntry:
         sources=_sources(values),
         status=status or None,  # 0 is Envoy's word for no response.
         started_at=_instant(second),
-        duration_ms=_whole(values.get(LogAttribute.DURATION_MS), "duration_ms") or 0,
-        request_bytes=_whole(values.get(LogAttribute.BYTES_RECEIVED), "rx") or 0,
-        response_bytes=_whole(values.get(LogAttribute.BYTES_SENT), "tx") or 0,
+        duration_ms=_whole(values.get(LogAttribute.DURATION_MS), "duration_ms"),
+        request_bytes=_whole(values.get(LogAttribute.BYTES_RECEIVED), "rx"),
+        response_bytes=_whole(values.get(LogAttribute.BYTES_SENT), "tx"),
         route=printable(values.get(LogAttribute.ROUTE, "")),
         request_id=values.get(LogAttribute.REQUEST_ID, "").encode()[:128],
         facts=_facts(values),
+        response=told,
         problem=problem,
     )
+
+
+def _told(record: wire.LogRecord) -> UsageFacts:
+    """What meters asked the log to tell besides tokens: response headers and metadata."""
+    headers: dict[str, str] = {}
+    metadata: dict[str, str] = {}
+    for row in record.attributes:
+        for prefix, into in (
+            (RESPONSE_HEADER_PREFIX.encode(), headers),
+            (METADATA_PREFIX.encode(), metadata),
+        ):
+            if row.key.startswith(prefix) and len(into) < TOLD_MAX:
+                text = row.value.string_value[:TOLD_BYTES_MAX].decode("utf-8", "replace")
+                if text not in ("", ABSENT):
+                    into[row.key.removeprefix(prefix).decode("utf-8", "replace")] = text
+    return make_facts(headers, metadata)
 
 
 def _sources(values: Mapping[LogAttribute, str]) -> UsageSources:

@@ -1,11 +1,14 @@
 """Which of Envoy's routes send their body to the check, from the policy's own patterns."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+from sidecar.domain.errors import ConfigError
 from sidecar.domain.expressions import Expression
 from sidecar.domain.matching import Match
+from sidecar.domain.meters import Meter
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import Mode
+from sidecar.inbound.envoy.attributes import TOLD_MAX
 from sidecar.inbound.envoy.bootstrap_options import EnvoyRoute, LlmProtocol
 
 UPSTREAM = "upstream"
@@ -24,6 +27,7 @@ which compatible servers often leave out, and would then report no usage."""
 
 _BODY_VARIABLES = (
     "request.body",
+    "request.fields",
     "request.bytes",
     "request.model",
     "request.input_tokens",
@@ -86,6 +90,37 @@ def _reads_body(when: Expression) -> bool:
         for path in when.reads
         for name in _BODY_VARIABLES
     )
+
+
+def meter_headers(policy: Policy) -> tuple[str, ...]:
+    """
+    Response headers that meters read, for the log to tell.
+
+    Raises:
+        ConfigError: If there are more than one entry may tell.
+    """
+    return _told(policy, "response headers", lambda meter: meter.response_headers)
+
+
+def meter_metadata(policy: Policy) -> tuple[str, ...]:
+    """Paths of the dynamic metadata that meters read or group by. Raises ConfigError likewise."""
+    return _told(policy, "paths of metadata", lambda meter: meter.metadata_paths)
+
+
+def meters_untold(policy: Policy) -> tuple[str, ...]:
+    """Meters that read what none of Envoy's logs tells: the usage object or the body itself."""
+    return tuple(
+        rule.meter.name
+        for rule in policy.meters
+        if any(name.startswith(("usage.raw", "response.body")) for name in rule.meter.parsed.reads)
+    )
+
+
+def _told(policy: Policy, what: str, reads: Callable[[Meter], frozenset[str]]) -> tuple[str, ...]:
+    named = sorted({name for rule in policy.meters for name in reads(rule.meter)})
+    if len(named) > TOLD_MAX:
+        raise ConfigError(f"the meters read {len(named)} {what}; a log entry tells {TOLD_MAX}")
+    return tuple(named)
 
 
 def guess_protocol(pattern: str) -> LlmProtocol | None:

@@ -79,7 +79,7 @@ async def list_customers(call: Call) -> Answer:
 
 async def get_customer(call: Call) -> Answer:
     """One customer."""
-    return Answer(body=CustomerAnswer.of(await _accounts(call).read_customer(_customer_id(call))))
+    return Answer(body=CustomerAnswer.of(await _accounts(call).read_customer(customer_id_of(call))))
 
 
 async def put_customer(call: Call) -> Answer:
@@ -87,7 +87,7 @@ async def put_customer(call: Call) -> Answer:
     assert isinstance(call.body, CustomerChangeBody)
     customer = await _accounts(call).update_customer(
         Customer(
-            customer_id=_customer_id(call),
+            customer_id=customer_id_of(call),
             plan=call.body.plan,
             currency=call.body.currency or "",
             labels=call.body.labels,
@@ -99,12 +99,12 @@ async def put_customer(call: Call) -> Answer:
 
 async def get_balance(call: Call) -> Answer:
     """The live balance."""
-    return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(_customer_id(call))))
+    return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(customer_id_of(call))))
 
 
 async def get_standing(call: Call) -> Answer:
     """The standing of record."""
-    return Answer(body=StandingAnswer.of(await _accounts(call).read_standing(_customer_id(call))))
+    return Answer(body=StandingAnswer.of(await _accounts(call).read_standing(customer_id_of(call))))
 
 
 async def put_standing(call: Call) -> Answer:
@@ -122,7 +122,7 @@ async def put_standing(call: Call) -> Answer:
         overdue_nano=overdue_nano,
         disputed=body.disputed,
     )
-    await _accounts(call).put_standing(_customer_id(call), fact)
+    await _accounts(call).put_standing(customer_id_of(call), fact)
     return Answer(body=StandingAnswer.of(fact))
 
 
@@ -130,7 +130,7 @@ async def list_holds(call: Call) -> Answer:
     """Holds in flight."""
     assert isinstance(call.query, LimitQuery)
     limit = call.query.limit
-    found = await _accounts(call).list_open_holds(_customer_id(call), limit=limit + 1)
+    found = await _accounts(call).list_open_holds(customer_id_of(call), limit=limit + 1)
     return Answer(
         body=HoldList(
             items=[HoldAnswer.of(hold) for hold in found[:limit]], more=len(found) > limit
@@ -231,7 +231,8 @@ def _accounts(call: Call) -> AccountService:
     return call.request.app[ADMIN].accounts
 
 
-def _customer_id(call: Call) -> str:
+def customer_id_of(call: Call) -> str:
+    """The customer in the path. Raises ProblemError if it cannot be one."""
     return _path_name(call, "customer_id")
 
 

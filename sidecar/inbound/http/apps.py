@@ -28,10 +28,7 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.http.table import routes_for
 from sidecar.inbound.listen_address import is_private, parse_listen
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
-from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.decision_ports import DecisionTable
-from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
@@ -102,9 +99,7 @@ def gateway_app(
 def admin_app(
     *,
     listen: str,
-    accounts: AccountService,
-    decisions: DecisionTable,
-    explanations: ExplanationService,
+    use_cases: AdminUseCases,
     idempotency: IdempotencyStore,
     tokens: AdminTokens,
     ready: Ready,
@@ -117,7 +112,7 @@ def admin_app(
 
     Args:
         listen: Where it will be served; decides which Host counts.
-        accounts, decisions, explanations, idempotency: What it calls.
+        use_cases, idempotency: What it calls.
         tokens: Admin tokens; each /api/v1 route asks for one, wherever it is served.
         ready: What keeps the process from serving.
         new_id: A fresh id with a prefix such as "grt".
@@ -134,7 +129,7 @@ def admin_app(
         idempotency=idempotency,
     )
     app = _app(edge)
-    app[ADMIN] = AdminUseCases(accounts=accounts, decisions=decisions, explanations=explanations)
+    app[ADMIN] = use_cases
     return app
 
 

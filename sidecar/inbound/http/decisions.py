@@ -9,20 +9,28 @@ from pydantic import Field
 from sidecar.domain.decision_records import DecisionRecord, readable
 from sidecar.domain.errors import NotFound
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.inbound.http.admin_models import PageQuery
 from sidecar.inbound.http.edge import ADMIN
-from sidecar.inbound.http.field_types import CustomerId, Instant, ResponseModel
-from sidecar.inbound.http.problems import ProblemError
+from sidecar.inbound.http.field_types import (
+    CustomerId,
+    Instant,
+    PageLimit,
+    QueryModel,
+    ResponseModel,
+)
 from sidecar.inbound.http.routing import Answer, Call
+from sidecar.services.decision_ports import PLACE_PATTERN
 
 _DECISION_ID = re.compile(r"dec_[0-9a-f]{32}", re.ASCII)
+_PAGE_DEFAULT = 50
 _START = datetime(2000, 1, 1, tzinfo=UTC)
 _END = datetime(2100, 1, 1, tzinfo=UTC)
 
 
-class DecisionsQuery(PageQuery):
+class DecisionsQuery(QueryModel):
     """Which decisions: of a customer, and of [since, until)."""
 
+    limit: PageLimit = _PAGE_DEFAULT
+    after: Annotated[str, Field(pattern=PLACE_PATTERN)] | None = None
     customer_id: CustomerId | None = None
     since: Instant | None = None
     until: Instant | None = None
@@ -87,9 +95,9 @@ async def list_decisions(call: Call) -> Answer:
 async def get_decision(call: Call) -> Answer:
     """One recorded decision."""
     decision_id = call.request.match_info["decision_id"]
-    if not _DECISION_ID.fullmatch(decision_id):
-        raise ProblemError.of_field("decision_id", "is no decision id: dec_ and 32 hex digits")
-    record = await call.request.app[ADMIN].decisions.find(decision_id)
+    record = None
+    if _DECISION_ID.fullmatch(decision_id):
+        record = await call.request.app[ADMIN].decisions.find(decision_id)
     if record is None:
-        raise NotFound(f"there is no record of decision {decision_id}")
+        raise NotFound("there is no record of this decision")
     return Answer(body=DecisionAnswer.of(record))

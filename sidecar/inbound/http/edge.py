@@ -13,8 +13,11 @@ from sidecar.services.check import CheckService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
+from sidecar.services.reloading import PolicyReloads
+from sidecar.services.thresholds import ThresholdRecord
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -62,6 +65,9 @@ class AdminUseCases:
     accounts: AccountService
     decisions: DecisionTable
     explanations: ExplanationService
+    meters: MeterQueries
+    reloads: PolicyReloads
+    thresholds: ThresholdRecord
 
 
 EDGE = web.AppKey("edge", Edge)

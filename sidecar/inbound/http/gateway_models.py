@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.usage import QUANTITY_MAX
@@ -120,6 +120,41 @@ class TokenCounts(RequestModel):
     total: Count | None = None
 
 
+class UsageCounts(TokenCounts):
+    """
+    Token counts, and the provider's own numbers.
+
+    Meters read all of it as `usage.raw.<path>`; as JSON it has at most 8 KiB.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True, hide_input_in_errors=True)
+
+
+class RequestTold(RequestModel):
+    """What the sender knows of the request; meters read it as `request.<name>`."""
+
+    bytes: Count | None = None
+
+
+class ResponseTold(RequestModel):
+    """
+    What the sender knows of the response; meters read it as `response.<name>`.
+
+    `body` need hold only what meters read; as JSON it has at most 8 KiB.
+    """
+
+    headers: Annotated[
+        dict[
+            Annotated[str, Field(min_length=1, max_length=100)],
+            Annotated[str, Field(max_length=256)],
+        ],
+        Field(default_factory=dict, max_length=32),
+    ]
+    body: Annotated[Any, WithJsonSchema({})] = None
+    bytes: Count | None = None
+    duration_ms: Count | None = None
+
+
 class UsageItem(RequestModel):
     """
     One finished request.
@@ -133,7 +168,10 @@ class UsageItem(RequestModel):
     customer_id: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")] = None
     id: Text256 | None = None
     model: Text256 | None = None
-    usage: TokenCounts = TokenCounts()
+    usage: UsageCounts = UsageCounts()
+    request: RequestTold = RequestTold()
+    response: Annotated[ResponseTold, Field(default_factory=ResponseTold)]
+    metadata: Annotated[dict[str, Any], Field(default_factory=dict)]
     status: Annotated[int, Field(ge=100, le=599)] = 200
     occurred_at: Instant | None = None
 

@@ -117,6 +117,8 @@ def _parameters(
                 "in": "query",
                 "required": name in required,
                 "schema": _without_null(schema),
+                # As in filterGroupBy[model]=gpt-4o.
+                **({"style": "deepObject"} if schema.get("type") == "object" else {}),
             }
     if route.takes_key:
         yield {

@@ -26,6 +26,7 @@ class ProblemCode(StrEnum):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     CONFLICT = "conflict"
+    POLICY_REFUSED = "policy_refused"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     IDEMPOTENCY_KEY_IN_PROGRESS = "idempotency_key_in_progress"
     BODY_TOO_LARGE = "body_too_large"
@@ -45,6 +46,7 @@ STATUS: Mapping[ProblemCode, HTTPStatus] = {
     ProblemCode.METHOD_NOT_ALLOWED: HTTPStatus.METHOD_NOT_ALLOWED,
     ProblemCode.REQUEST_TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
     ProblemCode.CONFLICT: HTTPStatus.CONFLICT,
+    ProblemCode.POLICY_REFUSED: HTTPStatus.UNPROCESSABLE_ENTITY,
     ProblemCode.IDEMPOTENCY_KEY_REUSED: HTTPStatus.CONFLICT,
     ProblemCode.IDEMPOTENCY_KEY_IN_PROGRESS: HTTPStatus.CONFLICT,
     ProblemCode.BODY_TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

@@ -1,5 +1,6 @@
 """POST /v1/usage: what requests really used, event by event."""
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,8 @@ from pydantic import ValidationError
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.usage import TokenUsage, UsageReport
+from sidecar.domain.usage import TOKEN_KINDS, TokenUsage, UsageFacts, UsageReport
+from sidecar.inbound.extraction.facts import bounded_json
 from sidecar.inbound.http.authentication import gateway_id
 from sidecar.inbound.http.bodies import field_errors
 from sidecar.inbound.http.edge import EDGE, GATEWAY
@@ -62,7 +64,10 @@ async def post_usage(call: Call) -> Answer:
 def _parse(item: object, gateway_name: str, now: datetime) -> UsageReport | _Rejected:
     try:
         event = UsageItem.model_validate(item)
-        usage = TokenUsage(**event.usage.model_dump())
+        _refuse_misspelt(event)
+        counts = {kind: getattr(event.usage, kind) for kind in TOKEN_KINDS}
+        usage = TokenUsage(**counts)
+        facts = _facts(event)
     except ValidationError as error:
         wrong = field_errors(error, UsageItem)
         reason = "; ".join(f"{part.field}: {part.message}" for part in wrong[:3])
@@ -81,6 +86,33 @@ def _parse(item: object, gateway_name: str, now: datetime) -> UsageReport | _Rej
         model=event.model or "",
         status=event.status,
         occurred_at=event.occurred_at,
+        duration_ms=event.response.duration_ms,
+        request_bytes=event.request.bytes,
+        response_bytes=event.response.bytes,
+        facts=facts,
+    )
+
+
+def _refuse_misspelt(event: UsageItem) -> None:
+    """A count under a name that is nearly one of ours would be taken for one that is missing."""
+    for name in event.usage.model_extra or {}:
+        near = difflib.get_close_matches(name[:64], TOKEN_KINDS, n=1, cutoff=0.8)
+        if near:
+            raise InvalidInput(
+                f"usage.{name[:64]}: is not a known field; allowed: {', '.join(TOKEN_KINDS)} and "
+                f"names that meters read as usage.raw; did you mean {near[0]}?",
+                field="usage",
+            )
+
+
+def _facts(event: UsageItem) -> UsageFacts:
+    """What meters may read besides tokens. Raises InvalidInput for what is too large."""
+    raw = event.usage.model_dump(exclude_unset=True)
+    return UsageFacts(
+        raw=bounded_json(raw, field="usage") or None,
+        headers={name.lower(): value for name, value in event.response.headers.items()},
+        body=bounded_json(event.response.body, field="response.body"),
+        metadata=bounded_json(event.metadata, field="metadata"),
     )
 
 

@@ -13,7 +13,8 @@ from sidecar.domain.rules import DialectRule, EstimateFrom, EstimateRule, ModelL
 from sidecar.outbound.policy_files.compile_counters import compile_quotas
 from sidecar.outbound.policy_files.compile_identity import compile_identity
 from sidecar.outbound.policy_files.compile_members import MemberLists, compile_members
-from sidecar.outbound.policy_files.compile_prices import compile_meters, compile_plans
+from sidecar.outbound.policy_files.compile_meters import check_quotas, compile_meters
+from sidecar.outbound.policy_files.compile_prices import compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rules
 from sidecar.outbound.policy_files.compile_tests import compile_tests
 from sidecar.outbound.policy_files.places import Problems
@@ -100,6 +101,7 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
     free = tuple(context.match(section) for section in parts.sound("free"))
     estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    check_quotas(context, meters)
     identity = compile_identity(parts.sound("identity"), problems)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()

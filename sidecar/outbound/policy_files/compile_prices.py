@@ -1,10 +1,11 @@
-"""Meters and plans to the domain's rate cards."""
+"""Plans to the domain's rate cards."""
 
 from collections.abc import Mapping
 
+from sidecar.domain.meter_values import TOKEN_VALUES
+from sidecar.domain.meters import Meter
 from sidecar.domain.pricing import (
     Billing,
-    Meter,
     Package,
     PerUnit,
     Price,
@@ -12,23 +13,9 @@ from sidecar.domain.pricing import (
     RateCard,
     RoundPackages,
 )
-from sidecar.domain.quantities import OTHER_VALUES, TOKEN_VALUES
-from sidecar.domain.rules import MeterRule
-from sidecar.domain.usage import OnMissing
+from sidecar.outbound.policy_files.compile_meters import refuse_not_additive
 from sidecar.outbound.policy_files.references import Context
 from sidecar.outbound.policy_files.sections import Section
-
-_UNBOUNDED_VALUES = OTHER_VALUES - {"requests"}
-"""What no request tells beforehand, so that no hold can cover it."""
-
-
-def compile_meters(context: Context) -> tuple[MeterRule, ...]:
-    """All sound meters with what they match."""
-    return tuple(
-        MeterRule(meter=_meter(context, section), match=context.matches(section))
-        for section in context.meters.values()
-        if section.sound
-    )
 
 
 def compile_plans(
@@ -47,35 +34,14 @@ def compile_plans(
             meters=meters,
         )
         _check_lines(context, section)
+        for price in section.sections("prices"):
+            meter = meters.get(price.text("meter"))
+            if meter is not None:
+                refuse_not_additive(context, meter, price.place_of("meter"), "a price")
         if card.billing is Billing.PREPAID:
             _check_holds(context, section, meters, has_estimates=has_estimates)
         cards[name] = card
     return cards
-
-
-def _meter(context: Context, section: Section) -> Meter:
-    return Meter(
-        name=section.text("name"),
-        value=section.text("value"),
-        statuses=_statuses(context, section),
-        on_missing=OnMissing(section.text("on_missing")),
-        reported=section.flag("report"),
-    )
-
-
-def _statuses(context: Context, section: Section) -> frozenset[int]:
-    """Statuses that count; a response does not tell which alternative its request took."""
-    found = [
-        frozenset(item.value for item in match.items("status"))
-        for match in section.sections("match")
-    ]
-    if len(set(found)) > 1:
-        context.problems.add(
-            section.place_of("match"),
-            "the alternatives of a meter's `match` have different `status` lists; "
-            "write the same one in each, or a meter for each",
-        )
-    return found[0] if found else frozenset()
 
 
 def _line(context: Context, section: Section) -> PriceLine:
@@ -126,11 +92,12 @@ def _check_holds(
         meter = meters.get(price.text("meter"))
         if meter is None:
             continue
-        if meter.value in _UNBOUNDED_VALUES:
+        if meter.aggregation.additive and not meter.bounded:
             context.problems.add(
                 price.place_of("meter"),
-                f"plan {name!r} is prepaid, and no request tells its {meter.value} beforehand, "
-                "so no hold could cover it; price tokens or requests, or use billing: postpaid",
+                f"plan {name!r} is prepaid, and no request tells its {meter.value[:80]} "
+                "beforehand, so no hold could cover it; "
+                "give the meter a `max`, or use billing: postpaid",
             )
         elif meter.value in TOKEN_VALUES and not has_estimates:
             context.problems.add(

@@ -1,14 +1,15 @@
 """The policy in force: swapped as a whole, and kept where its files turn bad."""
 
 import asyncio
-import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, InvariantViolated
 from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import (
+    FileCache,
     LoadedPolicy,
     Source,
     content_version,
@@ -17,7 +18,9 @@ from sidecar.outbound.policy_files.loader import (
     read_sources,
 )
 
-WATCH_INTERVAL_SECONDS = 1.0
+WATCH_INTERVAL_SECONDS = 0.25
+"""Between two looks at the files' stamps; with SETTLE_SECONDS a change is read in half a second,
+so that a new price is in force on every gateway within one."""
 SETTLE_SECONDS = 0.2
 """How long changed files have to stay as they are before they are believed: an editor that
 empties a file before it writes would otherwise drop its rules for a moment."""
@@ -38,6 +41,7 @@ class PolicyHolder:
         directory: Path,
         *,
         settle_seconds: float = SETTLE_SECONDS,
+        on_change: Callable[[], None] = lambda: None,
     ) -> None:
         """
         Name the folder; nothing is read yet.
@@ -45,15 +49,19 @@ class PolicyHolder:
         Args:
             directory: The folder of the *.yaml files.
             settle_seconds: How long changed files have to stay unchanged.
+            on_change: Told when another policy is in force here.
         """
         self._directory = directory
         self._settle_seconds = settle_seconds
+        self.on_change = on_change
         self._loaded: LoadedPolicy | None = None
+        self._cache = FileCache()
         self._tried_version = ""
         self._stamps: _Stamps = ()
         self._read_at_ns = 0
         self._failure = ""
         self._lock = asyncio.Lock()
+        self._asked = asyncio.Event()
 
     def current(self) -> Policy:
         """The snapshot; take it once per check."""
@@ -64,6 +72,15 @@ class PolicyHolder:
         if self._loaded is None:
             raise InvariantViolated("the policy is asked for before it was loaded")
         return self._loaded
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the files on disk are not in force, line by line; empty if they are."""
+        return tuple(self._failure.splitlines())
+
+    def look_soon(self) -> None:
+        """Look for changes now rather than at the next interval; a signal may call it."""
+        self._asked.set()
 
     async def load_initial(self) -> LoadedPolicy:
         """
@@ -91,12 +108,20 @@ class PolicyHolder:
         self, stop: asyncio.Event, interval_seconds: float = WATCH_INTERVAL_SECONDS
     ) -> None:
         """Look for changes until told to stop; files that did not change are not parsed again."""
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), interval_seconds)
-                return
-            async with self._lock:
-                await self._look()
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            while not stop.is_set():
+                asked = asyncio.ensure_future(self._asked.wait())
+                await asyncio.wait(
+                    {stopped, asked}, timeout=interval_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                asked.cancel()
+                self._asked.clear()
+                if not stop.is_set():
+                    async with self._lock:
+                        await self._look()
+        finally:
+            stopped.cancel()
 
     async def _look(self) -> None:
         try:
@@ -127,10 +152,11 @@ class PolicyHolder:
         return True
 
     async def _adopt(self, sources: tuple[Source, ...]) -> None:
-        loaded = await asyncio.to_thread(parse_policy, sources)
+        loaded = await asyncio.to_thread(parse_policy, sources, self._cache)
         self._loaded = loaded
         self._tried_version = loaded.policy.version
         self._clear()
+        self.on_change()
         telemetry.get_logger().info(
             "policy_loaded", policy_version=loaded.policy.version, files=len(loaded.files)
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.policy import Policy
+from sidecar.outbound.policy_files.collecting import quiet_collector
 from sidecar.outbound.policy_files.compile import Parts, compile_parts
 from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.reading import TAG_NULL, Reader
@@ -104,31 +105,70 @@ def content_version(sources: Sequence[Source]) -> str:
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 
-def parse_policy(sources: Sequence[Source]) -> LoadedPolicy:
+class FileCache:
+    """
+    What the files of the last load said, good or bad, by their name and content.
+
+    A folder in which one file changed is read anew in that file alone. Files that the last
+    load did not have are forgotten.
+    """
+
+    def __init__(self) -> None:
+        """Begin with no file."""
+        self._known: dict[tuple[Path, bytes], _ReadFile] = {}
+
+    def read(self, sources: Sequence[Source]) -> "list[_ReadFile]":
+        """Each file, in order; only those that are not known are parsed."""
+        found: dict[tuple[Path, bytes], _ReadFile] = {}
+        for source in sources:
+            key = (source.path, hashlib.sha256(source.data).digest())
+            found[key] = self._known.get(key) or _read_file(source)
+        self._known = found
+        return list(found.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _ReadFile:
+    root: Section | None
+    problems: Problems
+
+
+def parse_policy(sources: Sequence[Source], cache: FileCache | None = None) -> LoadedPolicy:
     """
     Turn files' contents into a compiled policy.
+
+    Args:
+        sources: The files.
+        cache: What an earlier load of the folder left; it is brought up to date.
 
     Raises:
         ConfigError: Naming every problem that was found.
     """
-    problems = Problems()
-    parts = Parts()
-    for source in sources:
-        file = str(source.path)
-        node = compose_document(file, source.data, problems)
-        if node is None or node.tag == TAG_NULL:
-            continue
+    with quiet_collector():
+        problems = Problems()
+        parts = Parts()
+        for file in (cache or FileCache()).read(sources):
+            problems.join(file.problems)
+            if file.root is not None:
+                parts.add(file.root, problems)
+        compiled = compile_parts(parts, problems, version=content_version(sources))
+        return LoadedPolicy(
+            policy=compiled.policy,
+            files=tuple(source.path for source in sources),
+            tests=compiled.tests,
+            report_every_seconds=compiled.report_every_seconds,
+            places=compiled.places,
+        )
+
+
+def _read_file(source: Source) -> _ReadFile:
+    """One file by itself: its form, and no name that it gives to another."""
+    file, problems = str(source.path), Problems()
+    node = compose_document(file, source.data, problems)
+    root = None
+    if node is not None and node.tag != TAG_NULL:
         root = POLICY.read(node, Reader(file, problems))
-        if isinstance(root, Section):
-            parts.add(root, problems)
-    compiled = compile_parts(parts, problems, version=content_version(sources))
-    return LoadedPolicy(
-        policy=compiled.policy,
-        files=tuple(source.path for source in sources),
-        tests=compiled.tests,
-        report_every_seconds=compiled.report_every_seconds,
-        places=compiled.places,
-    )
+    return _ReadFile(root if isinstance(root, Section) else None, problems)
 
 
 def _read(path: Path) -> bytes:

@@ -9,7 +9,7 @@ from sidecar.domain.nearest import unknown
 from sidecar.outbound.policy_files.places import Place, Problems
 from sidecar.outbound.policy_files.sections import Marked, Section
 
-PATTERNS_MAX = 10_000
+PATTERNS_MAX = 20_000
 
 
 def index_by_name(kind: str, sections: Iterable[Section], problems: Problems) -> dict[str, Section]:

@@ -9,18 +9,16 @@ import json
 from typing import Any
 
 from sidecar.domain.pricing import Billing, RoundPackages
-from sidecar.domain.quantities import METER_VALUES
 from sidecar.domain.rules import EstimateFrom
-from sidecar.domain.usage import OnMissing
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
-from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
+from sidecar.outbound.policy_files.scalars import Choice, Number
 from sidecar.outbound.policy_files.schema_counters import QUOTA
 from sidecar.outbound.policy_files.schema_identity import IDENTITY
-from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES, METER_MATCH
+from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES
+from sidecar.outbound.policy_files.schema_meters import METER
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
-from sidecar.outbound.policy_files.unions import OneOrMany
 
 PRICE_MODELS = ("per_unit", "package")
 
@@ -54,38 +52,6 @@ MODEL = Record(
         "max_output": Field(spec=Number(1, TOKENS_MAX), doc="Output tokens of one choice."),
         "max_input": Field(spec=Number(1, TOKENS_MAX), doc="Input tokens."),
     },
-)
-METER = Record(
-    name="meter",
-    doc="Which requests count, and which quantity of them.",
-    fields={
-        "name": Field(
-            spec=texts.NAME,
-            doc="Unique among meters; the billing provider's event name.",
-            required=True,
-        ),
-        "match": Field(spec=OneOrMany(METER_MATCH), doc="Which requests; absent: all."),
-        "value": Field(
-            spec=Choice(tuple(sorted(METER_VALUES))),
-            doc="The quantity of one request.",
-            required=True,
-        ),
-        "aggregation": Field(
-            spec=Choice(("sum",), later=("count", "max", "latest", "unique_count")),
-            doc="How quantities join.",
-            default="sum",
-        ),
-        "on_missing": Field(
-            spec=Choice(tuple(OnMissing)),
-            doc="What counts where a response says nothing of its usage.",
-            default="capture-estimate",
-        ),
-        "report": Field(spec=Flag(), doc="Whether the billing provider is told.", default=True),
-        "report_every": Field(
-            spec=texts.DURATION, doc="How often; the shortest of all meters is used; absent: 5m."
-        ),
-    },
-    later=frozenset({"group_by"}),
 )
 PRICE = Record(
     name="price",

@@ -20,12 +20,10 @@ from sidecar.outbound.postgres.pool import (
 )
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import columns
-from sidecar.services.decision_ports import StreamedDecision
+from sidecar.services.decision_ports import PLACE_PATTERN, StreamedDecision
 
 _PREFETCH: Final = 1_000
-_PLACE: Final = re.compile(
-    r"([0-9]{1,17})-([0-9]{1,18})-([0-9]{1,18})-([01])-(dec_[0-9a-f]{32})-([01])", re.ASCII
-)
+_PLACE: Final = re.compile(PLACE_PATTERN, re.ASCII)
 _START: Final = (datetime(1970, 1, 1, tzinfo=UTC), -1, -1, False, "", False)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -148,10 +146,9 @@ def _place(row: Any) -> str:
 
 
 def _read_place(after: str) -> tuple[Any, ...]:
-    match = _PLACE.fullmatch(after)
-    if match is None:
+    if not _PLACE.fullmatch(after):
         raise InvalidInput("after is not a cursor of this list", field="after")
-    microseconds, epoch, seq, unplaced, decision_id, allowed = match.groups()
+    microseconds, epoch, seq, unplaced, decision_id, allowed = after.split("-")
     return (
         EPOCH + int(microseconds) * _MICROSECOND,
         int(epoch),

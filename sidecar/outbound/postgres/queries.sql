@@ -178,10 +178,11 @@ GROUP BY l.customer_id, l.hold_id, l.meter
 
 -- name: insert_lines
 INSERT INTO usage_lines (
-    customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq)
+    customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq,
+    groups, text_hash)
 SELECT * FROM unnest(
     $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-    $8::timestamptz[], $9::integer[])
+    $8::timestamptz[], $9::integer[], $10::jsonb[], $11::text[])
 
 -- name: insert_client_keys
 INSERT INTO usage_client_keys (customer_id, client_key, hold_id)
@@ -354,6 +355,52 @@ UPDATE report_lanes
 SET lease_owner = NULL, lease_until = NULL, row_id = NULL, attempt = NULL
 WHERE customer_id = $1 AND provider = $2 AND meter = $3 AND row_id = $4 AND attempt = $5
 
+-- name: query_meter
+-- A hold counts once: what its capture and corrections sum up to, under the groups that its
+-- newest line tells. Groups beyond $10 of a subject and window, by the time of their first use,
+-- are joined under "other". $4 is "" for one window over all; $11 bounds the rows.
+WITH holds AS (
+    SELECT l.customer_id, l.hold_id,
+        sum(l.quantity)::bigint AS quantity,
+        (array_agg(l.groups ORDER BY o.place DESC))[1] AS groups,
+        (array_agg(l.text_hash ORDER BY o.place DESC))[1] AS text_hash,
+        min(e.occurred_at) AS occurred_at
+    FROM usage_events e
+    JOIN usage_lines l USING (customer_id, day, hold_id, kind)
+    CROSS JOIN LATERAL (SELECT CASE WHEN l.kind = 'orphan' THEN 0 WHEN l.kind = 'capture' THEN 1
+        ELSE 1 + split_part(l.kind, ':', 2)::integer END AS place) o
+    WHERE l.meter = $1 AND e.occurred_at >= $2 AND e.occurred_at < $3
+        AND ($6::text[] IS NULL OR e.customer_id = ANY ($6))
+    GROUP BY l.customer_id, l.hold_id),
+placed AS (
+    SELECT h.customer_id, h.hold_id, h.quantity, h.text_hash, h.occurred_at,
+        CASE WHEN $4 = '' THEN $2 ELSE date_trunc($4, h.occurred_at, $5) END AS window_start,
+        CASE WHEN $7 THEN h.customer_id ELSE '' END AS subject,
+        ARRAY(SELECT coalesce(h.groups ->> g.name, '')
+            FROM unnest($8::text[]) WITH ORDINALITY AS g (name, place) ORDER BY g.place) AS wanted
+    FROM holds h
+    WHERE NOT EXISTS (
+        SELECT FROM jsonb_each($9::jsonb) f
+        WHERE NOT f.value ? coalesce(h.groups ->> f.key, ''))),
+seen AS (
+    SELECT subject, window_start, wanted,
+        row_number() OVER (
+            PARTITION BY subject, window_start ORDER BY min(occurred_at), wanted) AS place
+    FROM placed GROUP BY subject, window_start, wanted),
+bounded AS (
+    SELECT p.subject, p.window_start, p.quantity, p.text_hash, p.occurred_at, p.hold_id,
+        CASE WHEN s.place <= $10 THEN p.wanted
+            ELSE array_fill('other'::text, ARRAY[cardinality(p.wanted)]) END AS wanted
+    FROM placed p JOIN seen s USING (subject, window_start, wanted))
+SELECT subject, window_start, wanted,
+    sum(quantity)::text AS total, max(quantity) AS largest,
+    count(DISTINCT text_hash) FILTER (WHERE quantity > 0) AS distinct_values,
+    (array_agg(quantity ORDER BY occurred_at DESC, hold_id DESC))[1] AS newest
+FROM bounded
+GROUP BY subject, window_start, wanted
+ORDER BY window_start, subject, wanted
+LIMIT $11
+
 -- name: record_thresholds
 INSERT INTO threshold_events
     (customer_id, quota, subject, period_start, percent, used, quota_limit)
@@ -363,10 +410,9 @@ ON CONFLICT (customer_id, quota, subject, period_start, percent) DO NOTHING
 RETURNING customer_id, quota, subject, period_start, percent, used, quota_limit
 
 -- name: list_thresholds
-SELECT event_number, customer_id, quota, subject, period_start, percent, used, quota_limit,
-    reached_at
-FROM threshold_events WHERE customer_id = $1 AND event_number > $2
-ORDER BY event_number LIMIT $3
+SELECT customer_id, quota, subject, period_start, percent, used, quota_limit
+FROM threshold_events WHERE customer_id = $1
+ORDER BY event_number DESC LIMIT $2
 
 -- name: insert_decisions
 INSERT INTO decisions (

@@ -1,7 +1,7 @@
 """Stream records as rows: pure functions, so that settlement's SQL stays a list of steps."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, Final, TypeVar
 
@@ -9,7 +9,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
 from sidecar.domain.ledger import Account, Entry, grant_entries, usage_entries
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.usage import EventKind, TokenUsage
+from sidecar.domain.usage import EventKind, RatedLine, TokenUsage
 from sidecar.services.control_ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
 
 EventKey = tuple[str, str, str]
@@ -46,6 +46,8 @@ class Line:
     quantity: int
     amount_nano: int
     window: WindowKey | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    text_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +211,12 @@ def make_lines(
             quantity = wanted.get(meter, (0, 0))[0] - before.get(meter, (0, 0))[0]
             line_amount = wanted.get(meter, (0, 0))[1] - before.get(meter, (0, 0))[1]
             amount += line_amount
-            if quantity or line_amount:
+            told = _told(record, meter)
+            # A query takes a hold's newest line for its groups, so what follows tells them again.
+            tells = told is not None and (
+                told.observed or (bool(told.groups) and record.kind != EventKind.CAPTURE)
+            )
+            if quantity or line_amount or tells:
                 lines.append(
                     Line(
                         record=record,
@@ -217,6 +224,8 @@ def make_lines(
                         quantity=quantity,
                         amount_nano=line_amount,
                         window=_window(record, meter, quantity, windows_for, reported_meters),
+                        groups={} if told is None else told.groups,
+                        text_hash="" if told is None else told.text_hash,
                     )
                 )
         if amount != record.amount_nano:
@@ -320,6 +329,13 @@ def _meters(record: StreamRecord) -> dict[str, tuple[int, int]]:
         quantity, amount = wanted.get(line.meter, (0, 0))
         wanted[line.meter] = quantity + line.quantity, amount + line.amount_nano
     return wanted
+
+
+def _told(record: StreamRecord, meter: str) -> RatedLine | None:
+    """The event's own line of a meter."""
+    if record.event is None or (record.kind == EventKind.ORPHAN and record.amount_nano == 0):
+        return None
+    return next((line for line in record.event.lines if line.meter == meter), None)
 
 
 def _window(

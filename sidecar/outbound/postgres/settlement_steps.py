@@ -205,6 +205,8 @@ class SettlementSteps:
                 line.amount_nano,
                 None if line.window is None else line.window[2],
                 None if line.window is None else seqs[line.window],
+                json.dumps(dict(line.groups)) if line.groups else None,
+                line.text_hash or None,
             )
             for line in lines
         ]

@@ -33,14 +33,10 @@ class PostgresThresholds:
             )
         return [_reached(row) for row in rows]
 
-    async def list_reached(
-        self, customer_id: str, *, after: str, limit: int
-    ) -> Sequence[ThresholdReached]:
-        """A customer's, in the order they were recorded; `after` is a row's number as text."""
+    async def list_reached(self, customer_id: str, *, limit: int) -> Sequence[ThresholdReached]:
+        """A customer's, the newest first."""
         with translate_errors():
-            rows = await self._pool.fetch(
-                query("list_thresholds"), customer_id, int(after or 0), limit
-            )
+            rows = await self._pool.fetch(query("list_thresholds"), customer_id, limit)
         return [_reached(row) for row in rows]
 
 

@@ -10,6 +10,7 @@ process whose absence could be taken for silence.
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -17,7 +18,13 @@ from sidecar import telemetry
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import PUSH_CHANNEL
-from sidecar.outbound.redis.push_messages import CredentialPush, CustomerPush, decode_push
+from sidecar.outbound.redis.push_messages import (
+    CredentialPush,
+    CustomerPush,
+    PolicyPush,
+    decode_push,
+    encode_push,
+)
 
 HEARTBEAT_SECONDS = 0.25
 SILENT_ROUNDS_MAX = 3
@@ -46,10 +53,23 @@ class PushListener:
     messages may have been lost; and again when it stands again, for what was read in between.
     """
 
-    def __init__(self, connection: RedisConnection, cache: Cache) -> None:
-        """Wire it; `run` opens a connection of its own."""
+    def __init__(
+        self,
+        connection: RedisConnection,
+        cache: Cache,
+        *,
+        on_policy: Callable[[], None] = lambda: None,
+    ) -> None:
+        """
+        Wire it; `run` opens a connection of its own.
+
+        Args:
+            connection, cache: What it listens with, and what it drops from.
+            on_policy: Called when policy files have changed.
+        """
         self._connection = connection
         self._cache = cache
+        self._on_policy = on_policy
         self._told = False
         self.trusted = False
         """Whether the subscription stands, and was heard of within the last second."""
@@ -102,6 +122,9 @@ class PushListener:
             case CredentialPush():
                 telemetry.PUSH_MESSAGES.labels("credential").inc()
                 self._cache.drop_credential(push.secret_hash)
+            case PolicyPush():
+                telemetry.PUSH_MESSAGES.labels("policy").inc()
+                self._on_policy()
             case None:
                 # Of a newer version perhaps: something has changed, and what is not known.
                 telemetry.PUSH_MESSAGES.labels("unreadable").inc()
@@ -119,3 +142,15 @@ class PushListener:
         telemetry.PUSH_DISTRUSTS.inc()
         telemetry.get_logger().warning("push_distrusted", problem=problem)
         self._cache.drop_all()
+
+
+class RedisPolicyNotices:
+    """Implements PolicyNotices: tells every gateway that policy files have changed."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        """Wire it."""
+        self._connection = connection
+
+    async def tell(self) -> None:
+        """Tell them; whoever does not listen finds the change by itself."""
+        await self._connection.command("PUBLISH", PUSH_CHANNEL, encode_push(PolicyPush()))

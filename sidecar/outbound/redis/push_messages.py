@@ -20,7 +20,12 @@ class CredentialPush:
     secret_hash: str
 
 
-Push = CustomerPush | CredentialPush
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyPush:
+    """Policy files have changed; each process looks at its own."""
+
+
+Push = CustomerPush | CredentialPush | PolicyPush
 
 
 def encode_push(push: Push) -> str:
@@ -30,6 +35,8 @@ def encode_push(push: Push) -> str:
             content = {"kind": "customer", "id": push.customer_id}
         case CredentialPush():
             content = {"kind": "credential", "hash": push.secret_hash}
+        case PolicyPush():
+            content = {"kind": "policy"}
     return json.dumps(content, separators=(",", ":"))
 
 
@@ -46,4 +53,6 @@ def decode_push(data: bytes) -> Push | None:
             return CustomerPush(customer_id=customer_id)
         case {"kind": "credential", "hash": str(secret_hash)}:
             return CredentialPush(secret_hash=secret_hash)
+        case {"kind": "policy"}:
+            return PolicyPush()
     return None

@@ -13,6 +13,7 @@ from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import QUARANTINE_KIND
 
 _TEXT_CHARS_MAX = 256
+_FACTS_CHARS_MAX = 4_096
 
 
 class RedisQuarantine:
@@ -41,8 +42,15 @@ class RedisQuarantine:
         await self._connection.command("XADD", usage, "*", *fields)
 
 
+def _facts(report: UsageReport) -> str:
+    """What meters could have read, as the start of its JSON: enough for people to see why."""
+    facts = report.facts
+    told = {"raw": facts.raw, "headers": dict(facts.headers), "metadata": facts.metadata}
+    return json.dumps(told, separators=(",", ":"), default=str)[:_FACTS_CHARS_MAX]
+
+
 def _payload(report: UsageReport) -> str:
-    """What a person needs to decide; no token, no header, nothing that a client could fill up."""
+    """What a person needs to decide; no token, and no text of a length that a client chooses."""
     content = {
         "edge": report.edge,
         "gateway_id": report.gateway_id,
@@ -56,10 +64,14 @@ def _payload(report: UsageReport) -> str:
         "occurred_at": report.occurred_at.isoformat() if report.occurred_at else None,
         "usage": {kind: getattr(report.usage, kind) for kind in TOKEN_KINDS},
         "from_header": report.from_header,
+        "duration_ms": report.duration_ms,
+        "request_bytes": report.request_bytes,
+        "response_bytes": report.response_bytes,
+        "facts": _facts(report),
     }
     return json.dumps(
         {
-            name: value[:_TEXT_CHARS_MAX] if isinstance(value, str) else value
+            name: value[:_TEXT_CHARS_MAX] if isinstance(value, str) and name != "facts" else value
             for name, value in content.items()
         },
         separators=(",", ":"),

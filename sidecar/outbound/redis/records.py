@@ -65,6 +65,10 @@ def terms_to_payload(terms: HoldTerms, *, key_id: str = "") -> bytes:
             request_id=terms.request_id,
             policy_version=terms.policy_version,
             bound="" if terms.bound is Bound.PROVEN else terms.bound.value,
+            noted=[
+                token_wire.NotedFact(name=name, value=value)
+                for name, value in sorted(terms.noted.items())
+            ],
         ).SerializeToString()
     except ValueError as error:
         raise InvalidInput("the hold's terms cannot be encoded") from error
@@ -103,6 +107,7 @@ def terms_from_payload(payload: bytes) -> HoldTerms:
             request_id=message.request_id,
             policy_version=message.policy_version,
             bound=Bound(message.bound or Bound.PROVEN.value),
+            noted={fact.name: fact.value for fact in message.noted},
         )
     except (DecodeError, ValueError) as error:
         raise InvalidInput("a hold's terms are malformed") from error
@@ -130,7 +135,15 @@ def event_to_bytes(event: UsageEvent) -> bytes:
             usage=event_wire.Usage(**{k: v for k, v in usage.items() if v is not None}),
             lines=[
                 event_wire.RatedLine(
-                    meter=line.meter, quantity=line.quantity, amount_nano=line.amount_nano
+                    meter=line.meter,
+                    quantity=line.quantity,
+                    amount_nano=line.amount_nano,
+                    groups=[
+                        event_wire.GroupValue(name=name, value=value)
+                        for name, value in sorted(line.groups.items())
+                    ],
+                    text_hash=line.text_hash,
+                    observed=line.observed,
                 )
                 for line in event.lines
             ],
@@ -180,7 +193,14 @@ def event_from_bytes(content: bytes) -> UsageEvent:
                 }
             ),
             lines=tuple(
-                RatedLine(meter=line.meter, quantity=line.quantity, amount_nano=line.amount_nano)
+                RatedLine(
+                    meter=line.meter,
+                    quantity=line.quantity,
+                    amount_nano=line.amount_nano,
+                    groups={group.name: group.value for group in line.groups},
+                    text_hash=line.text_hash,
+                    observed=line.observed,
+                )
                 for line in message.lines
             ),
             estimated=message.estimated,

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.matching import Match
+from sidecar.domain.meter_values import TOKEN_VALUES
+from sidecar.domain.meters import Meter
 from sidecar.domain.money import format_amount
 from sidecar.domain.overshoot import Overshoot, overshoot
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Billing, Meter, Package, RateCard
-from sidecar.domain.quantities import TOKEN_VALUES, estimate_quantities
+from sidecar.domain.pricing import Billing, Package, RateCard
+from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import EstimateFrom, EstimateRule, MeterRule, Rule, RuleTemplate
 from sidecar.services.linting.containment import covers_matches

@@ -77,12 +77,16 @@ local function leaving(index, instant)
   return left, index:sub(position)
 end
 
-local function slices_of(index)
-  local slices = {}
-  for start, leaves in index:gmatch(',(%-?%d+)=(%d+)') do
-    slices[#slices + 1] = { start = start, leaves = tonumber(leaves) }
+-- At most so many slices of an index from a position on, and the position after them.
+local function slices_of(index, position, most)
+  local starts, leaves = {}, {}
+  while #starts < most do
+    local _, stop, start, leaving_ms = index:find('^,(%-?%d+)=(%d+)', position)
+    if not start then break end
+    starts[#starts + 1], leaves[#leaves + 1] = start, tonumber(leaving_ms)
+    position = stop + 1
   end
-  return slices
+  return starts, leaves, position
 end
 
 -- The index with a slice in its place. Slices follow each other, so it is nearly always the last;
@@ -95,26 +99,30 @@ local function with_slice(index, start, leaves_ms)
   if not known and (not last or tonumber(last) <= leaves_ms) then
     return index .. ',' .. start .. '=' .. text(leaves_ms)
   end
-  local slices = {}
-  for _, slice in ipairs(slices_of(index)) do
-    if slice.start ~= start then slices[#slices + 1] = slice end
+  local slices = { { start = start, leaves = leaves_ms } }
+  local starts, leaves = slices_of(index, 1, math.huge)
+  for i, other in ipairs(starts) do
+    if other ~= start then slices[#slices + 1] = { start = other, leaves = leaves[i] } end
   end
-  slices[#slices + 1] = { start = start, leaves = leaves_ms }
   table.sort(slices, function(a, b) return a.leaves < b.leaves end)
   local out = {}
   for i, slice in ipairs(slices) do out[i] = ',' .. slice.start .. '=' .. text(slice.leaves) end
   return table.concat(out)
 end
 
--- Counts of slices, in order; nil if one is damaged.
+-- Counts of slices, in order; nil if one is damaged. Read by parts: Lua unpacks 8,000 at most.
 local function slice_counts(name, starts)
-  if #starts == 0 then return {} end
-  local fields = {}
-  for i, start in ipairs(starts) do fields[i] = 'v:' .. name .. ':' .. start end
-  local counts = call('HMGET', where.customer, unpack(fields))
-  for i = 1, #starts do
-    counts[i] = counts[i] or '0'
-    if not sane(counts[i]) then return nil end
+  local counts = {}
+  for first = 1, #starts, 1000 do
+    local fields = {}
+    for i = first, math.min(#starts, first + 999) do
+      fields[#fields + 1] = 'v:' .. name .. ':' .. starts[i]
+    end
+    for _, count in ipairs(call('HMGET', where.customer, unpack(fields))) do
+      count = count or '0'
+      if not sane(count) then return nil end
+      counts[#counts + 1] = count
+    end
   end
   return counts
 end

@@ -43,6 +43,7 @@ end
 
 -- n = high * 1e9 + low; sums of a few million halves are exact.
 local function halves(n)
+  if #n <= 9 then return 0, tonumber(n) end
   local sign, digits = 1, n
   if negative(n) then sign, digits = -1, n:sub(2) end
   return sign * (tonumber(digits:sub(1, -10)) or 0), sign * tonumber(digits:sub(-9))

@@ -2,6 +2,7 @@
 -- writes. Judging writes nothing and answers whether the fields could be read.
 
 local TAKE_WIDTH = 7
+local SLICES_AT_ONCE = 50
 
 local function read_takes(first)
   local takes = {}
@@ -54,18 +55,21 @@ function rolling.fields(take)
   return { take.field, 's:' .. take.name, 'i:' .. take.name }
 end
 
--- The first instant at which enough slices have left, if nothing else is taken.
+-- The first instant at which enough slices have left, if nothing else is taken; 0 if there is
+-- none, nil if a slice is damaged. Most callers wait for a few slices: they are read by parts.
 local function rolling_retry(take)
-  local slices, starts = slices_of(take.index), {}
-  for i, slice in ipairs(slices) do starts[i] = slice.start end
-  local counts = slice_counts(take.name, starts)
-  if not counts then return nil end
   local high, low = halves(plus(take.after, negate(take.limit)))
-  for i, slice in ipairs(slices) do
-    local count_high, count_low = halves(counts[i])
-    high, low = high - count_high, low - count_low
-    local rest = high + math.floor(low / 1e9)
-    if rest < 0 or (rest == 0 and low % 1e9 == 0) then return slice.leaves end
+  local starts, leaves, position = slices_of(take.index, 1, SLICES_AT_ONCE)
+  while #starts > 0 do
+    local counts = slice_counts(take.name, starts)
+    if not counts then return nil end
+    for i, count in ipairs(counts) do
+      local count_high, count_low = halves(count)
+      high, low = high - count_high, low - count_low
+      local rest = high + math.floor(low / 1e9)
+      if rest < 0 or (rest == 0 and low % 1e9 == 0) then return leaves[i] end
+    end
+    starts, leaves, position = slices_of(take.index, position, SLICES_AT_ONCE)
   end
   return 0
 end
@@ -119,11 +123,14 @@ function rate.judge(take, found, instant)
   if found[1] then
     now = read_rate(found[1])
     if not now then return false end
-    -- Up to now the level drained as it did when it was written. Under another `per` what was
-    -- taken is carried over in whole units, rounded up.
+    -- If the policy has changed, its new rate counts since the level was written: so what a
+    -- denial says of the wait comes true. Under another `per` what was taken is carried over in
+    -- whole units, rounded up.
+    if now.per ~= per then
+      now.level = math.min(LEVEL_MAX, math.ceil(now.level / now.per) * per)
+    end
+    now.limit, now.per = limit, per
     drain(now, instant)
-    if now.per ~= per then now.level = math.ceil(now.level / now.per) * per end
-    now.level, now.limit, now.per = math.min(LEVEL_MAX, now.level), limit, per
   end
   take.rate, take.work = now, quantity * per
   take.used = text(math.ceil(now.level / per))

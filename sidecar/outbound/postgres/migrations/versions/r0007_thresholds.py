@@ -5,7 +5,7 @@ from pathlib import Path
 from sidecar.outbound.postgres.migrating import run_sql_file
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 deploy = "pre"

@@ -1,0 +1,222 @@
+"""Policies: how long a large one takes to load, and what many rules cost a check."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+
+import pytest
+from bench.results import Results, Row
+
+from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.judging import judge
+from sidecar.domain.planning import Ask, CheckPlan, plan_check
+from sidecar.domain.policy import Policy
+from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
+from sidecar.domain.standing import Standing
+from sidecar.domain.store_numbers import StoreNumbers
+from sidecar.outbound.policy_files import PolicyHolder, load_policy
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+RULES = 10_000
+FEW, MANY = 10, 1_000
+RUNS, CHECKS = 9, 1_000
+NOW = datetime(2026, 1, 15, 12, tzinfo=UTC)
+WAKE_SECONDS = 0.005
+
+BASE = """
+identity: [{api_key: {headers: [x-api-key]}}]
+estimates: [{match: {routes: ['^/ai/']}, default: {input: 1000, output: 1000}}]
+meters: [{name: tokens, match: {routes: ['^/ai/']}, value: usage.total}]
+plans: [%s]
+rules:
+  - {name: no-credits, template: block-when-no-available-credits, match: {routes: ['^/ai/']}}
+  - {name: unpaid, template: block-on-unpaid-invoices}
+"""
+PLAN = (
+    "{name: %s, billing: prepaid, currency: USD,"
+    " prices: [{meter: tokens, model: per_unit, amount: '0.000001'}]}"
+)
+LARGE = """
+  # Rule {n}: customers of region {region} with the plan may not call version {n} of the interface.
+  - name: rule-{n}
+    template: block
+    match:
+      routes: ['^/api/v{n}/[a-z]+/items$']
+      methods: [POST, PUT]
+      headers: {{x-client: '^(web|mobile)$'}}
+    customers: {{plans: [pro], labels: {{region: r{region}}}}}
+    deny:
+      status: 403
+      headers: {{x-denied-by: '{{{{rule.name}}}}'}}
+      body: {{error: not_allowed, detail: 'version {n} is not for {{{{customer.plan|your plan}}}}'}}
+"""
+MIXES: dict[str, Callable[[int], str]] = {
+    "each on a route of its own": lambda n: f"match: {{routes: ['^/ai/model-{n}/']}}",
+    "one route, a plan each": lambda n: (
+        f"match: {{routes: ['^/ai/']}}, customers: {{plans: [p{n}]}}"
+    ),
+    "one route, a customer each": lambda n: (
+        f"match: {{routes: ['^/ai/']}}, customers: {{ids: [cus_{n}]}}"
+    ),
+    "one route, a label each": lambda n: (
+        f"match: {{routes: ['^/ai/']}}, customers: {{labels: {{group: g{n}}}}}"
+    ),
+    "rate limits, one route, a label each": lambda n: (
+        f"match: {{routes: ['^/ai/']}}, customers: {{labels: {{group: g{n}}}}}"
+    ),
+}
+
+
+async def test_a_policy_of_ten_thousand_rules_loads_beside_the_loop(
+    tmp_path: Path, results: Results
+):
+    text = (BASE % (PLAN % "pro")) + "".join(
+        LARGE.format(n=number, region=number % 50) for number in range(RULES)
+    )
+    (tmp_path / "rules.yaml").write_text(text)
+    holder = PolicyHolder(tmp_path)
+    whole = await _timed(holder.load_initial)
+    (tmp_path / "more.yaml").write_text("unmatched: allow\n")
+    part = await _timed(holder.reload)
+    assert holder.current().allow_unmatched
+    assert len(holder.current().rules) == RULES + 2
+    size = f"{RULES:,} rules, {len(text) / 1e6:.1f} MB"
+    for what, (seconds, cpu, late) in {"load": whole, "other file changed": part}.items():
+        results.add(
+            Row(
+                what=f"policy, {what}",
+                setting=size,
+                runs=1,
+                per_second=RULES / seconds,
+                low=RULES / seconds,
+                high=RULES / seconds,
+                cpu_us=cpu / RULES * 1e6,
+                note=f"{seconds:.2f} s, {cpu:.2f} s of processor; loop late by {late * 1e3:.0f} ms",
+            )
+        )
+
+
+@pytest.mark.parametrize("mix", MIXES)
+async def test_a_thousand_rules_cost_a_check_little_more_than_ten(
+    mix: str, tmp_path: Path, results: Results
+):
+    sides = {}
+    for count in (FEW, MANY):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (folder / "rules.yaml").write_text(_policy(mix, count))
+        sides[count] = load_policy(folder).policy, list(islice(_asks(mix, count), CHECKS))
+    times: dict[int, list[float]] = {FEW: [], MANY: []}
+    for _ in range(RUNS):
+        # In turns, so that both meet the same moods of the machine.
+        for count, (policy, asks) in sides.items():
+            began = time.perf_counter()
+            for request, customer in asks:
+                _check(policy, request, customer)
+            times[count].append((time.perf_counter() - began) / CHECKS)
+    ratio = median(many / few for few, many in zip(times[FEW], times[MANY], strict=True))
+    for count, seconds in times.items():
+        results.add(
+            Row(
+                what=f"rules, {mix}",
+                setting=f"{count} rules",
+                runs=RUNS,
+                per_second=1 / median(seconds),
+                low=1 / max(seconds),
+                high=1 / min(seconds),
+                cpu_us=median(seconds) * 1e6,
+                note=f"{ratio:.2f} of 10 rules" if count == MANY else "",
+            )
+        )
+
+
+def _policy(mix: str, count: int) -> str:
+    plans = ", ".join(PLAN % f"p{number}" for number in range(count))
+    template = "template: headers, warn: {headers: {x-rule: '{{rule.name}}'}}"
+    if mix.startswith("rate limits"):
+        template = "template: rate-limit, limit: 100, per: 1s, each: key"
+    rules = (
+        f"  - {{name: rule-{number}, {template}, {MIXES[mix](number)}}}\n"
+        for number in range(count)
+    )
+    return (BASE % plans) + "".join(rules)
+
+
+def _asks(mix: str, count: int) -> Iterator[tuple[AccessRequest, CustomerFacts]]:
+    """Requests that each mean one of the rules, all rules in turn."""
+    asks = []
+    for number in range(count):
+        customer = CustomerFacts(
+            customer_id=f"cus_{number}",
+            plan=f"p{number}",
+            currency="USD",
+            revision=0,
+            labels={"group": f"g{number}", "region": "eu", "tier": "gold"},
+            credential_id=f"key_{number}",
+        )
+        asks.append((_request(f"/ai/model-{number}/chat?stream=true"), customer))
+    return cycle(asks)
+
+
+def _request(path: str) -> AccessRequest:
+    headers = {
+        "authorization": ("Bearer key",),
+        "content-type": ("application/json",),
+        "user-agent": ("client/1.0",),
+        "x-request-id": ("0f8e5e3a",),
+    }
+    return AccessRequest(
+        edge="bench",
+        gateway_id="bench",
+        hold_id="0" * 40,
+        method="POST",
+        path=path,
+        headers=headers,
+        received_at=NOW,
+        deadline=NOW,
+        host="api.example.com",
+    )
+
+
+def _check(policy: Policy, request: AccessRequest, customer: CustomerFacts) -> None:
+    """What a check does of its own, the store's answer given."""
+    view = policy.view(request, normalise_path(request.path))
+    plan = plan_check(policy, view, customer, RequestFacts(), NOW)
+    assert isinstance(plan, CheckPlan)
+    assert plan.ask is Ask.HOLD
+    numbers = StoreNumbers(
+        instant_ms=1_768_478_400_000,
+        available_nano=10**12,
+        standing=Standing.GOOD,
+        used={take.name: 1 for take in plan.counters},
+    )
+    judgement = judge(plan, numbers, customer)
+    assert judgement.denial is None
+    # The rule of the mix has spoken: as a header or as a limit.
+    assert judgement.headers
+
+
+async def _timed(load: Callable[[], Awaitable[object]]) -> tuple[float, float, float]:
+    """Seconds and processor seconds of a load, and how late the loop ever woke meanwhile."""
+    latest = 0.0
+
+    async def wake() -> None:
+        nonlocal latest
+        while True:
+            slept = time.perf_counter()
+            await asyncio.sleep(WAKE_SECONDS)
+            latest = max(latest, time.perf_counter() - slept - WAKE_SECONDS)
+
+    waker = asyncio.create_task(wake())
+    await asyncio.sleep(10 * WAKE_SECONDS)
+    began, cpu = time.perf_counter(), time.process_time()
+    await load()
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    await asyncio.sleep(10 * WAKE_SECONDS)
+    waker.cancel()
+    return seconds, cpu, latest
