@@ -23,12 +23,19 @@ from sidecar.settings import EnvoyDefaults, Settings
 
 
 async def serve_until_signal(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT, then drain. Raises ConfigError if it cannot start."""
+    """
+    Serve until SIGTERM or SIGINT, then drain; SIGHUP looks at the policy files.
+
+    Raises:
+        ConfigError: It cannot start.
+    """
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Application(settings):
+    async with Application(settings) as application:
+        if hasattr(signal, "SIGHUP"):
+            loop.add_signal_handler(signal.SIGHUP, application.loaded.look_soon)
         await stop.wait()
         telemetry.get_logger().info("sidecar_stopping")
 

@@ -246,9 +246,51 @@ async def test_a_changed_policy_comes_into_force_and_a_bad_one_does_not(
 
     await ruled.until(failing, "the bad file is noticed")
     assert (await ruled.ask(key))[0] == 403
+    refused_files = await ruled.api("POST", "/api/v1/rules/reload", status=422)
+    assert refused_files["errors"][0]["field"].startswith(f"{extra}:1:")
+    assert "did you mean 'block'?" in refused_files["errors"][0]["message"]
     extra.unlink()
 
     async def allowed() -> bool:
         return (await ruled.ask(key))[0] == 200
 
     await ruled.until(allowed, "the rule is gone")
+    await ruled.api("POST", "/api/v1/rules/reload", status=200)
+
+
+async def test_thresholds_of_a_quota_are_told_once(ruled: Stack):
+    key = await customer(ruled, "cus_threshold", limited="quota")
+    for _ in range(3):
+        assert (await ruled.ask(key))[0] == 200
+        await ruled.until_captured("cus_threshold")
+    path = "/api/v1/customers/cus_threshold/thresholds"
+
+    async def both() -> list[Any]:
+        found = (await ruled.api("GET", path, status=200))["items"]
+        return found if len(found) == 2 else []
+
+    found = await ruled.until(both, "both thresholds are told")
+    assert [(one["percent"], one["quota"], one["limit"]) for one in found] == [
+        (100, "few-requests", "3"),
+        (50, "few-requests", "3"),
+    ]
+
+
+async def test_a_decision_is_recorded_and_explained(ruled: Stack):
+    key = await customer(ruled, "cus_recorded", "prepaid", grant="0.000001")
+    status, _, body = await ruled.ask(key)
+    assert (status, code_of(body)) == (402, "no_available_credits")
+    reference = body["error"]["reference"]
+
+    async def kept() -> dict[str, Any] | None:
+        answer = await ruled.api("GET", f"/api/v1/decisions/{reference}")
+        return answer if answer.get("id") == reference else None
+
+    record = await ruled.until(kept, "the decision is kept")
+    assert (record["allow"], record["rule"]) == (False, "no-credits")
+    assert key not in json.dumps(record)
+    told = await ruled.run_command("rules", "explain", reference, "--json")
+    assert json.loads(told)["decision"]["rule"] == "no-credits"
+    replayed = await ruled.run_command("rules", "replay", "--since", "1h", "--json")
+    report = json.loads(replayed)
+    assert report["decisions"] == report["reproduced"] > 20

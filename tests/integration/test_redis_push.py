@@ -19,7 +19,7 @@ from sidecar.outbound.redis import push as module
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.keys import PUSH_CHANNEL
-from sidecar.outbound.redis.push import PushListener
+from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.services.control_ports import Credential, Customer
 
 KEY = Credential(credential_id="crd_1", customer_id=CUSTOMER, secret_hash="ab12")
@@ -123,7 +123,7 @@ async def test_a_changed_customer_is_read_anew(store, redis_url: str, change: st
 
 
 @pytest.mark.parametrize(
-    "message", ["", "{", "[]", '{"kind":"policy"}', '{"kind":"customer","id":5}', "x" * 5_000]
+    "message", ["", "{", "[]", '{"kind":"weather"}', '{"kind":"customer","id":5}', "x" * 5_000]
 )
 async def test_a_message_that_cannot_be_read_may_mean_anything(store, redis_url: str, message: str):
     async with listening(store, redis_url) as gateway:
@@ -248,3 +248,19 @@ async def test_a_gateway_may_subscribe_to_our_channel_and_to_no_other(
                     await other.read_response()
     finally:
         await store.connection.command("ACL", "DELUSER", "gateway")
+
+
+async def test_gateways_hear_that_policy_files_have_changed(store: LiveStore, redis_url: str):
+    connection = RedisConnection.from_url(redis_url, timeout_seconds=20.0)
+    heard = asyncio.Event()
+    directory = RedisDirectory(connection, store.keyspace)
+    listener = PushListener(connection, directory, on_policy=heard.set)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(20):
+        tasks.create_task(listener.run(stop))
+        while not listener.trusted:  # noqa: ASYNC110  What is watched sets no event.
+            await asyncio.sleep(0.01)
+        await RedisPolicyNotices(store.connection).tell()
+        await heard.wait()
+        stop.set()
+    await connection.aclose()

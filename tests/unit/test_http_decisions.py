@@ -10,6 +10,7 @@ from fixtures.replay_world import SECRET, World
 
 from sidecar.domain.decision_records import DecisionRecord, encode_record
 from sidecar.inbound.http.apps import admin_app
+from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.inbound.principals import parse_admin_tokens
 from sidecar.services.decision_ports import StreamedDecision
 
@@ -29,9 +30,14 @@ async def filled(count: int = 40):
     )
     app = admin_app(
         listen="127.0.0.1:0",
-        accounts=None,
-        decisions=table,
-        explanations=None,
+        use_cases=AdminUseCases(
+            accounts=None,
+            decisions=table,
+            explanations=None,
+            meters=None,
+            reloads=None,
+            thresholds=None,
+        ),
         idempotency=MemoryIdempotency(MemoryClock()),
         tokens=parse_admin_tokens(ADMIN_TOKEN),
         ready=list,

@@ -251,3 +251,20 @@ def test_a_large_load_is_taken_out_of_the_collectors_sight() -> None:
         assert gc.get_freeze_count() > frozen + 200_000
     finally:
         gc.unfreeze()
+
+
+async def test_who_asks_need_not_wait_for_the_next_look(file: Path):
+    holder = PolicyHolder(file.parent, settle_seconds=0)
+    before = (await holder.load_initial()).policy.version
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(holder.watch(stop, interval_seconds=3_600))
+        await asyncio.sleep(0)
+        put(file, ALLOW)
+        holder.look_soon()
+        await until(lambda: holder.current().version != before)
+        put(file, BAD)
+        holder.look_soon()
+        await until(lambda: holder.problems != ())
+        assert holder.problems[0].startswith(f"{file}:1:12: ")
+        stop.set()

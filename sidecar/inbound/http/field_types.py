@@ -101,6 +101,11 @@ def _read_overlap(value: Any) -> Any:
     return timedelta(seconds=seconds)
 
 
+def _whole_double(value: Any) -> Any:
+    """JSON does not tell 3 from 3.0; its schema's integer is either."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _read_whole(value: Any) -> Any:
     if isinstance(value, str):
         if not _WHOLE.fullmatch(value):
@@ -183,6 +188,7 @@ Overlap = Annotated[
         }
     ),
 ]
+WholeNumber = Annotated[int, BeforeValidator(_whole_double)]
 PageLimit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_read_whole)]
 Cursor = Annotated[
     str,

@@ -119,7 +119,9 @@ def _unidentified(
     if template in (RuleTemplate.BLOCK, RuleTemplate.HEADERS) and not selects:
         return Unidentified.APPLY
     below = counter is not None and counter.level is not Level.CUSTOMER
-    return Unidentified.SKIP if section.given("users") or below else Unidentified.DENY
+    # A rule that only adds headers must not be why somebody is refused.
+    skips = section.given("users") or below or template is RuleTemplate.HEADERS
+    return Unidentified.SKIP if skips else Unidentified.DENY
 
 
 def _currency(context: Context, section: Section) -> str:
