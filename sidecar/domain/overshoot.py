@@ -18,7 +18,6 @@ from sidecar.domain.rules import ModelLimits
 
 _INPUT = frozenset({"usage.input", "usage.cache_read", "usage.cache_creation", "usage.total"})
 _OUTPUT = frozenset({"usage.output", "usage.reasoning", "usage.total"})
-_KNOWN_BEFORE = frozenset({"requests", "request_bytes"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,7 @@ def overshoot(
     unbounded += [
         f"meter {meter.name!r}, which only the response tells"
         for meter in priced
-        if meter.value not in _INPUT | _OUTPUT | _KNOWN_BEFORE
+        if not meter.bounded
     ]
     if unbounded:
         return Overshoot(held_nano=held_nano, most_nano=None, unbounded=tuple(unbounded))

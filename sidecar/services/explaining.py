@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from sidecar.domain.customers import NOBODY, CustomerFacts
-from sidecar.domain.decision_records import DecisionRecord
+from sidecar.domain.decision_records import DecisionRecord, NumbersFrom, Stage
 from sidecar.domain.decisions import Deny, DenyReason
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound
@@ -141,6 +141,11 @@ class Explainer:
         question = Question(
             request=recorded_request(record), at=planned_at(record), customer=record.customer
         )
+        before_rules = _decided_before_rules(record, question)
+        if before_rules is not None:
+            return _with_record(
+                self.explain(before_rules, None, source="recorded"), record, self.policy.version
+            )
         view = rebuild_view(record, self.policy, reads_of(self.policy))
         question = replace(question, facts=rebuild_facts(record, self.policy, view))
         prepared = self._prepare(question, view)
@@ -310,19 +315,30 @@ def _numbers(judged: Judged, source: str, ages: Mapping[str, str]) -> NumbersTra
     )
 
 
+def _decided_before_rules(record: DecisionRecord, question: Question) -> Prepared | None:
+    """A decision that no rule took, or that was taken without numbers; None for all others."""
+    away = record.numbers_from is NumbersFrom.AWAY
+    if record.stage is Stage.RULES and not away:
+        return None
+    why = "the store gave no answer in time" if away else f"decided at stage {record.stage}"
+    if record.allow:
+        return Prepared(question=question, passes=f"{why}: `on_store_failure` let it pass")
+    refusal = Refusal(reason=DenyReason(record.code), rule=record.rule, detail=why)
+    return Prepared(question=question, refusal=refusal)
+
+
 def _with_record(explanation: Explanation, record: DecisionRecord, version: str) -> Explanation:
     """Beside it, what was decided then."""
-    was = "allow" if record.allow else f"deny {record.status} by {record.rule} ({record.code})"
     answer = explanation.answer
+    status = record.status or answer.status
+    was = "allow" if record.allow else f"deny {status} by {record.rule} ({record.code})"
     notes = explanation.notes
     if record.policy_version != version:
         notes += (
             f"decided under policy {record.policy_version}; explained under policy {version}",
         )
-    if record.stage != "rules":
-        notes += (f"decided before rules were asked, at stage {record.stage}",)
-    if record.numbers_from not in ("store", ""):
-        notes += (f"decided without the store's own numbers: {record.numbers_from}",)
+    if record.numbers_from is NumbersFrom.OLD:
+        notes += ("decided by numbers that the store had told before: it gave no answer",)
     return replace(
         explanation,
         decision_id=record.decision_id,

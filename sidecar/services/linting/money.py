@@ -16,8 +16,6 @@ from sidecar.domain.rules import EstimateFrom, EstimateRule, MeterRule, Rule, Ru
 from sidecar.services.linting.containment import covers_matches
 from sidecar.services.linting.findings import Finding, Linted, Severity
 
-_KNOWN_BEFORE = TOKEN_VALUES | {"requests", "request_bytes"}
-
 
 def lint_money(linted: Linted) -> Iterator[Finding]:
     """Currencies, models without prices, meters without estimates, packages on credit."""
@@ -140,7 +138,7 @@ def _unestimated(linted: Linted, card: RateCard) -> Iterator[Finding]:
                 ),
                 mend="add an `estimates` entry with the same routes",
             )
-        elif rule.meter.value not in _KNOWN_BEFORE:
+        elif not rule.meter.bounded:
             yield Finding(
                 code="meter-without-estimate",
                 severity=Severity.WARNING,
@@ -149,7 +147,7 @@ def _unestimated(linted: Linted, card: RateCard) -> Iterator[Finding]:
                     f"only the response tells what meter {rule.meter.name!r} counts: on plan "
                     f"{card.plan!r} nothing is held for it, and its overshoot has no bound"
                 ),
-                mend="price what a request tells beforehand, or bill the plan by invoice",
+                mend="give the meter a `max`, or price what a request tells beforehand",
             )
 
 
