@@ -64,13 +64,6 @@ def judge(plan: CheckPlan, numbers: StoreNumbers | None, customer: CustomerFacts
     return _Judge(plan=plan, numbers=numbers, customer=customer).run()
 
 
-def speaks(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
-    """Whether the rule's condition holds and, for one that denies, that it would."""
-    if not condition_holds(plan, matched, numbers):
-        return False
-    return would_deny(plan, matched, numbers) if matched.rule.denies else warns(matched, numbers)
-
-
 def would_deny(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
     """Whether what the rule watches is beyond what it allows, its condition apart."""
     if matched.blocks:

@@ -57,12 +57,14 @@ class Answers:
         *,
         customer: CustomerFacts = NOBODY,
         facts: RequestFacts = RequestFacts(),
+        retry_after_seconds: int | None = None,
     ) -> Deny:
         """Deny without having asked the store."""
         decision = replace(
             deny_before_rules(context.policy, context.request, reason, rule, detail),
             customer_id=customer.customer_id,
             dialect=context.policy.dialect_for(context.view),
+            retry_after_seconds=retry_after_seconds,
         )
         self._note(context, decision, customer=customer, facts=facts)
         return decision

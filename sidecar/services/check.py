@@ -166,10 +166,13 @@ class CheckService:
         """Nobody to hold anything for: rules may block, add headers, or ask who it is."""
         if caller is not NOT_PRESENTED:
             # Whoever presents a credential wants to be known by it.
-            denial = self._answers.refuse(
-                context, DenyReason.UNIDENTIFIED, "identity", caller.detail
+            return self._answers.refuse(
+                context,
+                DenyReason.UNIDENTIFIED,
+                "identity",
+                caller.detail,
+                retry_after_seconds=caller.retry_after_seconds,
             )
-            return replace(denial, retry_after_seconds=caller.retry_after_seconds)
         plan = plan_unidentified(context.policy, context.view, now)
         if isinstance(plan, Refusal):
             return self._answers.refuse(context, plan.reason, plan.rule, plan.detail)
