@@ -68,7 +68,9 @@ class Compiled:
     report_every_seconds: int
 
 
-def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled:
+def compile_parts(
+    parts: Parts, problems: Problems, *, version: str, unsendable: bool = False
+) -> Compiled:
     """
     Compile, noting every problem first.
 
@@ -86,6 +88,7 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
         features=frozenset(
             feature for plan in parts.lists["plans"] for feature in plan.texts("features")
         ),
+        unsendable=unsendable,
     )
     meter_rules = compile_meters(context)
     meters = {rule.meter.name: rule.meter for rule in meter_rules}

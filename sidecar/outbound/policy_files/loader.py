@@ -13,7 +13,12 @@ from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.reading import TAG_NULL, Reader
 from sidecar.outbound.policy_files.schema import POLICY
 from sidecar.outbound.policy_files.sections import Section
-from sidecar.outbound.policy_files.yaml_marks import FILE_BYTES_MAX, compose_document
+from sidecar.outbound.policy_files.yaml_marks import (
+    DEPTH_MAX,
+    DEPTH_UNSENDABLE_MAX,
+    FILE_BYTES_MAX,
+    compose_document,
+)
 from sidecar.services.rule_test_cases import RuleTest
 
 FILES_MAX = 1_000
@@ -102,9 +107,15 @@ def content_version(sources: Sequence[Source]) -> str:
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 
-def parse_policy(sources: Sequence[Source]) -> LoadedPolicy:
+def parse_policy(sources: Sequence[Source], *, unsendable: bool = False) -> LoadedPolicy:
     """
     Turn files' contents into a compiled policy.
+
+    Args:
+        sources: The files.
+        unsendable: Take answers and members that no gateway could carry too: statuses without
+            a body, header names and values that HTTP does not have, ids and bodies of any
+            size. Such a policy can be judged; it must not be served.
 
     Raises:
         ConfigError: Naming every problem that was found.
@@ -113,13 +124,20 @@ def parse_policy(sources: Sequence[Source]) -> LoadedPolicy:
     parts = Parts()
     for source in sources:
         file = str(source.path)
-        node = compose_document(file, source.data, problems)
+        node = compose_document(
+            file,
+            source.data,
+            problems,
+            depth_max=DEPTH_UNSENDABLE_MAX if unsendable else DEPTH_MAX,
+        )
         if node is None or node.tag == TAG_NULL:
             continue
-        root = POLICY.read(node, Reader(file, problems))
+        root = POLICY.read(node, Reader(file, problems, unsendable))
         if isinstance(root, Section):
             parts.add(root, problems)
-    compiled = compile_parts(parts, problems, version=content_version(sources))
+    compiled = compile_parts(
+        parts, problems, version=content_version(sources), unsendable=unsendable
+    )
     return LoadedPolicy(
         policy=compiled.policy,
         files=tuple(source.path for source in sources),
