@@ -89,6 +89,17 @@ class RequestView:
         return mapped or address
 
     @cached_property
+    def source_ip(self) -> str:
+        """The caller's address as text; "" where the gateway told none that can be read."""
+        return "" if self.source is None else str(self.source)
+
+    @cached_property
+    def url(self) -> str:
+        """The whole URL, with the path as sent."""
+        request = self.request
+        return f"{request.scheme}://{request.host}{request.path}"
+
+    @cached_property
     def body(self) -> Any:
         """The JSON body; None where there is none, UNREADABLE where it cannot be trusted."""
         return read_body(self.request)

@@ -26,9 +26,9 @@ def request_variables(
         "request": {
             "method": request.method,
             "path": view.path,
-            "url": f"{request.scheme}://{request.host}{request.path}",
+            "url": view.url,
             "host": view.host,
-            "source_ip": "" if view.source is None else str(view.source),
+            "source_ip": view.source_ip,
             "headers": {name: ", ".join(values) for name, values in request.headers.items()},
             "query": {name: values[0] for name, values in view.query.items()},
             "context": dict(request.context),

@@ -133,7 +133,7 @@ def word_denial(deny: Deny) -> DenialAnswer:
     puts it there.
     """
     words = DENIALS[deny.reason]
-    status = int(deny.status or words.status)
+    status = int(words.status if deny.status is None else deny.status)
     own_body = deny.body is not None or deny.empty_body
     headers = _default_headers(deny, status, own_body=own_body)
     headers.update({name.lower(): value for name, value in deny.headers.items()})

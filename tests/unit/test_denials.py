@@ -63,6 +63,10 @@ def test_a_rule_sets_status_headers_and_body():
     assert answer.body_bytes() == b'{"error":"teapot","n":[1]}'
 
 
+def test_a_status_that_a_rule_sets_is_never_replaced():
+    assert word_denial(deny(status=0)).status == 0
+
+
 def test_a_rules_status_stands_in_the_problem_too():
     assert word_denial(deny(status=418)).body["status"] == 418
 

@@ -234,6 +234,8 @@ def _load(directory, *rules, **config):
         ("not-imported", [rule(response={"status": 99})], {}),
         ("not-imported", [rule(response={"status": 400, "body": "x" * 20_000})], {}),
         ("not-imported", [rule(response={"status": 400, "body": 10**16})], {}),
+        ("not-imported", [rule(response={"status": 400, "body": [1e22]})], {}),
+        ("not-imported", [rule(response={"status": 400, "body": {"a": 1e-7}})], {}),
         ("not-imported", [rule(type="user")], {"user_rules": []}),
         ("not-imported", [rule(type="user")], {"user_rules": {"u": "r"}}),
         ("not-imported", [rule(type="user")], {"user_rules": {"u": ["r"]}}),

@@ -12,7 +12,7 @@ from sidecar.domain.pricing import Billing, Package, PerUnit, RoundPackages
 from sidecar.domain.rules import EstimateFrom, Mode, OnStoreFailure, RuleTemplate
 from sidecar.domain.usage import OnMissing
 from sidecar.outbound.policy_files import load_policy
-from sidecar.outbound.policy_files.loader import TOTAL_BYTES_MAX
+from sidecar.outbound.policy_files.loader import TOTAL_BYTES_MAX, Source, parse_policy
 from sidecar.outbound.policy_files.yaml_marks import FILE_BYTES_MAX
 
 BAD = Path(__file__).parents[1] / "data" / "bad_policies"
@@ -242,6 +242,46 @@ def test_brackets_by_the_hundred_thousand_are_refused_not_fatal(tmp_path: Path) 
     (tmp_path / "a.yaml").write_text("free: " + "[" * 300_000)
     with pytest.raises(ConfigError, match="nested deeper than 20 levels"):
         load_policy(tmp_path)
+
+
+UNSENDABLE = """
+rules:
+  - name: odd
+    template: block
+    users: {members: listed}
+    deny:
+      status: 204
+      headers: {"My header": "a\\nb", "my header": "é {{0}}", host: x}
+      body: [[[[[[[[[[[[[[[[1.0e+30, 12345678901234567890]]]]]]]]]]]]]]]]
+members:
+  users:
+    "two\\nlines": [{rule: odd, values: {"0": "two\\nlines"}}]
+"""
+
+
+def test_answers_that_no_gateway_can_send_are_for_judging_only() -> None:
+    sources = [Source(Path("odd.yaml"), UNSENDABLE.encode())]
+    with pytest.raises(ConfigError) as refused:
+        parse_policy(sources)
+    for message in (
+        "found 'My header'; expected a header name",
+        "header 'host' cannot be set",
+        "found 'é {{0}}'; expected a header value: one line of printable ASCII",
+        "found the number 1.0e+30; expected a text, a JSON number",
+        "expected a text of 1 to 200 characters without control characters",
+        "found 'two\\nlines'; expected a text of one line",
+    ):
+        assert message in str(refused.value)
+    policy = parse_policy(sources, unsendable=True).policy
+    (rule,) = policy.rules
+    assert rule.deny.status == 204
+    assert {name: value.text for name, value in rule.deny.headers.items()} == {
+        "My header": "a\nb",
+        "my header": "é {{0}}",
+        "host": "x",
+    }
+    assert "12345678901234567890" in str(rule.deny.body)
+    assert policy.user_members["two\nlines"][0].values == {"0": "two\nlines"}
 
 
 def test_more_route_patterns_than_the_limit_are_refused(tmp_path: Path) -> None:

@@ -22,25 +22,26 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _CONTENT_TYPE = "content-type"
 INTEGER_MAX = 10**15
+_FRACTION = re.compile(r"-?(0|[1-9][0-9]{0,14})\.[0-9]{1,15}", re.ASCII)
 
 
 @dataclass(slots=True, kw_only=True)
 class Answer:
-    """
-    A rule's answer; a body of None is no body.
-
-    `spelling` are its header names as they were written, by their lower case.
-    """
+    """A rule's answer; a body of None is no body."""
 
     status: int | None
     body: Any
     headers: dict[str, str] = field(default_factory=dict)
-    spelling: dict[str, str] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_answer(
-    response: Mapping[str, Any], wording: Wording, *, has_values: bool, blocks: bool
+    response: Mapping[str, Any],
+    wording: Wording,
+    *,
+    has_values: bool,
+    blocks: bool,
+    unsendable: bool = False,
 ) -> Answer:
     """
     A rule's answer for callers with or without values for its templates.
@@ -50,52 +51,63 @@ def read_answer(
         wording: Its templates.
         has_values: Whether its callers may have values of their own.
         blocks: Whether it denies; a rule that does not has headers only.
+        unsendable: Keep what no gateway could send, as it was written.
     """
     answer = Answer(status=None, body=None)
     headers = response.get("headers") or {}
     if isinstance(headers, dict):
         for name, value in headers.items():
-            _add_header(answer, name, value, wording, has_values=has_values, blocks=blocks)
+            if name.lower() == _CONTENT_TYPE and blocks:
+                answer.notes.append(("content-type", f"{name}: {shown(value)}"))
+            elif unsendable:
+                answer.headers[name] = _header_text(value, wording, has_values=has_values)
+            else:
+                _add_header(answer, name, value, wording, has_values=has_values)
     else:
         answer.notes.append(("not-imported", f"headers are {kind_of(headers)}"))
     if blocks:
-        answer.status = _status(response.get("status"), answer)
-        answer.body = _body(response.get("body"), wording, answer, has_values=has_values)
+        status, body = response.get("status"), response.get("body")
+        if unsendable:
+            answer.status = _whole_number(status)
+            answer.body = wording.value(body, has_values=has_values)
+        else:
+            answer.status = _status(status, answer)
+            answer.body = _body(body, wording, answer, has_values=has_values)
     return answer
 
 
 def _add_header(
-    answer: Answer,
-    name: str,
-    value: Any,
-    wording: Wording,
-    *,
-    has_values: bool,
-    blocks: bool,
+    answer: Answer, name: str, value: Any, wording: Wording, *, has_values: bool
 ) -> None:
-    if name.lower() == _CONTENT_TYPE and blocks:
-        answer.notes.append(("content-type", f"{name}: {shown(value)}"))
-        return
     if value is None:
         answer.notes.append(("not-imported", f"header {shown(name)} has no value"))
         return
-    text = ", ".join(map(value_text, value)) if isinstance(value, list) else value_text(value)
-    if isinstance(value, str) and wording.keys:
-        text = wording.text(value, has_values=has_values)
-        if text != value or "{{" in text:
-            answer.notes.append(("header-template", f"header {shown(name)}"))
-    else:
-        text = wording.plain(text)
+    text = _header_text(value, wording, has_values=has_values)
+    if wording.templated and (text != _as_written(value) or "{{" in text):
+        answer.notes.append(("header-template", f"header {shown(name)}"))
     refusal = _header_refusal(name, text)
     if refusal:
         answer.notes.append(("not-imported", f"header {shown(name)}: {refusal}"))
         return
+    # On the wire the later of two spellings replaces the earlier.
+    for spelling in [known for known in answer.headers if known.lower() == name.lower()]:
+        del answer.headers[spelling]
     answer.headers[name] = text
-    if name.lower() in answer.spelling:
-        # On the wire the later of two spellings replaces the earlier.
-        answer.headers.pop(answer.spelling[name.lower()], None)
-        answer.headers[name] = text
-    answer.spelling[name.lower()] = name
+
+
+def _as_written(value: Any) -> str:
+    return ", ".join(map(value_text, value)) if isinstance(value, list) else value_text(value)
+
+
+def _header_text(value: Any, wording: Wording, *, has_values: bool) -> str:
+    """A header's value as one template; several values as HTTP joins them."""
+    items = value if isinstance(value, list) else [value]
+    return ", ".join(
+        wording.text(item, has_values=has_values)
+        if isinstance(item, str)
+        else wording.plain(value_text(item))
+        for item in items
+    )
 
 
 def _header_refusal(name: str, text: str) -> str:
@@ -128,6 +140,11 @@ def _status(value: Any, answer: Answer) -> int | None:
     return status
 
 
+def _whole_number(value: Any) -> int | None:
+    text = "" if value is None else value_text(value).strip()
+    return int(text) if re.fullmatch("-?[0-9]{1,9}", text, re.ASCII) else None
+
+
 def _body(value: Any, wording: Wording, answer: Answer, *, has_values: bool) -> Any:
     problem = _body_problem(value)
     if problem:
@@ -144,6 +161,8 @@ def _body_problem(value: Any) -> str:
         depth += 1
         if any(type(item) is int and abs(item) > INTEGER_MAX for item in level):
             return f"a number beyond {INTEGER_MAX}"
+        if any(type(item) is float and not _FRACTION.fullmatch(repr(item)) for item in level):
+            return "a number that needs an exponent or is none"
         level = [
             item
             for one in level

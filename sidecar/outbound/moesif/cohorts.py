@@ -26,7 +26,12 @@ def member_id(text: str) -> str:
 
 
 def read_cohorts(
-    config: Mapping[str, Any], kind: str, rules: Mapping[str, ForeignRule], findings: Findings
+    config: Mapping[str, Any],
+    kind: str,
+    rules: Mapping[str, ForeignRule],
+    findings: Findings,
+    *,
+    unsendable: bool = False,
 ) -> Lists:
     """
     Lists of members of one kind.
@@ -36,6 +41,7 @@ def read_cohorts(
         kind: user or company.
         rules: The rules of that kind, by id, with their names here.
         findings: What there is to tell.
+        unsendable: Keep ids and values of any form.
     """
     key = f"{kind}_rules"
     entities = config.get(key)
@@ -47,10 +53,10 @@ def read_cohorts(
     lists: Lists = {}
     for entity in sorted(entities):
         entries = _entries(entities[entity], f"{key} of {shown(entity)}", findings)
-        found = _Cohort(entity, rules, findings).read(entries)
+        found = _Cohort(entity, rules, findings, unsendable=unsendable).read(entries)
         if not found:
             continue
-        if len(entity) > ID_LENGTH_MAX or _CONTROL.search(entity):
+        if not unsendable and (len(entity) > ID_LENGTH_MAX or _CONTROL.search(entity)):
             findings.note("not-imported", f"{key}: {shown(entity)} cannot be an id here")
         elif len(found) > MEMBER_RULES_MAX:
             findings.note(
@@ -83,34 +89,44 @@ def _entries(value: Any, where: str, findings: Findings) -> list[dict[str, Any]]
 class _Cohort:
     """One entity's list."""
 
-    def __init__(self, entity: str, rules: Mapping[str, ForeignRule], findings: Findings) -> None:
+    def __init__(
+        self,
+        entity: str,
+        rules: Mapping[str, ForeignRule],
+        findings: Findings,
+        *,
+        unsendable: bool,
+    ) -> None:
         self._entity = entity
         self._rules = rules
         self._findings = findings
+        self._unsendable = unsendable
 
     def read(self, entries: list[dict[str, Any]]) -> list[Any]:
         """
         The rules that name the entity, the one that wins first.
 
-        Of a rule that stands twice the first entry has the values, the last one the place.
+        Of a rule that stands twice the first entry has the values, the last one the place. A
+        number and the same number as text are one rule, but its values go with its own kind.
         """
         values: dict[str, Any] = {}
         order: dict[str, None] = {}
         for entry in entries:
-            rule_id = value_text(entry.get("rules"))
+            rule_id = value_text(entry.get("rules", "undefined"))
             if rule_id not in self._rules:
                 self._findings.note("unknown-rule", f"rule {shown(rule_id)} is unknown")
                 continue
-            if rule_id in values:
+            if rule_id in order:
                 self._rules[rule_id].note("repeated-entry", "stands twice in an entity's list")
-            values.setdefault(rule_id, entry.get("values"))
+            if _is_same(entry.get("rules"), self._rules[rule_id].written_id):
+                values.setdefault(rule_id, entry.get("values"))
             order.pop(rule_id, None)
             order[rule_id] = None
         self._note_order(list(order))
         return [
             written
             for rule_id in reversed(order)
-            for written in self._memberships(self._rules[rule_id], values[rule_id])
+            for written in self._memberships(self._rules[rule_id], values.get(rule_id))
         ]
 
     def _memberships(self, rule: ForeignRule, values: Any) -> list[Any]:
@@ -124,7 +140,8 @@ class _Cohort:
     def _values(self, rule: ForeignRule, values: Any) -> dict[str, str]:
         found: dict[str, str] = {}
         for key, value in rule.wording.values_for(values).items():
-            if len(value) > VALUE_LENGTH_MAX or _CONTROL.search(value):
+            unfit = len(value) > VALUE_LENGTH_MAX or _CONTROL.search(value)
+            if unfit and not self._unsendable:
                 rule.note(
                     "not-imported",
                     f"the value of {key} for {shown(self._entity)} is no line of at most "
@@ -145,3 +162,10 @@ class _Cohort:
         blocking = [rule for rule in applying if rule.blocks]
         for rule in blocking if len(blocking) > 1 else []:
             rule.note("several-rules", "an entity's list has other blocking rules too")
+
+
+def _is_same(first: Any, second: Any) -> bool:
+    """Whether two plain JSON values are the same to JavaScript's `===`."""
+    texts = isinstance(first, str), isinstance(second, str)
+    flags = isinstance(first, bool), isinstance(second, bool)
+    return texts[0] is texts[1] and flags[0] is flags[1] and bool(first == second)

@@ -20,7 +20,7 @@ from sidecar.outbound.moesif.patterns import (
     matches_nothing_too,
     translate,
 )
-from sidecar.outbound.moesif.reading import kind_of
+from sidecar.outbound.moesif.reading import kind_of, truthy
 
 Note = Callable[[str, str], None]
 EXPRESSION_BYTES_MAX = 1_024
@@ -50,13 +50,14 @@ class _Never(Exception):  # noqa: N818  Not an error: the condition is what it i
     """The condition cannot be met."""
 
 
-def read_groups(config: Any, note: Note) -> list[Group] | None:
+def read_groups(config: Any, note: Note, *, unsendable: bool = False) -> list[Group] | None:
     """
     A rule's groups, any of which is enough.
 
     Args:
         config: The rule's `regex_config`.
         note: Told each construct that agents read differently.
+        unsendable: Read conditions on headers that HTTP cannot have too.
 
     Returns:
         The groups that can be met; None where the rule has no conditions at all.
@@ -67,13 +68,13 @@ def read_groups(config: Any, note: Note) -> list[Group] | None:
         return None
     if len(config) > 1:
         note("or-groups", f"{len(config)} groups")
-    found = [_group(group, note) for group in config]
+    found = [_group(group, note, unsendable=unsendable) for group in config]
     return [group for group in found if group is not None]
 
 
-def _group(value: Any, note: Note) -> Group | None:
+def _group(value: Any, note: Note, *, unsendable: bool) -> Group | None:
     conditions = value.get("conditions") if isinstance(value, dict) else value
-    if conditions is None and isinstance(value, dict):
+    if isinstance(value, dict) and not truthy(conditions):
         conditions = []
     if not isinstance(conditions, list) or not all(isinstance(c, dict) for c in conditions):
         note("not-imported", f"a group is {shown(value)}; it never matches")
@@ -83,7 +84,7 @@ def _group(value: Any, note: Note) -> Group | None:
     group, never = Group(), False
     for condition in conditions:
         try:
-            _add(group, condition, note)
+            _add(group, condition, note, unsendable=unsendable)
         except _Never:
             never = True  # The others are read all the same, for what they have to tell.
     if len(" && ".join(group.when).encode()) > EXPRESSION_BYTES_MAX:
@@ -92,7 +93,7 @@ def _group(value: Any, note: Note) -> Group | None:
     return None if never else group
 
 
-def _add(group: Group, condition: dict[str, Any], note: Note) -> None:
+def _add(group: Group, condition: dict[str, Any], note: Note, *, unsendable: bool) -> None:
     path = value_text(condition["path"]) if condition.get("path") else ""
     said = _patterns(path, condition, note)
     if path == "request.route":
@@ -106,7 +107,7 @@ def _add(group: Group, condition: dict[str, Any], note: Note) -> None:
         if methods and "methods" not in group.match:
             group.match["methods"] = methods
             return
-        subject, present = "request.method", ""
+        subject, present = "request.method", 'request.method != ""'
     elif path in _ADDRESS:
         note("ip-path", path)
         subject, present = "request.source_ip", 'request.source_ip != ""'
@@ -114,9 +115,10 @@ def _add(group: Group, condition: dict[str, Any], note: Note) -> None:
         note("uri-path", path)
         subject, present = "request.url", ""
     elif path.startswith(_HEADERS):
-        name = _header_name(path, note)
-        headers = group.match.setdefault("headers", {}) if len(said) == 1 else {}
-        if len(said) == 1 and name not in headers and len(headers) < HEADERS_MAX:
+        name, sendable = _header_name(path, note, unsendable=unsendable)
+        single = len(said) == 1 and sendable
+        headers = group.match.setdefault("headers", {}) if single else {}
+        if single and name not in headers and len(headers) < HEADERS_MAX:
             headers[name] = said[0][1]
             return
         subject, present = _member("request.headers", name)
@@ -196,13 +198,15 @@ def _methods(said: list[tuple[bool, str]]) -> list[str]:
     return names if all(0 < len(name) <= METHOD_LENGTH_MAX for name in names) else []
 
 
-def _header_name(path: str, note: Note) -> str:
+def _header_name(path: str, note: Note, *, unsendable: bool) -> tuple[str, bool]:
+    """A header's name, and whether HTTP can have it."""
     name = path.removeprefix(_HEADERS)
-    if not _HEADER_NAME.fullmatch(name):
+    sendable = _HEADER_NAME.fullmatch(name) is not None
+    if not sendable and not unsendable:
         note("unknown-path", shown(path))
         raise _Never
     note("header-path", path)
-    return name.lower()
+    return name.lower(), sendable
 
 
 def _member(of: str, name: str) -> tuple[str, str]:

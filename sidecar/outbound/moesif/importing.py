@@ -18,22 +18,16 @@ from sidecar.outbound.moesif.rules import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """
-    What an import made.
-
-    `members` are lists by `customers` or `users`. `spelling` are the headers' names as they
-    were written, by their lower case.
-    """
+    """What an import made; `members` are lists by `customers` or `users`."""
 
     rules: tuple[WrittenRule, ...]
     members: Mapping[str, Lists]
     findings: tuple[Finding, ...]
-    spelling: Mapping[str, str]
 
     @property
-    def ids(self) -> dict[str, str]:
-        """The foreign id of each of our rules."""
-        return {rule.name: rule.id for rule in self.rules}
+    def by_name(self) -> dict[str, WrittenRule]:
+        """Our rules by their names."""
+        return {rule.name: rule for rule in self.rules}
 
     @property
     def lost(self) -> tuple[Finding, ...]:
@@ -41,22 +35,28 @@ class Imported:
         return tuple(finding for finding in self.findings if finding.lost)
 
 
-def import_rules(rules: Sequence[Any], config: Mapping[str, Any]) -> Imported:
+def import_rules(
+    rules: Sequence[Any], config: Mapping[str, Any], *, unsendable: bool = False
+) -> Imported:
     """
     Turn foreign rules and cohorts into ours.
 
     Args:
         rules: As an agent receives them.
         config: As an agent receives it; who is in which rule's cohort, with values.
+        unsendable: Keep answers, ids and values that no gateway could carry, as they were
+            written; what comes of them can be judged and not served.
 
     Returns:
         Our rules in their order, the members' lists and what there is to tell.
     """
     findings = Findings()
-    read = [read_rule(value, number, findings) for number, value in enumerate(rules, 1)]
+    read = [
+        read_rule(value, number, findings, unsendable=unsendable)
+        for number, value in enumerate(rules, 1)
+    ]
     known = [rule for rule in read if rule is not None]
-    spelling: dict[str, str] = {}
-    writer = RuleWriter(spelling)
+    writer = RuleWriter(unsendable=unsendable)
     written: list[WrittenRule] = []
     members: dict[str, Lists] = {}
     for kind, selection in KINDS.items():
@@ -64,17 +64,12 @@ def import_rules(rules: Sequence[Any], config: Mapping[str, Any]) -> Imported:
         unique = by_id(of_kind)
         written += writer.for_nobody(of_kind)
         written += writer.for_entities(list(unique.values()))
-        members[selection] = read_cohorts(config, kind, unique, findings)
+        members[selection] = read_cohorts(config, kind, unique, findings, unsendable=unsendable)
     everyone = [rule for rule in known if rule.kind == "regex"]
     written += writer.for_everyone(everyone)
     _note_several(known)
     note_settings(config, findings)
-    return Imported(
-        rules=tuple(written),
-        members=members,
-        findings=tuple(findings.found),
-        spelling=spelling,
-    )
+    return Imported(rules=tuple(written), members=members, findings=tuple(findings.found))
 
 
 def _note_several(rules: Sequence[ForeignRule]) -> None:

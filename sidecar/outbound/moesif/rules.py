@@ -22,16 +22,23 @@ KINDS = {"user": "users", "company": "customers"}
 BUILT_IN_NAMES = frozenset({"unmatched", "prepaid-credit", "identity", "plan", "path", "body"})
 ACTIVE_STATE = 2
 _NAME_MAX = 40
-_INDEX = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+_INDEX = re.compile(r"0|[1-9][0-9]{0,9}", re.ASCII)
+_INDEX_MAX = 2**32 - 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenRule:
-    """A rule in the form of our files, and the foreign rule that it came from."""
+    """
+    A rule in the form of our files, and the foreign rule that it came from.
+
+    `id` is that one's as text, `written_id` and `status` as they stand there.
+    """
 
     data: Mapping[str, Any]
     id: str
     title: str
+    written_id: Any
+    status: Any
 
     @property
     def name(self) -> str:
@@ -49,6 +56,7 @@ class ForeignRule:
     """
 
     id: str
+    written_id: Any
     title: str
     kind: str
     blocks: bool
@@ -66,7 +74,9 @@ class ForeignRule:
         return self.groups == []
 
 
-def read_rule(value: Any, position: int, findings: Findings) -> ForeignRule | None:
+def read_rule(
+    value: Any, position: int, findings: Findings, *, unsendable: bool = False
+) -> ForeignRule | None:
     """One rule of the list; None where it is none or of no known kind."""
     if not isinstance(value, dict):
         findings.note("not-imported", f"entry {position} of the rules is {kind_of(value)}")
@@ -94,13 +104,14 @@ def read_rule(value: Any, position: int, findings: Findings) -> ForeignRule | No
         response = {}
     rule = ForeignRule(
         id=rule_id,
+        written_id=value["_id"],
         title=title,
         kind=kind,
         blocks=truthy(value.get("block")),
         outside=value.get("applied_to") == "not_matching",
         unidentified=truthy(value.get("applied_to_unidentified")),
-        groups=read_groups(value.get("regex_config"), note),
-        wording=Wording(keys=variable_keys(variables), note=note),
+        groups=read_groups(value.get("regex_config"), note, unsendable=unsendable),
+        wording=Wording(templated=bool(variables), keys=variable_keys(variables), note=note),
         response=response,
         note=note,
     )
@@ -130,10 +141,10 @@ def _note_rule(rule: ForeignRule, value: Mapping[str, Any]) -> None:
 class RuleWriter:
     """Turns rules into ours; each name is used once."""
 
-    def __init__(self, spelling: dict[str, str]) -> None:
-        """Collect the spelling of header names into `spelling`, by their lower case."""
+    def __init__(self, *, unsendable: bool = False) -> None:
+        """Keep answers that no gateway could send if `unsendable` says so."""
         self._taken = set(BUILT_IN_NAMES)
-        self._spelling = spelling
+        self._unsendable = unsendable
 
     def for_nobody(self, rules: Sequence[ForeignRule]) -> Iterator[WrittenRule]:
         """Rules of one kind of entity for callers without an id; they have no values."""
@@ -164,12 +175,17 @@ class RuleWriter:
     ) -> Iterator[WrittenRule]:
         if rule.never:
             return
-        answer = read_answer(rule.response, rule.wording, has_values=has_values, blocks=rule.blocks)
+        answer = read_answer(
+            rule.response,
+            rule.wording,
+            has_values=has_values,
+            blocks=rule.blocks,
+            unsendable=self._unsendable,
+        )
         for code, detail in answer.notes:
             rule.note(code, detail)
         if not rule.blocks and not answer.headers:
             return  # It would say nothing.
-        self._spelling.update(answer.spelling)
         for condition in _conditions(rule.groups):
             data = {
                 "name": self._name(rule.id, part),
@@ -179,7 +195,13 @@ class RuleWriter:
                 **{key: condition[key] for key in ("when",) if key in condition},
                 **_words(answer, blocks=rule.blocks),
             }
-            yield WrittenRule(data=data, id=rule.id, title=rule.title)
+            yield WrittenRule(
+                data=data,
+                id=rule.id,
+                title=rule.title,
+                written_id=rule.written_id,
+                status=rule.response.get("status"),
+            )
 
     def _name(self, rule_id: str, part: str) -> str:
         """A free name that shows the foreign id."""
@@ -227,5 +249,9 @@ def by_id(rules: Sequence[ForeignRule]) -> dict[str, ForeignRule]:
         if rule.id in found:
             rule.note("repeated-id", f"_id {shown(rule.id)} stands several times")
         found[rule.id] = rule
-    numbers = sorted((name for name in found if _INDEX.fullmatch(name)), key=int)
+    numbers = sorted((name for name in found if _is_index(name)), key=int)
     return {name: found[name] for name in (*numbers, *(n for n in found if n not in numbers))}
+
+
+def _is_index(name: str) -> bool:
+    return _INDEX.fullmatch(name) is not None and int(name) <= _INDEX_MAX

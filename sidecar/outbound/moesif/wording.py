@@ -29,10 +29,12 @@ class Wording:
     """
     One rule's templates.
 
-    `keys` are its variables with the name that each has here. `odd` are holes whose default
-    our templates cannot hold: by their name here, the variable and its default.
+    `templated` says that it has variables, `keys` are their names with the name that each has
+    here. `odd` are holes whose default our templates cannot hold: by their name here, the
+    variable and its default.
     """
 
+    templated: bool
     keys: Mapping[str, str]
     note: Note
     odd: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -40,7 +42,7 @@ class Wording:
 
     def text(self, text: str, *, has_values: bool) -> str:
         """The text as one of our templates."""
-        if not self.keys:
+        if not self.templated:
             return _escape(text)
         parts = list(_parts(text))
         written = [
@@ -59,7 +61,7 @@ class Wording:
         if isinstance(value, str):
             return self.text(value, has_values=has_values)
         if isinstance(value, list):
-            if self.keys and not in_list:
+            if self.templated and not in_list:
                 self.note("array-template", "the body has a list")
             return [self.value(item, has_values=has_values, in_list=True) for item in value]
         if isinstance(value, dict):
@@ -177,12 +179,10 @@ def _escape(text: str, *, after_hole: bool = False, before_hole: bool = False) -
 
 def _lookup(values: Any, name: str) -> Any:
     """A value by its name, or by its name as a path whose dots go inwards."""
-    if not isinstance(values, dict):
-        return None
-    if name in values:
+    if isinstance(values, dict) and name in values:
         return values[name]
     found: Any = values
-    for part in name.split("."):
+    for part in re.sub(r"\[([0-9]+)\]", r".\1", name).split("."):
         if isinstance(found, list) and part.isascii() and part.isdigit() and int(part) < len(found):
             found = found[int(part)]
         elif isinstance(found, dict) and part in found:

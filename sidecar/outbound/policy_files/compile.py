@@ -71,7 +71,9 @@ class Compiled:
     places: Places
 
 
-def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled:
+def compile_parts(
+    parts: Parts, problems: Problems, *, version: str, unsendable: bool = False
+) -> Compiled:
     """
     Compile, noting every problem first.
 
@@ -89,6 +91,7 @@ def compile_parts(parts: Parts, problems: Problems, *, version: str) -> Compiled
         features=frozenset(
             feature for plan in parts.lists["plans"] for feature in plan.texts("features")
         ),
+        unsendable=unsendable,
     )
     meter_rules = compile_meters(context)
     meters = {rule.meter.name: rule.meter for rule in meter_rules}

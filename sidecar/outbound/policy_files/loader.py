@@ -14,7 +14,12 @@ from sidecar.outbound.policy_files.places import Problems
 from sidecar.outbound.policy_files.reading import TAG_NULL, Reader
 from sidecar.outbound.policy_files.schema import POLICY
 from sidecar.outbound.policy_files.sections import Section
-from sidecar.outbound.policy_files.yaml_marks import FILE_BYTES_MAX, compose_document
+from sidecar.outbound.policy_files.yaml_marks import (
+    DEPTH_MAX,
+    DEPTH_UNSENDABLE_MAX,
+    FILE_BYTES_MAX,
+    compose_document,
+)
 from sidecar.services.policy_places import NO_PLACES, Places
 from sidecar.services.rule_test_cases import RuleTest
 
@@ -113,8 +118,9 @@ class FileCache:
     load did not have are forgotten.
     """
 
-    def __init__(self) -> None:
-        """Begin with no file."""
+    def __init__(self, *, unsendable: bool = False) -> None:
+        """Begin with no file; `unsendable` as in `parse_policy`."""
+        self._unsendable = unsendable
         self._known: dict[tuple[Path, bytes], _ReadFile] = {}
 
     def read(self, sources: Sequence[Source]) -> "list[_ReadFile]":
@@ -122,7 +128,7 @@ class FileCache:
         found: dict[tuple[Path, bytes], _ReadFile] = {}
         for source in sources:
             key = (source.path, hashlib.sha256(source.data).digest())
-            found[key] = self._known.get(key) or _read_file(source)
+            found[key] = self._known.get(key) or _read_file(source, unsendable=self._unsendable)
         self._known = found
         return list(found.values())
 
@@ -133,13 +139,18 @@ class _ReadFile:
     problems: Problems
 
 
-def parse_policy(sources: Sequence[Source], cache: FileCache | None = None) -> LoadedPolicy:
+def parse_policy(
+    sources: Sequence[Source], cache: FileCache | None = None, *, unsendable: bool = False
+) -> LoadedPolicy:
     """
     Turn files' contents into a compiled policy.
 
     Args:
         sources: The files.
         cache: What an earlier load of the folder left; it is brought up to date.
+        unsendable: Take answers and members that no gateway could carry too: statuses without
+            a body, header names and values that HTTP does not have, ids and bodies of any
+            size. Such a policy can be judged; it must not be served.
 
     Raises:
         ConfigError: Naming every problem that was found.
@@ -147,11 +158,13 @@ def parse_policy(sources: Sequence[Source], cache: FileCache | None = None) -> L
     with quiet_collector():
         problems = Problems()
         parts = Parts()
-        for file in (cache or FileCache()).read(sources):
+        for file in (cache or FileCache(unsendable=unsendable)).read(sources):
             problems.join(file.problems)
             if file.root is not None:
                 parts.add(file.root, problems)
-        compiled = compile_parts(parts, problems, version=content_version(sources))
+        compiled = compile_parts(
+            parts, problems, version=content_version(sources), unsendable=unsendable
+        )
         return LoadedPolicy(
             policy=compiled.policy,
             files=tuple(source.path for source in sources),
@@ -161,13 +174,14 @@ def parse_policy(sources: Sequence[Source], cache: FileCache | None = None) -> L
         )
 
 
-def _read_file(source: Source) -> _ReadFile:
+def _read_file(source: Source, *, unsendable: bool) -> _ReadFile:
     """One file by itself: its form, and no name that it gives to another."""
     file, problems = str(source.path), Problems()
-    node = compose_document(file, source.data, problems)
+    depth_max = DEPTH_UNSENDABLE_MAX if unsendable else DEPTH_MAX
+    node = compose_document(file, source.data, problems, depth_max=depth_max)
     root = None
     if node is not None and node.tag != TAG_NULL:
-        root = POLICY.read(node, Reader(file, problems))
+        root = POLICY.read(node, Reader(file, problems, unsendable))
     return _ReadFile(root if isinstance(root, Section) else None, problems)
 
 

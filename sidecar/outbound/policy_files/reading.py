@@ -36,10 +36,16 @@ INVALID = Invalid()
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """One file's reading: how nodes become places, and where problems go."""
+    """
+    One file's reading: how nodes become places, and where problems go.
+
+    `unsendable` takes answers and members that no gateway could carry: the policy is there to
+    be judged, not to be served.
+    """
 
     file: str
     problems: Problems
+    unsendable: bool = False
 
     def place(self, node: yaml.Node) -> Place:
         """Where a node begins."""

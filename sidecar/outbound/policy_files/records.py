@@ -198,10 +198,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """Any JSON value, for a body; `check` is asked about each text inside."""
+    """
+    Any JSON value, for a body; `check` is asked about each text inside.
+
+    `any_number` takes numbers as YAML writes them, however large, small or long.
+    """
 
     check: Callable[[str], Any] = str
     bytes_max: int = 16_384
+    any_number: bool = False
 
     def read(self, node: yaml.Node, reader: Reader) -> Any:
         """The value as plain data."""
@@ -222,6 +227,8 @@ class Json:
             return None
         if node.tag == TAG_BOOL:
             return Flag().read(node, reader)
+        if self.any_number and node.tag in (TAG_INT, TAG_FLOAT):
+            return _any_number(str(node.value))
         if node.tag == TAG_INT:
             return Number(-(10**15), 10**15).read(node, reader)
         if node.tag == TAG_FLOAT and _JSON_FRACTION.fullmatch(node.value):
@@ -239,3 +246,11 @@ class Json:
     def schema(self, defs: dict[str, JsonSchema]) -> JsonSchema:  # noqa: ARG002  Spec's form.
         """Anything."""
         return {}
+
+
+def _any_number(text: str) -> float:
+    """A number in YAML's form of what Python writes; infinity is `.inf` there."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text.replace(".inf", "inf"))

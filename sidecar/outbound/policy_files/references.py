@@ -52,7 +52,11 @@ class Patterns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What compiling any part needs: where problems go, and all names."""
+    """
+    What compiling any part needs: where problems go, and all names.
+
+    `unsendable` is the reading's: whether answers are taken that no gateway could carry.
+    """
 
     problems: Problems
     patterns: Patterns
@@ -61,6 +65,7 @@ class Context:
     plans: Mapping[str, Section]
     rules: Mapping[str, Section]
     features: frozenset[str]
+    unsendable: bool = False
 
     def refer(self, kind: str, name: str, place: Place) -> bool:
         """Whether a named meter, quota, plan or rule exists; if not, a problem is noted."""

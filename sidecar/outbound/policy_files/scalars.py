@@ -140,6 +140,22 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
+class Sendable:
+    """A kind of value that a gateway can carry; `otherwise` where a reading does not ask that."""
+
+    spec: Spec
+    otherwise: Spec
+
+    def read(self, node: yaml.Node, reader: Reader) -> Any:
+        """The value, as the reading wants it."""
+        return (self.otherwise if reader.unsendable else self.spec).read(node, reader)
+
+    def schema(self, defs: dict[str, JsonSchema]) -> JsonSchema:
+        """What a gateway can carry."""
+        return self.spec.schema(defs)
+
+
+@dataclass(frozen=True, slots=True)
 class OrNothing:
     """A kind of value, or null."""
 

@@ -4,7 +4,7 @@ from sidecar.domain.rules import Mode, OnStoreFailure, RuleTemplate, Unidentifie
 from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, Json, ListOf, MapOf, Record
-from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
+from sidecar.outbound.policy_files.scalars import Choice, Flag, Number, Sendable
 from sidecar.outbound.policy_files.schema_counters import EACH, LIMIT, WINDOW
 from sidecar.outbound.policy_files.schema_match import CUSTOMERS, DIALECT, MATCHES, USERS
 from sidecar.outbound.policy_files.schema_tests import RULE_TEST
@@ -12,18 +12,24 @@ from sidecar.outbound.policy_files.unions import WordOr
 
 MEMBER_RULES_MAX = 100
 
-_ANSWER_HEADERS = MapOf(key=texts.ANSWER_HEADER, value=texts.HEADER_VALUE, size_max=50)
+_ANSWER_HEADERS = Sendable(
+    MapOf(key=texts.ANSWER_HEADER, value=texts.HEADER_VALUE, size_max=50),
+    otherwise=MapOf(key=texts.ANY_TEXT, value=texts.ANY_TEMPLATE),
+)
 DENY = Record(
     name="deny",
     doc="The rule's own words for its denial.",
     fields={
         "status": Field(
-            spec=Number(200, 599),
+            spec=Sendable(Number(200, 599), otherwise=Number(-texts.UNBOUNDED, texts.UNBOUNDED)),
             doc="HTTP status, not 204, 205 or 304; absent: the reason's own.",
         ),
         "headers": Field(spec=_ANSWER_HEADERS, doc="Response headers; values may be templates."),
         "body": Field(
-            spec=Json(texts.parse_template),
+            spec=Sendable(
+                Json(texts.parse_template),
+                otherwise=Json(texts.parse_template, bytes_max=texts.UNBOUNDED, any_number=True),
+            ),
             doc="JSON body; texts may be templates; null: no body; absent: by `dialect`.",
         ),
         "dialect": Field(
@@ -136,14 +142,20 @@ MEMBERSHIP = WordOr(
         fields={
             "rule": Field(spec=texts.NAME, doc="The rule.", required=True),
             "values": Field(
-                spec=MapOf(key=texts.MEMBER_VALUE_NAME, value=texts.MEMBER_VALUE, size_max=100),
+                spec=Sendable(
+                    MapOf(key=texts.MEMBER_VALUE_NAME, value=texts.MEMBER_VALUE, size_max=100),
+                    otherwise=MapOf(key=texts.MEMBER_VALUE_NAME, value=texts.ANY_TEXT),
+                ),
                 doc="By number, as in {{0}}, or by name, as in {{values.tier}}.",
             ),
         },
     ),
     example='{rule: NAME, values: {"0": Pro}}',
 )
-_LISTS = MapOf(key=texts.FREE_NAME, value=ListOf(MEMBERSHIP))
+_LISTS = Sendable(
+    MapOf(key=texts.FREE_NAME, value=ListOf(MEMBERSHIP)),
+    otherwise=MapOf(key=texts.ANY_TEXT, value=ListOf(MEMBERSHIP)),
+)
 MEMBERS = Record(
     name="members",
     doc="Which rules are for which customers and users, each in the order of evaluation.",

@@ -19,6 +19,8 @@ from sidecar.domain.templates import VARIABLES, Template
 from sidecar.outbound.policy_files.scalars import Text
 
 PATTERN_LENGTH_MAX = 1_000
+UNBOUNDED = 10**9
+"""No bound but that of the files."""
 PATTERN_BYTES_MAX = 8 * 1024 * 1024
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _NETWORK_FORM = "; write 192.0.2.7, 10.0.0.0/8 or 2001:db8::/32"
@@ -228,6 +230,9 @@ HEADER_VALUE = Text(
     length_max=1_000,
     parse=parse_template,
 )
+ANY_TEXT = Text(what="a text", length_max=UNBOUNDED)
+"""For a policy that is judged and not served: ids, values and header names of any form."""
+ANY_TEMPLATE = Text(what="a text", length_max=UNBOUNDED, parse=parse_template)
 PLAIN_HEADER_VALUE = Text(what="a header value", pattern=r"[\t\x20-\x7e]*", length_max=8_000)
 AMOUNT = Text(
     what='a decimal amount such as "0.50" with at most 9 decimals',

@@ -20,7 +20,7 @@ from sidecar.outbound.policy_files.reading import (
     describe,
 )
 from sidecar.outbound.policy_files.records import ListOf, Record
-from sidecar.outbound.policy_files.scalars import Choice, Number, Text
+from sidecar.outbound.policy_files.scalars import Choice, Number, Sendable, Text
 from sidecar.outbound.policy_files.sections import Marked, Section
 
 
@@ -183,11 +183,13 @@ class Measure:
 
 
 def parts_of(spec: Spec) -> tuple[Spec, ...]:
-    """The kinds that a kind of this module is made of; none for any other."""
+    """The kinds that a kind in more than one form is made of; none for any other."""
     match spec:
         case OneOrMany(record=record) | WordOr(record=record):
             return (record,)
         case Variants(kinds=kinds):
             return tuple(kinds.values())
+        case Sendable(spec=sendable):
+            return (sendable,)
         case _:
             return ()

@@ -15,6 +15,8 @@ from sidecar.outbound.policy_files.places import Place, Problems
 
 FILE_BYTES_MAX = 10_000_000
 DEPTH_MAX = 20
+DEPTH_UNSENDABLE_MAX = 200
+"""Where a policy is only judged, the bodies of its answers may be deeper."""
 NODES_MAX = 2_000_000
 
 
@@ -23,7 +25,9 @@ class _Mark(Protocol):
     column: int
 
 
-def compose_document(file: str, data: bytes, problems: Problems) -> yaml.Node | None:
+def compose_document(
+    file: str, data: bytes, problems: Problems, *, depth_max: int = DEPTH_MAX
+) -> yaml.Node | None:
     """
     Parse one file.
 
@@ -31,6 +35,7 @@ def compose_document(file: str, data: bytes, problems: Problems) -> yaml.Node | 
         file: Its name in messages.
         data: Its bytes, UTF-8.
         problems: Where to note what is wrong.
+        depth_max: How many levels it may have.
 
     Returns:
         The document's root, or None where there is none or it cannot be used.
@@ -42,7 +47,7 @@ def compose_document(file: str, data: bytes, problems: Problems) -> yaml.Node | 
     if text is None:
         return None
     try:
-        if not _within_limits(file, yaml.CSafeLoader(text), problems):
+        if not _within_limits(file, yaml.CSafeLoader(text), problems, depth_max):
             return None
         root: yaml.Node | None = yaml.CSafeLoader(text).get_single_node()
     except yaml.MarkedYAMLError as error:
@@ -71,7 +76,7 @@ def _decode(file: str, data: bytes, problems: Problems) -> str | None:
         return None
 
 
-def _within_limits(file: str, loader: yaml.CSafeLoader, problems: Problems) -> bool:
+def _within_limits(file: str, loader: yaml.CSafeLoader, problems: Problems, depth_max: int) -> bool:
     """Whether building the tree is safe: no anchors, bounded depth and size."""
     depth = 0
     for count, event in enumerate(_events(loader)):
@@ -79,7 +84,7 @@ def _within_limits(file: str, loader: yaml.CSafeLoader, problems: Problems) -> b
             depth -= 1
         elif isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-        message = _limit_message(event, depth, count)
+        message = _limit_message(event, depth, count, depth_max)
         if message:
             assert event.start_mark is not None
             problems.add(_place(file, event.start_mark), message)
@@ -92,11 +97,11 @@ def _events(loader: yaml.CSafeLoader) -> Iterator[yaml.Event]:
         yield event
 
 
-def _limit_message(event: yaml.Event, depth: int, count: int) -> str:
+def _limit_message(event: yaml.Event, depth: int, count: int, depth_max: int) -> str:
     if isinstance(event, yaml.NodeEvent) and event.anchor is not None:
         return "anchors (&) and aliases (*) are not allowed; write the value out, or quote the text"
-    if depth > DEPTH_MAX:
-        return f"the file is nested deeper than {DEPTH_MAX} levels"
+    if depth > depth_max:
+        return f"the file is nested deeper than {depth_max} levels"
     if count > NODES_MAX:
         return f"the file has more than {NODES_MAX} values"
     return ""
