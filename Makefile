@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := sidecar tests proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports bench bench-large soak lock clean
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large soak lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,7 +39,7 @@ integration: $(STAMP)  ## Run the tests on real Redis and Postgres
 e2e: $(STAMP)  ## Run the tests through a real Envoy
 	$(BIN)/python -m pytest tests/e2e $(ARGS)
 
-check: lint types imports  ## Run every check that is no test
+check: lint types imports policy  ## Run every check that is no test
 
 lint: $(STAMP)  ## Check form and style
 	$(BIN)/ruff format --check $(SOURCES)
@@ -54,6 +54,11 @@ types: $(STAMP)  ## Check types
 
 imports: $(STAMP)  ## Check that imports point one way
 	$(BIN)/lint-imports
+
+policy: $(STAMP)  ## Check the example policy as an operator would, and the cases of imported rules
+	$(BIN)/sidecar rules lint config/policy
+	$(BIN)/sidecar rules test config/policy
+	@$(BIN)/sidecar rules conformance tests/data/moesif/governance_cases.json | tail -n 1
 
 bench: $(STAMP)  ## Measure checks, usage intake and settlement on this machine
 	$(BIN)/python -m pytest tests/bench -q -s -m "not large" --timeout 600 -p no:xdist $(ARGS)

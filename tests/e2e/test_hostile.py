@@ -203,7 +203,7 @@ async def test_a_limit_that_is_no_count_is_400_and_reaches_nobody(front: Front, 
     served = len(front.upstream.heads)
     answer = await front.ask(request(chat_body(max_tokens=limit), key=key))
     assert (answer.status, answer.code) == (400, "invalid_request")
-    assert "max_tokens" in json.loads(answer.body)["detail"]
+    assert "max_tokens" in json.loads(answer.body)["error"]["message"]
     assert len(front.upstream.heads) == served
 
 

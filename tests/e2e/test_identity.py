@@ -212,7 +212,7 @@ async def test_a_token_is_verified_here_where_envoy_does_not(stack, upstream):
     unknown = await ask(listen, bearer(Signer("other", "EC").token(claims)))
     assert unknown.status == 401
     assert b"retry-after" in unknown.head.lower()
-    assert json.loads(unknown.body)["detail"] == "the token's key is not known"
+    assert json.loads(unknown.body)["error"]["message"] == "the token's key is not known"
 
 
 async def test_a_certificates_name_is_charged(stack, mutual, authority):
