@@ -107,6 +107,13 @@ async def test_a_spend_cap_counts_money_and_says_what_is_left(ruled: Stack):
     assert (status, body) == (402, {"left": "0.00"})
     assert int(headers["retry-after"]) > 0
 
+    async def kept() -> bool:
+        query = "/api/v1/decisions?customer_id=cus_cap"
+        found = (await ruled.api("GET", query, status=200))["items"]
+        return [one["code"] for one in found if not one["allow"]] == ["spend_cap_exceeded"]
+
+    await ruled.until(kept, "the denial is kept under its code")
+
 
 async def test_a_rate_limit_says_to_the_second_when_to_come_again(ruled: Stack):
     key = await customer(ruled, "cus_rate", limited="rate")
