@@ -9,7 +9,7 @@ SOURCES := sidecar tests proto
 .PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large soak lock clean
 
 help:  ## Say what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F': *' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## Make .venv with everything that the lock names
 	@$(BIN)/sidecar doctor --servers-only
@@ -60,13 +60,13 @@ policy: $(STAMP)  ## Check the example policy as an operator would, and the case
 	$(BIN)/sidecar rules test config/policy
 	@$(BIN)/sidecar rules conformance tests/data/moesif/governance_cases.json | tail -n 1
 
-bench: $(STAMP)  ## Measure checks, usage intake and settlement on this machine
+bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on this machine
 	$(BIN)/python -m pytest tests/bench -q -s -m "not large" --timeout 600 -p no:xdist $(ARGS)
 
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
 
-soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; replay 100,000
+soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; replay 100,000 decisions
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)
 	SIDECAR_REPLAY_DECISIONS=100000 $(BIN)/python -m pytest tests/unit/test_replay_world.py -q -s -p no:xdist $(ARGS)
 

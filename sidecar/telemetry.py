@@ -122,7 +122,7 @@ POLICY_RELOAD_FAILING = Gauge(
 )
 PUSH_MESSAGES = Counter(
     "sidecar_push_messages_total",
-    "Changes heard from the control plane, by kind (customer, credential, unreadable).",
+    "Changes heard from the control plane, by kind (customer, credential, policy, unreadable).",
     ["kind"],
     registry=REGISTRY,
 )

@@ -87,6 +87,7 @@ class Application:
         self.stores = Stores(settings, self.data_dir)
         self.grpc_address = self.http_address = self.admin_address = ""
         self.keyspace = Keyspace(settings.shards)
+        self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
         self._stack = AsyncExitStack()
         self._workers: Workers
@@ -126,6 +127,10 @@ class Application:
             found.append("policy: not published yet")
         return found
 
+    def look_at_policy(self) -> None:
+        """Look at the policy files now; nothing before they were first loaded."""
+        self.loaded.look_soon()
+
     @property
     def pool(self) -> Pool:
         """The database of record; only with a role that needs it."""
@@ -143,7 +148,6 @@ class Application:
 
     async def _start(self) -> None:
         self.secrets = load_secrets(self.settings, self.data_dir)
-        self.loaded = PolicyHolder(self.settings.policy_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
         self._make_data_plane()

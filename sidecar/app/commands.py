@@ -33,9 +33,11 @@ async def serve_until_signal(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Application(settings) as application:
-        if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, application.loaded.look_soon)
+    application = Application(settings)
+    if hasattr(signal, "SIGHUP"):
+        # Before the start: until then the signal would end the process.
+        loop.add_signal_handler(signal.SIGHUP, application.look_at_policy)
+    async with application:
         await stop.wait()
         telemetry.get_logger().info("sidecar_stopping")
 

@@ -22,7 +22,6 @@ from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import (
     COUNTING,
-    PLAIN,
     OnStoreFailure,
     Rule,
     RuleTemplate,
@@ -108,7 +107,7 @@ class CheckPlan:
         wishes = [
             matched.rule
             for matched in self.rules
-            if matched.enforces and matched.rule.denies and matched.rule.template not in PLAIN
+            if matched.enforces and matched.rule.denies and matched.rule.waits_for_store
         ]
         kinds = {rule.on_store_failure for rule in wishes}
         if not kinds or OnStoreFailure.DENY in kinds:

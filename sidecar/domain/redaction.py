@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from sidecar.domain.identity import ApiKeySource, IdentitySource
+from sidecar.domain.identity import ApiKeySource, HeaderSource, IdentitySource
 
 HIDDEN = "(not shown)"
 _CREDENTIAL = re.compile(
@@ -21,7 +21,7 @@ class Redaction:
         self._headers = frozenset(
             name
             for source in identity
-            if isinstance(source, ApiKeySource)
+            if isinstance(source, ApiKeySource | HeaderSource)
             for name in source.headers
         )
 

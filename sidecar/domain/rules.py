@@ -174,6 +174,11 @@ class Rule:
         )
 
     @property
+    def waits_for_store(self) -> bool:
+        """Whether it cannot refuse or let pass without the store's numbers."""
+        return self.template not in PLAIN or self.judges_after
+
+    @property
     def judges_after(self) -> bool:
         """Whether its condition reads numbers, so that the script cannot refuse for it."""
         return self.when is not None and self.when.needs_store

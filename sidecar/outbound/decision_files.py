@@ -28,7 +28,7 @@ async def write_events(
     path: Path, events: AsyncIterator[DecisionRecord | ReplayUsage]
 ) -> tuple[int, int]:
     """
-    Write an export; a new file is readable by its owner only, one that is there is replaced.
+    Write an export, readable by its owner only; one that is there is replaced once all is there.
 
     Returns:
         How many decisions and how many usage events.
@@ -37,8 +37,9 @@ async def write_events(
         ConfigError: The file cannot be written.
     """
     decisions = usages = 0
+    unfinished = path.with_name(path.name + ".part")
     try:
-        with os.fdopen(os.open(path, _FLAGS, mode=0o600), "wb") as file:
+        with os.fdopen(os.open(unfinished, _FLAGS, mode=0o600), "wb") as file:
             async for event in events:
                 if isinstance(event, DecisionRecord):
                     line = _Line(decision=msgspec.Raw(encode_record(event)))
@@ -47,8 +48,12 @@ async def write_events(
                     line = _Line(usage=event)
                     usages += 1
                 file.write(_ENCODER.encode(line) + b"\n")
+        unfinished.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        # Half an export would replay as if nothing else had been.
+        unfinished.unlink(missing_ok=True)
     return decisions, usages
 
 

@@ -30,8 +30,10 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SHARDS = 64
 GATEWAY_TOKEN = "gateway-token-of-the-bench"
 METADATA = {"x-sidecar-token": GATEWAY_TOKEN, "x-sidecar-gateway": "gateway-1"}
-# Kept up by the process beside the checks: the store's set-up and the policy's rate cards.
-BACKGROUND = re.compile(r"SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:")
+# What the process does beside the checks: set-up, rate cards, and decisions that are kept.
+BACKGROUND = re.compile(
+    r"SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
+)
 _MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"(?: "([^"]*)")?')
 
 

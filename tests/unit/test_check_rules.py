@@ -236,3 +236,15 @@ async def test_a_denial_is_in_the_error_format_of_its_route():
         DenyReason.STORE_UNAVAILABLE,
         Dialect.ANTHROPIC,
     )
+
+
+async def test_a_block_that_waits_for_numbers_decides_what_happens_without_them():
+    rule = replace(BLOCK, when=when("credits.available_nano < 1"))
+    lenient = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
+    cases = await ready(rules=(rule, lenient))
+    cases.balances.failures["place"] = [AWAY, AWAY]
+    assert denied_by(await cases.checks.check(cases.request(1)))[1] == "store_unavailable"
+    spared = replace(rule, on_store_failure=OnStoreFailure.ALLOW)
+    cases = await ready(rules=(spared, lenient))
+    cases.balances.failures["place"] = [AWAY]
+    assert isinstance(await cases.checks.check(cases.request(2)), Allow)

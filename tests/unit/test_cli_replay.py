@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sidecar.cli import app, decisions
 from sidecar.cli.decisions import read_span
 from sidecar.domain.decision_records import DecisionRecord, encode_record
-from sidecar.domain.errors import ConfigError
+from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.decision_files import read_events, write_events
 from sidecar.outbound.policy_files import loader
 from sidecar.services.decision_ports import StreamedDecision
@@ -167,3 +167,18 @@ def test_spans_count_back_from_now_and_instants_are_taken_as_they_are():
     )
     with pytest.raises(ConfigError, match="nothing lies between"):
         read_span("1h", "2h")
+
+
+async def test_an_export_that_fails_leaves_no_half_of_it(tmp_path):
+    path = tmp_path / "export.jsonl"
+    path.write_text("of before\n")
+
+    async def breaking():
+        for event in islice(World(2).events(10), 3):
+            yield event
+        raise StoreUnavailable("away")
+
+    with pytest.raises(StoreUnavailable):
+        await write_events(path, breaking())
+    assert path.read_text() == "of before\n"
+    assert list(tmp_path.iterdir()) == [path]

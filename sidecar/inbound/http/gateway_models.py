@@ -96,7 +96,7 @@ class CheckAnswer(ResponseModel):
     allow: bool
     status: int
     headers: dict[str, str]
-    body: dict[str, Any] | None
+    body: Annotated[Any, Field(description="The answer's body: any JSON value, null for none.")]
     hold_id: str | None
     hold_token: str | None
     decision_id: str

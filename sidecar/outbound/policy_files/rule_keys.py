@@ -9,7 +9,20 @@ from sidecar.outbound.policy_files.sections import Section
 from sidecar.outbound.policy_files.texts import counter_variable
 
 BUILT_IN_RULES = frozenset(
-    {"counters", "estimate", "estimates", "identity", "path", "plan", "prices", "unmatched"}
+    {
+        "body",
+        "counters",
+        "estimate",
+        "estimates",
+        "headers",
+        "identity",
+        "on_store_failure",
+        "path",
+        "plan",
+        "prices",
+        "request",
+        "unmatched",
+    }
 )
 """Names that denials without a rule of the policy carry; `prepaid-credit` may be replaced."""
 _T = RuleTemplate
