@@ -67,11 +67,11 @@ class RequestView:
 
     @cached_property
     def host(self) -> str:
-        """The host in lower case, without its port."""
+        """The host in lower case, without its port and the dot of a full name."""
         host = self.request.host.lower()
         if host.startswith("["):
             return host.partition("]")[0] + "]"
-        return host.partition(":")[0]
+        return host.partition(":")[0].rstrip(".")
 
     @cached_property
     def query(self) -> Mapping[str, tuple[str, ...]]:

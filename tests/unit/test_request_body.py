@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import re2
+from fixtures.policy_parts import request, view_of
 
 from sidecar.domain.matching import Match
 from sidecar.domain.request_body import PARTS_MAX, UNREADABLE, has_many_parts, read_body
 from sidecar.inbound.extraction.request_body import read_request_facts
-from tests.fixtures.policy_parts import request, view_of
 
 _JSON = "application/json"
 

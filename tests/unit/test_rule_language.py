@@ -28,7 +28,7 @@ from sidecar.domain.decisions import DenyReason, Dialect
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import Match, fits_any
 from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_unidentified
-from sidecar.domain.requests import AccessRequest
+from sidecar.domain.requests import PATH_BYTES_MAX, AccessRequest
 from sidecar.domain.rules import (
     DenyAnswer,
     DialectRule,
@@ -448,3 +448,18 @@ def test_a_customer_selection_is_not_asked_of_nobody() -> None:
     chosen = replace(BLOCK, customers=CustomerMatch(ids=frozenset({"cus_9"})))
     assert with_rules(chosen).rules_for(view_of(request()), CUSTOMER) == []
     assert with_rules(chosen).rules_for(view_of(request()), NOBODY) != []
+
+
+def test_a_parameter_is_found_behind_any_number_of_others() -> None:
+    match = Match(query=(("debug", re2.compile("^1$")),))
+    path = "/ai/chat?" + "a&" * 4_000 + "debug=0&debug=1"
+    assert len(path) <= PATH_BYTES_MAX
+    assert match.accepts(view_of(request(path)))
+
+
+@pytest.mark.parametrize(
+    "host", ["api.example.com", "API.example.com:8443", "api.example.com.", "api.example.com.:80"]
+)
+def test_a_host_is_the_same_however_it_is_written(host: str) -> None:
+    match = Match(hosts=(re2.compile(r"^api\.example\.com$"),))
+    assert match.accepts(view_of(replace(request(), host=host)))
