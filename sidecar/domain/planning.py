@@ -103,20 +103,25 @@ class CheckPlan:
         """
         What happens without the store, and how many seconds old numbers may be for `stale`.
 
-        The strictest wish of the enforcing rules that need the store; deny where none has one.
+        The strictest wish of the enforcing rules that need the store; deny where none has one,
+        and where the plan's own guard of its credit is the only one.
         """
-        wishes = [
-            matched.rule
-            for matched in self.rules
-            if matched.enforces and matched.rule.denies and matched.rule.template not in PLAIN
-        ]
+        wishes = [matched.rule for matched in self.rules if _asked_without_store(matched)]
         kinds = {rule.on_store_failure for rule in wishes}
-        if not kinds or OnStoreFailure.DENY in kinds:
+        guarded = any(rule.template is RuleTemplate.NO_CREDITS for rule in wishes)
+        if not kinds or OnStoreFailure.DENY in kinds or (self.credit_required and not guarded):
             return OnStoreFailure.DENY, 0
         if OnStoreFailure.STALE not in kinds:
             return OnStoreFailure.ALLOW, 0
         seconds = [r.stale_seconds for r in wishes if r.on_store_failure is OnStoreFailure.STALE]
         return OnStoreFailure.STALE, min(seconds)
+
+
+def _asked_without_store(matched: MatchedRule) -> bool:
+    """Whether the store's silence leaves open if the rule refuses."""
+    rule = matched.rule
+    numbers = rule.template not in PLAIN or (matched.blocks and rule.judges_after)
+    return matched.enforces and rule.denies and numbers
 
 
 def plan_check(

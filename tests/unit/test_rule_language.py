@@ -25,6 +25,7 @@ from fixtures.policy_parts import (
 from sidecar.domain.counters import IN_FLIGHT, MONEY, REQUESTS, Counter, CounterKind, Level, Rate
 from sidecar.domain.customers import NOBODY, CustomerMatch, UserMatch
 from sidecar.domain.decisions import DenyReason, Dialect
+from sidecar.domain.expressions import RULE_VARIABLES, ResultKind, compile_expression
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import Match, fits_any
 from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_unidentified
@@ -435,7 +436,25 @@ def test_stale_is_the_strictest_wish_short_of_denying() -> None:
     lenient = replace(UNPAID, on_store_failure=OnStoreFailure.ALLOW)
     assert plan_of(stale, brief, lenient).on_store_failure == (OnStoreFailure.STALE, 5)
     assert plan_of(stale, UNPAID).on_store_failure == (OnStoreFailure.DENY, 0)
-    assert plan_of(BLOCK, lenient).on_store_failure == (OnStoreFailure.ALLOW, 0)
+    freely = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(BLOCK, freely, lenient).on_store_failure == (OnStoreFailure.ALLOW, 0)
+
+
+def test_a_plans_own_guard_of_its_credit_is_not_off_because_another_rule_allows() -> None:
+    lenient = replace(UNPAID, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(lenient).credit_required
+    assert plan_of(lenient).on_store_failure == (OnStoreFailure.DENY, 0)
+
+
+def test_a_block_on_the_stores_numbers_is_asked_when_there_are_none() -> None:
+    freely = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
+    poor = compile_expression(
+        "credits.available_nano < 5", variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    block = replace(BLOCK, when=poor)
+    assert plan_of(freely, block).on_store_failure == (OnStoreFailure.DENY, 0)
+    block = replace(block, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(freely, block).on_store_failure == (OnStoreFailure.ALLOW, 0)
 
 
 def test_a_routes_callers_are_answered_in_their_providers_format() -> None:
