@@ -6,10 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sidecar.domain.counters import (
-    COUNTERS_MAX,
-    CounterTake,
-)
+from sidecar.domain.counters import COUNTERS_MAX, CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_unbounded
@@ -176,7 +173,7 @@ def plan_unidentified(
     plan = CheckPlan(ask=Ask.NOTHING, card=None, rules=tuple(rules), variables=conditions.known)
     if blocked:
         return plan
-    covered = policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
+    covered = _covered(policy, selected, caller)
     if asking is not None or not covered or policy.is_priced(policy.meters_for(view)):
         return Refusal(
             reason=DenyReason.UNIDENTIFIED,
@@ -184,6 +181,13 @@ def plan_unidentified(
             detail="no credential was presented",
         )
     return plan
+
+
+def _covered(policy: Policy, selected: Sequence[Selected], caller: CustomerFacts) -> bool:
+    """Whether a route without a price is somebody's business; a shadow opens no closed route."""
+    return policy.allow_unmatched or any(
+        rule.names_routes and rule.enforces_for(caller) for rule, _ in selected
+    )
 
 
 def _asks(rule: Rule, caller: CustomerFacts) -> bool:
@@ -276,8 +280,7 @@ class _Planner:
             )
         meters = self.policy.meters_for(self.view)
         priced = self.card.priced_meters() & {meter.name for meter in meters}
-        covered = self.policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
-        if not priced and not covered:
+        if not priced and not _covered(self.policy, selected, self.customer):
             return Refusal(
                 reason=DenyReason.BLOCKED,
                 rule=UNMATCHED_RULE,

@@ -482,3 +482,37 @@ def test_a_parameter_is_found_behind_any_number_of_others() -> None:
 def test_a_host_is_the_same_however_it_is_written(host: str) -> None:
     match = Match(hosts=(re2.compile(r"^api\.example\.com$"),))
     assert match.accepts(view_of(replace(request(), host=host)))
+
+
+def test_a_shadow_rule_opens_no_route_that_nothing_else_covers() -> None:
+    unpriced = replace(POLICY, meters=(), estimates=())
+    shadow = replace(BLOCK, mode=Mode.SHADOW)
+    policy = with_rules(shadow, policy=unpriced)
+    refusal = plan_or_refusal(policy)
+    assert isinstance(refusal, Refusal)
+    assert refusal.rule == "unmatched"
+    nobody = plan_unidentified(policy, view_of(request(), policy), NOW)
+    assert isinstance(nobody, Refusal)
+    headers = replace(HEADERS, match=(AI,))
+    assert isinstance(plan_or_refusal(with_rules(headers, policy=unpriced)), CheckPlan)
+
+
+def test_clients_are_told_nothing_of_a_shadow_rules_limit() -> None:
+    plan = plan_of(replace(FULL, mode=Mode.SHADOW))
+    judgement = judged(plan, used={"monthly": 10_500}, over=frozenset({"monthly"}))
+    assert judgement.shadow_denials == ("full",)
+    assert (judgement.headers, judgement.over_limits) == ({}, ())
+
+
+def test_a_block_whose_condition_is_false_does_not_hide_when_to_come_again() -> None:
+    poor = compile_expression(
+        "credits.available_nano < 5", variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    plan = plan_of(replace(BLOCK, when=poor), replace(FULL, hard=True))
+    full = {"used": {"monthly": 10_000}, "over": frozenset({"monthly"}), "denied": True}
+    denial = judged(plan, **full).denial
+    assert denial is not None
+    assert (denial.rule, denial.retry_after_seconds) == ("full", 30)
+    denial = judged(plan, available_nano=4, **full).denial
+    assert denial is not None
+    assert denial.retry_after_seconds is None
