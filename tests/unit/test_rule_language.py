@@ -28,8 +28,8 @@ from sidecar.domain.decisions import DenyReason, Dialect
 from sidecar.domain.expressions import RULE_VARIABLES, ResultKind, compile_expression
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import Match, fits_any
-from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_unidentified
-from sidecar.domain.requests import PATH_BYTES_MAX, AccessRequest
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
+from sidecar.domain.requests import PATH_BYTES_MAX, AccessRequest, RequestFacts
 from sidecar.domain.rules import (
     DenyAnswer,
     DialectRule,
@@ -516,3 +516,29 @@ def test_a_block_whose_condition_is_false_does_not_hide_when_to_come_again() -> 
     denial = judged(plan, available_nano=4, **full).denial
     assert denial is not None
     assert denial.retry_after_seconds is None
+
+
+@pytest.mark.parametrize(
+    "text", ["has(request.body.tools)", "request.body.tools.size() > 0", "size(request.body) > 1"]
+)
+def test_a_body_that_cannot_be_read_spares_nobody_a_condition_on_it(text: str) -> None:
+    when = compile_expression(text, variables=RULE_VARIABLES, result=ResultKind.BOOLEAN)
+    policy = with_rules(replace(BLOCK, when=when))
+    for body in (b'{"tools": [1], "tools": [1]}', b'{"tools": [1]'):
+        plan = plan_or_refusal(policy, replace(request(), body=body))
+        assert isinstance(plan, CheckPlan)
+        denial = judge(plan, None, CUSTOMER).denial
+        assert denial is not None
+        assert denial.rule == "block"
+        for read in when.values_read(plan.variables):
+            assert read.value is None
+
+
+def test_a_condition_that_reads_no_body_does_not_have_it_read() -> None:
+    when = compile_expression(
+        'request.method == "POST"', variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    policy = with_rules(replace(BLOCK, when=when))
+    view = view_of(replace(request(), body=b'{"model": "m"}'), policy)
+    assert isinstance(plan_check(policy, view, CUSTOMER, RequestFacts(), NOW), CheckPlan)
+    assert "body" not in vars(view)
