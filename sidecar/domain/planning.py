@@ -6,11 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from sidecar.domain.conditions import RequestConditions
 from sidecar.domain.counters import COUNTERS_MAX, CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_unbounded
-from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
 from sidecar.domain.noting import note_request
@@ -26,7 +26,6 @@ from sidecar.domain.rules import (
     Unidentified,
 )
 from sidecar.domain.store_numbers import InvoiceDemand
-from sidecar.domain.variables import request_variables
 
 __all__ = [
     "PLAN_CREDIT_RULE",
@@ -157,7 +156,7 @@ def plan_unidentified(
     It passes only where nothing has a price and no rule asks who it is.
     """
     selected = policy.rules_for(view, caller)
-    conditions = _Conditions(view, caller, RequestFacts(), now)
+    conditions = RequestConditions(view, caller, RequestFacts(), now)
     rules: list[MatchedRule] = []
     asking: Rule | None = None
     blocked = False
@@ -195,33 +194,8 @@ def _asks(rule: Rule, caller: CustomerFacts) -> bool:
     return (
         rule.unidentified is Unidentified.DENY
         and rule.enforces_for(caller)
-        and not rule.level.name_in(caller)
+        and rule.unknown_level(caller) is not None
     )
-
-
-class _Conditions:
-    """Evaluates the conditions that need no number of the store; builds variables at the first."""
-
-    def __init__(
-        self, view: RequestView, customer: CustomerFacts, facts: RequestFacts, now: datetime
-    ) -> None:
-        self._facts = (view, customer, facts, now)
-        self.amount_nano = 0
-        self.known: dict[str, Any] = {}
-
-    def holds(self, when: Expression) -> bool | None:
-        """Whether the condition is true; None if it cannot be evaluated."""
-        self.prepare()
-        try:
-            return bool(when.evaluate(self.known))
-        except ExpressionFailed:
-            return None
-
-    def prepare(self) -> None:
-        """Have the variables ready, for a condition that waits for the store's numbers."""
-        if not self.known:
-            self.known = request_variables(*self._facts)
-            self.known["hold"] = {"amount_nano": self.amount_nano}
 
 
 def _plain(
@@ -229,7 +203,7 @@ def _plain(
     rule: Rule,
     values: Mapping[str, str],
     customer: CustomerFacts,
-    conditions: _Conditions,
+    conditions: RequestConditions,
 ) -> MatchedRule | None:
     """The rule as this check has it, its counter apart; None if its condition is false."""
     failed = False
@@ -273,10 +247,11 @@ class _Planner:
         selected = self.policy.rules_for(self.view, self.customer)
         asking = next((rule for rule, _ in selected if _asks(rule, self.customer)), None)
         if asking is not None:
+            level = asking.unknown_level(self.customer) or asking.level
             return Refusal(
                 reason=DenyReason.UNIDENTIFIED,
                 rule=asking.name,
-                detail=f"the credential names no {asking.level.value}",
+                detail=f"the credential names no {level.value}",
             )
         meters = self.policy.meters_for(self.view)
         priced = self.card.priced_meters() & {meter.name for meter in meters}
@@ -287,7 +262,7 @@ class _Planner:
                 detail="no rule and no price covers this route",
             )
         amount = largest_use(self.policy, self.view, self.facts, self.card, meters)
-        conditions = _Conditions(self.view, self.customer, self.facts, self.now)
+        conditions = RequestConditions(self.view, self.customer, self.facts, self.now)
         conditions.amount_nano = amount.amount_nano
         rules = tuple(self._matched(selected, amount, conditions))
         ask = _ask(rules)
@@ -325,7 +300,7 @@ class _Planner:
         self,
         selected: Sequence[Selected],
         amount: LargestUse,
-        conditions: _Conditions,
+        conditions: RequestConditions,
     ) -> list[MatchedRule]:
         found = []
         for rule, values in selected:

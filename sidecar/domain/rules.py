@@ -191,6 +191,22 @@ class Rule:
         return Level.CUSTOMER if self.counter is None else self.counter.level
 
     @property
+    def levels(self) -> frozenset[Level]:
+        """Every level at which a caller has to be named: by whom it selects and whom it counts."""
+        return frozenset({self.level} if self.counter is None else {self.level, self.counter.level})
+
+    def unknown_level(self, customer: CustomerFacts) -> Level | None:
+        """The level at which the rule cannot tell this caller; None if it can."""
+        by_team = self.users is not None and self.users.by_team_alone and customer.team_id
+        for level in Level:
+            if level not in self.levels or level.name_in(customer):
+                continue
+            if level is Level.USER and by_team and self.user_members is None:
+                continue  # Whoever has no user is in its team all the same.
+            return level
+        return None
+
+    @property
     def names_routes(self) -> bool:
         """Whether each of its alternatives claims routes."""
         return bool(self.match) and all(match.names_routes for match in self.match)

@@ -542,3 +542,28 @@ def test_a_condition_that_reads_no_body_does_not_have_it_read() -> None:
     view = view_of(replace(request(), body=b'{"model": "m"}'), policy)
     assert isinstance(plan_check(policy, view, CUSTOMER, RequestFacts(), NOW), CheckPlan)
     assert "body" not in vars(view)
+
+
+@pytest.mark.parametrize("level", [Level.KEY, Level.TEAM])
+def test_a_rule_for_users_that_counts_each_key_or_team_asks_for_both(level: Level) -> None:
+    users = UserMatch(ids=frozenset({"ada"}))
+    rule = replace(RPS, counter=replace(RATE, level=level), users=users)
+    named = replace(CUSTOMER, user_id="ada")
+    refusal = plan_or_refusal(with_rules(rule), customer=named)
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail == f"the credential names no {level.value}"
+    both = replace(named, credential_id="key_1", team_id="red")
+    plan = plan_or_refusal(with_rules(rule), customer=both)
+    assert isinstance(plan, CheckPlan)
+    assert len(plan.counters) == 1
+
+
+def test_a_team_is_selected_even_where_the_credential_names_no_user() -> None:
+    red = UserMatch(teams=frozenset({"red"}))
+    rule = replace(BLOCK, users=red, unidentified=Unidentified.SKIP)
+    team = replace(CUSTOMER, team_id="red")
+    assert [one.name for one, _ in with_rules(rule).rules_for(view_of(request()), team)] == [
+        "block"
+    ]
+    spared = replace(rule, users=replace(red, exclude=frozenset({"ada"})))
+    assert with_rules(spared).rules_for(view_of(request()), team) == []
