@@ -93,6 +93,18 @@ def warns(matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
     return used_percent(used, matched.take.counter.limit) >= matched.rule.at_percent
 
 
+def denies_after(plan: CheckPlan, numbers: StoreNumbers) -> bool:
+    """Whether a condition over these numbers refuses what the script lets through."""
+    return any(
+        matched.enforces
+        and matched.rule.denies
+        and matched.rule.judges_after
+        and would_deny(plan, matched, numbers)
+        and condition_holds(plan, matched, numbers) is not False
+        for matched in plan.rules
+    )
+
+
 def condition_holds(
     plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None
 ) -> bool | None:
