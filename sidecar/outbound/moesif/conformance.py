@@ -7,11 +7,11 @@ since imported rules read none of its numbers.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from sidecar.domain.customers import CustomerFacts
@@ -27,33 +27,11 @@ from sidecar.outbound.moesif.importing import Imported, import_rules
 from sidecar.outbound.moesif.reading import kind_of, read_json
 from sidecar.outbound.moesif.writing import PLAN, file_texts
 from sidecar.outbound.policy_files.loader import Source, parse_policy
+from sidecar.services.ports import Word
 
 _INSTANT = datetime(2026, 1, 15, 12, tzinfo=UTC)
 _CONTENT_TYPE = "content-type"
 _KEYS = ("rules", "config", "event", "expected")
-
-
-class Worded(Protocol):
-    """A denial in the words of the edges."""
-
-    @property
-    def status(self) -> int:
-        """HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By lower-case name."""
-
-    @property
-    def body(self) -> object:
-        """A JSON value."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no body."""
-
-
-Word = Callable[[Deny], Worded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
