@@ -197,14 +197,16 @@ class Rule:
 
     def unknown_level(self, customer: CustomerFacts) -> Level | None:
         """The level at which the rule cannot tell this caller; None if it can."""
-        by_team = self.users is not None and self.users.by_team_alone and customer.team_id
-        for level in Level:
-            if level not in self.levels or level.name_in(customer):
-                continue
-            if level is Level.USER and by_team and self.user_members is None:
-                continue  # Whoever has no user is in its team all the same.
-            return level
+        if not self.level.name_in(customer) and not self._knows_by_team(customer):
+            return self.level
+        if self.counter is not None and not self.counter.level.name_in(customer):
+            return self.counter.level
         return None
+
+    def _knows_by_team(self, customer: CustomerFacts) -> bool:
+        """Whether the team is enough: who has no user is in its team all the same."""
+        by_team = self.users is not None and self.users.by_team_alone
+        return by_team and self.user_members is None and bool(customer.team_id)
 
     @property
     def names_routes(self) -> bool:
