@@ -31,10 +31,13 @@ from sidecar.domain.errors import (
     StoreUnavailable,
 )
 from sidecar.domain.ledger_chain import BreakKind
+from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.keyed_hashes import KeyRing, LedgerRootKeys
 from sidecar.outbound.postgres import ledger as ledger_module
+from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
+from sidecar.services.control_ports import Credential
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.settlement import SettlementWorker
 
@@ -453,3 +456,40 @@ async def test_chains_and_roots_are_append_only_even_for_their_owner(pool, table
     column = next(iter(COLUMNS[table]))
     with pytest.raises(asyncpg.RestrictViolationError, match="append only"):
         await pool.execute(statement.format(table=table, column=column))
+
+
+async def test_an_erased_customer_leaves_the_ledger_and_its_chains_whole(pool):
+    accounts = PostgresAccounts(pool)
+    customer = await accounts.read_customer("cus_a")
+    await accounts.update_customer(replace(customer, labels={"name": "Ada"}))
+    await accounts.put_standing("cus_a", StandingFact(standing=Standing.GRACE, reason="Ada asked"))
+    for number in range(2):
+        await accounts.create_credential(
+            Credential(
+                credential_id=f"crd_{number}",
+                customer_id="cus_a",
+                secret_hash=f"hash-{number}",
+                user_id="ada",
+                team_id="ada's",
+                name="Ada's laptop",
+            )
+        )
+    ended = await accounts.revoke_credential(await accounts.find_credential("crd_0"))
+    before = await verify(pool)
+    erased = await accounts.erase_customer("cus_a")
+    assert (dict(erased.labels), erased.stripe_customer_id) == ({}, None)
+    assert await accounts.erase_customer("cus_a") == erased
+    assert await accounts.erase_customer("cus_nobody") is None
+    for credential in await accounts.list_credentials("cus_a", after="", limit=10):
+        assert (credential.name, credential.user_id, credential.team_id) == ("", "", "")
+        assert credential.revoked_at is not None
+    assert (await accounts.find_credential("crd_0")).revoked_at == ended.revoked_at
+    rows = await pool.fetch(
+        "SELECT c::text FROM customers c UNION ALL SELECT s::text FROM standings s"
+        " UNION ALL SELECT k::text FROM credentials k"
+    )
+    assert not any("ada" in row[0].lower() for row in rows)
+    assert (await accounts.read_customer("cus_b")).stripe_customer_id == "s_cus_b"
+    assert await verify(pool) == before
+    assert before.intact
+    assert await PostgresLedger(pool).read_available("cus_a") == -9 * 7_000

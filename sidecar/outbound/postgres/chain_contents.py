@@ -1,6 +1,6 @@
 """Ledger transactions as the chain covers them, read back from the tables in bounded pieces."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 import asyncpg
@@ -17,7 +17,7 @@ EVENTS_AT_A_TIME: Final = 20_000
 
 async def read_contents(
     connection: Connection, shard: int, keys: Sequence[TransactionKey]
-) -> AsyncIterator[tuple[TransactionKey, ChainedTransaction | None]]:
+) -> AsyncGenerator[tuple[TransactionKey, ChainedTransaction | None], None]:
     """
     The transactions of the keys in their order; None for one that is not there.
 

@@ -8,7 +8,7 @@ import asyncpg
 
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
-from sidecar.domain.ledger_chain import ChainHead, extend
+from sidecar.domain.ledger_chain import ChainHead, ChainLink, extend
 from sidecar.outbound.postgres.chain_contents import read_contents
 from sidecar.outbound.postgres.pool import (
     ACQUIRE_SECONDS_MAX,
@@ -158,31 +158,30 @@ async def _begin_chain(connection: Connection, head: ChainHead) -> tuple[ChainHe
             query("unchained_of_shard"), head.chain, head.seq, _LINKED_AT_A_TIME
         )
     ]
+    links: list[ChainLink] = []
     async for key, transaction in read_contents(connection, head.chain, keys):
         if transaction is None:
             raise InvariantViolated(f"transaction {key[1]!r} was there and is gone")
-        links, head = extend(head, [transaction])
-        await connection.execute(
-            query("insert_chain"),
-            *columns(
-                [
-                    (
-                        link.chain,
-                        link.seq,
-                        link.customer_id,
-                        link.transaction_id,
-                        link.content_hash,
-                        link.hash,
-                    )
-                    for link in links
-                ]
-            ),
-        )
+        added, head = extend(head, [transaction])
+        links += added
+    if links:
+        await connection.execute(query("insert_chain"), *columns([_link_row(one) for one in links]))
     began = len(keys) < _LINKED_AT_A_TIME
     await connection.execute(
         query("begin_chain"), head.chain, head.seq, head.hash if head.seq else None, began
     )
     return head, began
+
+
+def _link_row(link: ChainLink) -> tuple[int, int, str, str, bytes, bytes]:
+    return (
+        link.chain,
+        link.seq,
+        link.customer_id,
+        link.transaction_id,
+        link.content_hash,
+        link.hash,
+    )
 
 
 def _count(batch: Batch, posted: Posted) -> None:

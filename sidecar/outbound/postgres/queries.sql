@@ -14,6 +14,19 @@ UPDATE customers SET plan = $2, labels = $3::jsonb, stripe_customer_id = $4
 WHERE customer_id = $1
 RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
 
+-- name: erase_customer
+UPDATE customers SET labels = '{}', stripe_customer_id = NULL
+WHERE customer_id = $1
+RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
+
+-- name: erase_credentials
+UPDATE credentials SET name = '', user_id = '', team_id = '',
+    revoked_at = coalesce(revoked_at, now())
+WHERE customer_id = $1
+
+-- name: erase_standing
+UPDATE standings SET reason = '' WHERE customer_id = $1
+
 -- name: list_customers
 SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
 FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
