@@ -9,6 +9,7 @@ from sidecar.domain.expressions import ExpressionFailed
 from sidecar.domain.matching import RequestView
 from sidecar.domain.request_body import UNREADABLE
 from sidecar.domain.requests import RequestFacts
+from sidecar.domain.standing import Standing
 from sidecar.domain.store_numbers import StoreNumbers
 from sidecar.domain.value_texts import value_text
 
@@ -43,21 +44,27 @@ def store_variables(numbers: StoreNumbers, limits: Mapping[str, tuple[str, int]]
         numbers: As the script answered.
         limits: By quota, the name of its take and its limit.
     """
-    since = numbers.due_since_ms
-    overdue_ms = 0 if since is None else max(0, numbers.instant_ms - since)
     return {
         "credits": {"available_nano": numbers.available_nano},
-        "invoices": {
-            "standing": numbers.standing.value,
-            "overdue_nano": numbers.due_nano or 0,
-            "overdue_seconds": overdue_ms // _MS_PER_SECOND,
-            "disputed": numbers.disputed,
-        },
+        "invoices": _invoices(numbers),
         "quotas": {
             quota: _quota(numbers.used.get(take, 0), limit)
             for quota, (take, limit) in limits.items()
         },
     }
+
+
+def _invoices(numbers: StoreNumbers) -> dict[str, Any]:
+    """What is known; what nobody stated of overdue invoices is left out, since 0 would be free."""
+    known: dict[str, Any] = {"standing": numbers.standing.value, "disputed": numbers.disputed}
+    if numbers.standing is Standing.GOOD:
+        known |= {"overdue_nano": 0, "overdue_seconds": 0}
+    if numbers.due_nano is not None:
+        known["overdue_nano"] = numbers.due_nano
+    if numbers.due_since_ms is not None:
+        overdue_ms = max(0, numbers.instant_ms - numbers.due_since_ms)
+        known["overdue_seconds"] = overdue_ms // _MS_PER_SECOND
+    return known
 
 
 def _quota(used: int, limit: int) -> dict[str, int]:

@@ -567,3 +567,23 @@ def test_a_team_is_selected_even_where_the_credential_names_no_user() -> None:
     ]
     spared = replace(rule, users=replace(red, exclude=frozenset({"ada"})))
     assert with_rules(spared).rules_for(view_of(request()), team) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "blocked"),
+    [
+        ({"standing": Standing.GOOD}, False),
+        ({"standing": Standing.GRACE}, True),
+        ({"standing": Standing.GRACE, "due_nano": 4_000, "due_since_ms": 0}, False),
+        ({"standing": Standing.DELINQUENT, "due_nano": 4_000}, True),
+        ({"standing": Standing.GOOD, "due_nano": 6_000, "due_since_ms": 0}, True),
+    ],
+)
+def test_what_nobody_stated_of_overdue_invoices_is_not_zero(facts, *, blocked) -> None:
+    when = compile_expression(
+        "invoices.overdue_nano > 5000 || invoices.overdue_seconds < 0",
+        variables=RULE_VARIABLES,
+        result=ResultKind.BOOLEAN,
+    )
+    denial = judged(plan_of(replace(BLOCK, when=when)), **facts).denial
+    assert (denial is not None) is blocked
