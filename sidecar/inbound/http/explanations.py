@@ -11,11 +11,11 @@ from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,
     Labels,
+    OverdueDays,
     PlanName,
     RequestModel,
     ResponseModel,
     Text128,
-    WholeNumber,
 )
 from sidecar.inbound.http.gateway_models import HeaderValues
 from sidecar.inbound.http.problems import ProblemError
@@ -60,7 +60,7 @@ class ExplainBody(RequestModel):
         ),
     ]
     standing: Literal["good", "grace", "delinquent"] = "good"
-    overdue_days: Annotated[WholeNumber, Field(ge=0, le=36_500)] | None = None
+    overdue_days: OverdueDays | None = None
     overdue: AmountText | None = None
     disputed: bool = False
     at: Instant | None = None

@@ -188,7 +188,8 @@ Overlap = Annotated[
         }
     ),
 ]
-WholeNumber = Annotated[int, BeforeValidator(_whole_double)]
+# The bounds stand first: behind a validator they are left out of the documents.
+OverdueDays = Annotated[int, Field(ge=0, le=36_500), BeforeValidator(_whole_double)]
 PageLimit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_read_whole)]
 Cursor = Annotated[
     str,
