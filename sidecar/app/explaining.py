@@ -4,6 +4,7 @@ import secrets
 from datetime import datetime
 
 from sidecar.app.parts import SystemClock
+from sidecar.app.running import with_running_stores
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.holds import make_hold_id
 from sidecar.inbound.denials import word_denial
@@ -36,15 +37,16 @@ async def explain_live(settings: Settings, explainer: Explainer, asked: Asked) -
     Explain by what the configured Redis has.
 
     Raises:
-        ConfigError: If no Redis is configured.
+        ConfigError: If no Redis is configured, and none runs in the data directory.
         StoreUnavailable: If it gives no answer.
     """
-    if not settings.redis_url:
+    redis_url = with_running_stores(settings).redis_url
+    if not redis_url:
         raise ConfigError(
-            "--live needs SIDECAR_REDIS_URL; an embedded Redis is asked over POST "
-            "/api/v1/rules/explain of its `sidecar serve`"
+            "SIDECAR_REDIS_URL is not set, and no `sidecar serve` runs an embedded Redis in the "
+            "data directory"
         )
-    connection = RedisConnection.from_url(settings.redis_url)
+    connection = RedisConnection.from_url(redis_url)
     try:
         await check_shards(connection, settings.shards)
         await connection.load_scripts()

@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
+from sidecar.app.running import told
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
 from sidecar.outbound.postgres.migrating import migrate, schema_status
@@ -49,6 +50,10 @@ class Stores:
             postgres = EmbeddedPostgres(self._data_dir)
             self.postgres_dsn = await stack.enter_async_context(postgres)
             await migrate(self.postgres_dsn)
+        if settings.embedded_redis or settings.embedded_postgres:
+            stack.enter_context(
+                told(self._data_dir, redis_url=self.redis_url, postgres_dsn=self.postgres_dsn)
+            )
         self.redis = RedisConnection.from_url(
             self.redis_url,
             connections_max=settings.redis_connections_max,

@@ -76,16 +76,18 @@ async def open_events(
 @asynccontextmanager
 async def open_table(settings: "Settings") -> "AsyncIterator[DecisionTable]":
     """The table of records. Raises ConfigError where the settings name no database."""
+    from sidecar.app.running import with_running_stores
     from sidecar.outbound.postgres.decisions import PostgresDecisions
     from sidecar.outbound.postgres.pool import open_pool
 
-    if not settings.postgres_dsn:
+    postgres_dsn = with_running_stores(settings).postgres_dsn
+    if not postgres_dsn:
         raise ConfigError(
-            "SIDECAR_POSTGRES_DSN is not set; decisions of an embedded Postgres can be read "
-            "over GET /api/v1/decisions, or name an export with --log"
+            "SIDECAR_POSTGRES_DSN is not set, and no `sidecar serve` runs an embedded Postgres in "
+            "the data directory; or name an export with --log"
         )
     pool = await open_pool(
-        settings.postgres_dsn,
+        postgres_dsn,
         size_max=2,
         command_timeout_seconds=_STATEMENT_SECONDS_MAX,
         application_name="sidecar-replay",

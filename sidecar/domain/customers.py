@@ -66,6 +66,11 @@ class UserMatch:
     teams: frozenset[str] = frozenset()
     exclude: frozenset[str] = frozenset()
 
+    @property
+    def by_team_alone(self) -> bool:
+        """Whether it asks for teams and for no user."""
+        return bool(self.teams) and not self.ids and not self.exclude
+
     def accepts(self, customer: CustomerFacts) -> bool:
         """Whether the user is meant."""
         return not self.first_obstacle(customer)

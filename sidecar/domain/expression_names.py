@@ -27,7 +27,7 @@ PLUS_IN_MACRO_MAX = 2
 COPYING_MACROS_MAX = 2
 NAMES_IN_MAP_MAX = 3
 """Joining copies, and `map` and `filter` copy all they have for each element more: a string of
-1 MB 400 times takes a minute. These bound one evaluation, at its very worst, to about a second."""
+1 MB 400 times takes a minute. What is read is bounded by `expression_costs`."""
 COPYING_MACROS = frozenset({"map", "filter"})
 
 ABSENT: Any = object()
@@ -71,6 +71,7 @@ class Names:
     functions: dict[str, Callable[..., Any]] = field(default_factory=dict)
     macros: list[str] = field(default_factory=list)
     bound: set[str] = field(default_factory=set)
+    names_in_map: int = 0
     edits: list[tuple[int, int, str]] = field(default_factory=list)
 
     def rewritten(self, text: str) -> str:
@@ -126,6 +127,7 @@ class _Scan:
         _at_most(PLUS_IN_MACRO_MAX, pluses_in_macro, "'+' inside macros")
         maps = self.names.macros.count("map")
         _at_most(NAMES_IN_MAP_MAX * maps, names_in_map, "a name inside map()")
+        self.names.names_in_map = names_in_map
         _at_most(COPYING_MACROS_MAX, copying, "map() or filter()")
         return self.names
 

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import cel
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.expression_costs import Costs, Oversize, check_costs, costs_of
 from sidecar.domain.expression_functions import INTEGER_MAX, LIBRARY_ERRORS, OURS
-from sidecar.domain.expression_names import ABSENT, COPYING_MACROS, Names, Slot, scan
+from sidecar.domain.expression_names import ABSENT, Names, Slot, scan
 from sidecar.domain.expression_text import BYTES_MAX, tokenize
 from sidecar.domain.expression_types import ResultKind, check_types
 from sidecar.domain.expression_variables import (
@@ -42,13 +43,6 @@ __all__ = [
     "compile_expression",
 ]
 
-VALUES_MAX = 20_000
-"""Values of one JSON that is read; the library converts each, at up to 2 us."""
-JSON_DEPTH_MAX = 64
-"""The library recurses: a list in a list, 10,000 deep, overflows the stack."""
-ELEMENTS_MAX = 10_000
-COPIED_ELEMENTS_MAX = 500
-"""Elements that macros walk. `map` and `filter` copy their list at each: 10,000 take 3 s."""
 EXACT_DOUBLE_MAX = 2**53
 _SYNTAX_SHOWN_MAX = 160
 _STORE_ROOTS = frozenset({"credits", "quotas", "invoices"})
@@ -73,7 +67,7 @@ class _Prepared:
     program: cel.Program
     slots: tuple[Slot, ...]
     functions: Mapping[str, Callable[..., Any]]
-    elements_max: int
+    costs: Costs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +105,20 @@ class Expression:
         prepared = self._prepared
         values: dict[str, Any] = dict(prepared.functions)
         absent: list[str] = []
+        read: list[tuple[str, Any]] = []
         for slot in prepared.slots:
             value = _fetch(variables, slot)
             if value is ABSENT:
                 absent.append(slot.source)
-            else:
-                values[slot.name] = self._bounded(value, slot)
+                continue
+            if slot.whole_map and not isinstance(value, dict):
+                value = dict(value)
+            values[slot.name] = value
+            read.append((slot.source, value))
+        try:
+            check_costs(prepared.costs, read)
+        except Oversize as oversize:
+            raise self._failed(str(oversize)) from None
         failure = ""
         answer: Any = None
         try:
@@ -129,21 +131,10 @@ class Expression:
 
     def values_read(self, variables: Mapping[str, Any]) -> tuple[ValueRead, ...]:
         """What it reads of these variables, for people: bounds of an evaluation do not count."""
-        found = ((slot, _fetch(variables, slot)) for slot in self._prepared.slots)
         return tuple(
-            ValueRead(slot.source, slot.path, None if value is ABSENT else value)
-            for slot, value in found
+            ValueRead(slot.source, slot.path, _shown(variables, slot))
+            for slot in self._prepared.slots
         )
-
-    def _bounded(self, value: Any, slot: Slot) -> Any:
-        if slot.presence or not isinstance(value, (dict, list, Mapping)):
-            return value
-        if slot.whole_map:
-            return value if isinstance(value, dict) else dict(value)
-        problem = _oversize(value, self._prepared.elements_max)
-        if problem:
-            raise self._failed(f"{slot.source} {problem}")
-        return value
 
     def _checked(self, answer: Any) -> Any:
         if self.result is ResultKind.BOOLEAN and not isinstance(answer, bool):
@@ -199,19 +190,13 @@ def compile_expression(text: str, *, variables: VariableTable, result: ResultKin
             program=program,
             slots=tuple(slots.values()),
             functions={name: made for name, made in functions.items() if name in called},
-            elements_max=_elements_max(names),
+            costs=costs_of(tokens, names),
         ),
     )
 
 
 def _rebuild(text: str, table: VariableTable, result: ResultKind) -> Expression:
     return compile_expression(text, variables=table, result=result)
-
-
-def _elements_max(names: Names) -> int:
-    if COPYING_MACROS.intersection(names.macros):
-        return COPIED_ELEMENTS_MAX
-    return ELEMENTS_MAX if names.macros else VALUES_MAX
 
 
 def _compile(text: str) -> cel.Program:
@@ -250,6 +235,14 @@ def _fetch(variables: Mapping[str, Any], slot: Slot) -> Any:
     return True if slot.presence else value
 
 
+def _shown(variables: Mapping[str, Any], slot: Slot) -> Any:
+    try:
+        value = _fetch(variables, slot)
+    except ExpressionFailed:
+        return None  # Nobody can tell, as of a body that servers may read in two ways.
+    return None if value is ABSENT else value
+
+
 def _reason(error: Exception, absent: list[str]) -> str:
     """Words for the library's error, which may itself hold values of the request."""
     if absent:
@@ -267,22 +260,3 @@ def _reason(error: Exception, absent: list[str]) -> str:
     if isinstance(error, ValueError):
         return "a value cannot be read"
     return "a function does not take what it is given"
-
-
-def _oversize(value: Any, elements_max: int) -> str:
-    """What makes a JSON too large to hand over; empty if nothing does."""
-    level, values = [value], 0
-    for _ in range(JSON_DEPTH_MAX):
-        following: list[Any] = []
-        for part in level:
-            if len(part) > elements_max:
-                return f"has a list or object of {len(part)} elements, at most {elements_max}"
-            values += len(part)
-            if values > VALUES_MAX:
-                return f"has more than {VALUES_MAX} values"
-            inside = part.values() if isinstance(part, dict) else part
-            following += [item for item in inside if isinstance(item, dict | list)]
-        if not following:
-            return ""
-        level = following
-    return f"nests deeper than {JSON_DEPTH_MAX}"

@@ -93,6 +93,18 @@ def warns(matched: MatchedRule, numbers: StoreNumbers | None) -> bool:
     return used_percent(used, matched.take.counter.limit) >= matched.rule.at_percent
 
 
+def denies_after(plan: CheckPlan, numbers: StoreNumbers) -> bool:
+    """Whether a condition over these numbers refuses what the script lets through."""
+    return any(
+        matched.enforces
+        and matched.rule.denies
+        and matched.rule.judges_after
+        and would_deny(plan, matched, numbers)
+        and condition_holds(plan, matched, numbers) is not False
+        for matched in plan.rules
+    )
+
+
 def condition_holds(
     plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | None
 ) -> bool | None:
@@ -174,10 +186,15 @@ class _Judge:
                 retry_after_seconds=self._retry_after() if rule.template in COUNTING else None,
             )
 
+    def _enforced(self) -> Iterator[CounterTake]:
+        """The counters that clients may notice: those of shadow rules alone are counted only."""
+        names = {one.take.name for one in self.plan.rules if one.enforces and one.take is not None}
+        yield from (take for take in self.plan.counters if take.name in names)
+
     def _over(self) -> Iterator[CounterTake]:
-        if self.numbers is not None:
+        if self.numbers is not None and self.numbers.over:
             over = self.numbers.over
-            yield from (take for take in self.plan.counters if take.name in over)
+            yield from (take for take in self._enforced() if take.name in over)
 
     def _built_in_denial(self, numbers: StoreNumbers) -> Denial:
         """The script refused, yet no rule of the policy owns the demand: a plan's own guard."""
@@ -219,7 +236,7 @@ class _Judge:
         numbers = self.numbers
         shown = [
             take
-            for take in self.plan.counters
+            for take in self._enforced()
             if take.counter.measure != MONEY and take.counter.kind is not CounterKind.IN_FLIGHT
         ]
         if numbers is None or not shown:
@@ -272,6 +289,7 @@ def _blocked(plan: CheckPlan, numbers: StoreNumbers) -> bool:
         and matched.rule.denies
         and matched.rule.template not in COUNTING
         and would_deny(plan, matched, numbers)
+        and condition_holds(plan, matched, numbers) is not False
         for matched in plan.rules
     )
 

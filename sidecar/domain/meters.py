@@ -28,8 +28,7 @@ from sidecar.domain.usage import OnMissing
 GROUP_BY_MAX: Final = 4
 GROUP_VALUE_CHARS_MAX: Final = 64
 GROUPS_MAX: Final = 1_000
-"""Distinct groups of one customer, meter and window; the rest are joined under OTHER_GROUP."""
-OTHER_GROUP: Final = "other"
+"""Distinct groups of one customer, meter and window; the rest are joined under "other"."""
 
 _LABEL_PREFIX: Final = "label:"
 _PLAIN_GROUPS: Final = ("model", "route", "user", "team", "key", "response.status")

@@ -6,14 +6,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sidecar.domain.counters import (
-    COUNTERS_MAX,
-    CounterTake,
-)
+from sidecar.domain.conditions import RequestConditions
+from sidecar.domain.counters import COUNTERS_MAX, CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_unbounded
-from sidecar.domain.expressions import Expression, ExpressionFailed
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
 from sidecar.domain.noting import note_request
@@ -22,13 +19,13 @@ from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import (
     COUNTING,
+    PLAIN,
     OnStoreFailure,
     Rule,
     RuleTemplate,
     Unidentified,
 )
 from sidecar.domain.store_numbers import InvoiceDemand
-from sidecar.domain.variables import request_variables
 
 __all__ = [
     "PLAN_CREDIT_RULE",
@@ -102,20 +99,25 @@ class CheckPlan:
         """
         What happens without the store, and how many seconds old numbers may be for `stale`.
 
-        The strictest wish of the enforcing rules that need the store; deny where none has one.
+        The strictest wish of the enforcing rules that need the store; deny where none has one,
+        and where the plan's own guard of its credit is the only one.
         """
-        wishes = [
-            matched.rule
-            for matched in self.rules
-            if matched.enforces and matched.rule.denies and matched.rule.waits_for_store
-        ]
+        wishes = [matched.rule for matched in self.rules if _asked_without_store(matched)]
         kinds = {rule.on_store_failure for rule in wishes}
-        if not kinds or OnStoreFailure.DENY in kinds:
+        guarded = any(rule.template is RuleTemplate.NO_CREDITS for rule in wishes)
+        if not kinds or OnStoreFailure.DENY in kinds or (self.credit_required and not guarded):
             return OnStoreFailure.DENY, 0
         if OnStoreFailure.STALE not in kinds:
             return OnStoreFailure.ALLOW, 0
         seconds = [r.stale_seconds for r in wishes if r.on_store_failure is OnStoreFailure.STALE]
         return OnStoreFailure.STALE, min(seconds)
+
+
+def _asked_without_store(matched: MatchedRule) -> bool:
+    """Whether the store's silence leaves open if the rule refuses."""
+    rule = matched.rule
+    numbers = rule.template not in PLAIN or (matched.blocks and rule.judges_after)
+    return matched.enforces and rule.denies and numbers
 
 
 def plan_check(
@@ -154,7 +156,7 @@ def plan_unidentified(
     It passes only where nothing has a price and no rule asks who it is.
     """
     selected = policy.rules_for(view, caller)
-    conditions = _Conditions(view, caller, RequestFacts(), now)
+    conditions = RequestConditions(view, caller, RequestFacts(), now)
     rules: list[MatchedRule] = []
     asking: Rule | None = None
     blocked = False
@@ -170,7 +172,7 @@ def plan_unidentified(
     plan = CheckPlan(ask=Ask.NOTHING, card=None, rules=tuple(rules), variables=conditions.known)
     if blocked:
         return plan
-    covered = policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
+    covered = _covered(policy, selected, caller)
     if asking is not None or not covered or policy.is_priced(policy.meters_for(view)):
         return Refusal(
             reason=DenyReason.UNIDENTIFIED,
@@ -180,38 +182,20 @@ def plan_unidentified(
     return plan
 
 
+def _covered(policy: Policy, selected: Sequence[Selected], caller: CustomerFacts) -> bool:
+    """Whether a route without a price is somebody's business; a shadow opens no closed route."""
+    return policy.allow_unmatched or any(
+        rule.names_routes and rule.enforces_for(caller) for rule, _ in selected
+    )
+
+
 def _asks(rule: Rule, caller: CustomerFacts) -> bool:
     """Whether the rule has to know more of who calls than is known."""
     return (
         rule.unidentified is Unidentified.DENY
         and rule.enforces_for(caller)
-        and not rule.level.name_in(caller)
+        and rule.unknown_level(caller) is not None
     )
-
-
-class _Conditions:
-    """Evaluates the conditions that need no number of the store; builds variables at the first."""
-
-    def __init__(
-        self, view: RequestView, customer: CustomerFacts, facts: RequestFacts, now: datetime
-    ) -> None:
-        self._facts = (view, customer, facts, now)
-        self.amount_nano = 0
-        self.known: dict[str, Any] = {}
-
-    def holds(self, when: Expression) -> bool | None:
-        """Whether the condition is true; None if it cannot be evaluated."""
-        self.prepare()
-        try:
-            return bool(when.evaluate(self.known))
-        except ExpressionFailed:
-            return None
-
-    def prepare(self) -> None:
-        """Have the variables ready, for a condition that waits for the store's numbers."""
-        if not self.known:
-            self.known = request_variables(*self._facts)
-            self.known["hold"] = {"amount_nano": self.amount_nano}
 
 
 def _plain(
@@ -219,7 +203,7 @@ def _plain(
     rule: Rule,
     values: Mapping[str, str],
     customer: CustomerFacts,
-    conditions: _Conditions,
+    conditions: RequestConditions,
 ) -> MatchedRule | None:
     """The rule as this check has it, its counter apart; None if its condition is false."""
     failed = False
@@ -263,22 +247,22 @@ class _Planner:
         selected = self.policy.rules_for(self.view, self.customer)
         asking = next((rule for rule, _ in selected if _asks(rule, self.customer)), None)
         if asking is not None:
+            level = asking.unknown_level(self.customer) or asking.level
             return Refusal(
                 reason=DenyReason.UNIDENTIFIED,
                 rule=asking.name,
-                detail=f"the credential names no {asking.level.value}",
+                detail=f"the credential names no {level.value}",
             )
         meters = self.policy.meters_for(self.view)
         priced = self.card.priced_meters() & {meter.name for meter in meters}
-        covered = self.policy.allow_unmatched or any(rule.names_routes for rule, _ in selected)
-        if not priced and not covered:
+        if not priced and not _covered(self.policy, selected, self.customer):
             return Refusal(
                 reason=DenyReason.BLOCKED,
                 rule=UNMATCHED_RULE,
                 detail="no rule and no price covers this route",
             )
         amount = largest_use(self.policy, self.view, self.facts, self.card, meters)
-        conditions = _Conditions(self.view, self.customer, self.facts, self.now)
+        conditions = RequestConditions(self.view, self.customer, self.facts, self.now)
         conditions.amount_nano = amount.amount_nano
         rules = tuple(self._matched(selected, amount, conditions))
         ask = _ask(rules)
@@ -316,7 +300,7 @@ class _Planner:
         self,
         selected: Sequence[Selected],
         amount: LargestUse,
-        conditions: _Conditions,
+        conditions: RequestConditions,
     ) -> list[MatchedRule]:
         found = []
         for rule, values in selected:

@@ -170,7 +170,7 @@ def _obstacle(
 
     The word is a key of the rule, with what is below it after a dot.
     """
-    if not rule.level.name_in(customer):
+    if rule.unknown_level(customer) is not None:
         # Whom it cannot tell it treats as it says; `deny` refuses in the rule's place.
         return "unidentified.skip" if rule.unidentified is Unidentified.SKIP else ""
     if rule.unidentified is Unidentified.ONLY:

@@ -71,11 +71,6 @@ _SECRET_VALUE = re.compile(
 )
 
 
-def may_be_secret(name: str, value: str) -> bool:
-    """Whether a name or a value looks like a credential; rather one fact less than a leak."""
-    return bool(_SECRET_NAME.search(name) or _SECRET_VALUE.search(value))
-
-
 def make_record(
     reads: PolicyReads,
     policy: Policy,

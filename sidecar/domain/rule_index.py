@@ -57,10 +57,10 @@ class RuleIndex:
 
     def _file_for_unknown(self, number: int, rule: Rule) -> None:
         """File a rule, by the routes that it names, for callers that it cannot tell."""
-        by_route = self._for_unknown[rule.level]
         routes = {route for match in rule.match for route in match.routes}
-        for route in routes if rule.names_routes else (None,):
-            by_route.setdefault(route, []).append(number)
+        for level in rule.levels:
+            for route in routes if rule.names_routes else (None,):
+                self._for_unknown[level].setdefault(route, []).append(number)
 
     def _keys(self, view: RequestView, customer: CustomerFacts) -> Iterator[Key]:
         kinds = self._kinds

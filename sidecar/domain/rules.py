@@ -174,11 +174,6 @@ class Rule:
         )
 
     @property
-    def waits_for_store(self) -> bool:
-        """Whether it cannot refuse or let pass without the store's numbers."""
-        return self.template not in PLAIN or self.judges_after
-
-    @property
     def judges_after(self) -> bool:
         """Whether its condition reads numbers, so that the script cannot refuse for it."""
         return self.when is not None and self.when.needs_store
@@ -194,6 +189,24 @@ class Rule:
         if self.for_users:
             return Level.USER
         return Level.CUSTOMER if self.counter is None else self.counter.level
+
+    @property
+    def levels(self) -> frozenset[Level]:
+        """Every level at which a caller has to be named: by whom it selects and whom it counts."""
+        return frozenset({self.level} if self.counter is None else {self.level, self.counter.level})
+
+    def unknown_level(self, customer: CustomerFacts) -> Level | None:
+        """The level at which the rule cannot tell this caller; None if it can."""
+        if not self.level.name_in(customer) and not self._knows_by_team(customer):
+            return self.level
+        if self.counter is not None and not self.counter.level.name_in(customer):
+            return self.counter.level
+        return None
+
+    def _knows_by_team(self, customer: CustomerFacts) -> bool:
+        """Whether the team is enough: who has no user is in its team all the same."""
+        by_team = self.users is not None and self.users.by_team_alone
+        return by_team and self.user_members is None and bool(customer.team_id)
 
     @property
     def names_routes(self) -> bool:

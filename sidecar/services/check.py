@@ -10,7 +10,7 @@ from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import Allow, Decision, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound
-from sidecar.domain.judging import Judgement, judge
+from sidecar.domain.judging import Judgement, denies_after, judge
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.planning import Ask, Refusal, plan_check, plan_unidentified
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
@@ -266,6 +266,10 @@ class CheckService:
         self._stale.remember(customer_id, demand.plan, numbers)
         judgement = judge(demand.plan, numbers, demand.customer)
         assert judgement.denial is not None or outcome.status is not PlaceStatus.DENIED
+        if outcome.status is PlaceStatus.REPEATED and denies_after(demand.plan, numbers):
+            # The first try has been denied after its hold was placed, or is about to be; on a
+            # hold that is given back nothing may pass.
+            return self._answers.refuse_store(demand.context)
         if outcome.status is PlaceStatus.REPEATED:
             # Answered as the first time, whatever the numbers have become since: its hold is
             # open, and a denial would leave it so.

@@ -162,13 +162,6 @@ class BufferedDecisionLog:
         telemetry.DECISION_RECORDS.labels(outcome).inc(count)
 
 
-class NoDecisionLog:
-    """Implements DecisionLog by keeping nothing."""
-
-    def note(self, made: MadeDecision) -> None:
-        """Forget the decision."""
-
-
 def record_of(made: MadeDecision, reads: KnownReads, *, with_trace: bool = False) -> DecisionRecord:
     """The record of a decision as it was handed over."""
     outcome = made.outcome

@@ -8,7 +8,6 @@ nothing, or those of a recorded decision.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Protocol
 
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decision_records import DecisionRecord, NumbersFrom, Stage
@@ -41,32 +40,10 @@ from sidecar.services.explanation import (
     instant_or_none,
 )
 from sidecar.services.given_numbers import Given, after_place, play_place
+from sidecar.services.ports import Word
 from sidecar.services.tracing import Judged, JudgedNumbers, Tracer
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
-
-
-class Worded(Protocol):
-    """A denial as an edge answers it."""
-
-    @property
-    def status(self) -> int:
-        """The HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Its headers."""
-
-    @property
-    def body(self) -> object:
-        """Its body, a JSON value."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no body at all."""
-
-
-Word = Callable[[Deny], Worded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

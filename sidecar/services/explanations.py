@@ -6,10 +6,10 @@ from sidecar.domain.errors import Conflict, NotFound
 from sidecar.domain.recorded_view import Unrecorded
 from sidecar.services.asking import Asked, ask
 from sidecar.services.decision_ports import DecisionTable
-from sidecar.services.explaining import Explainer, ReadFacts, Word
+from sidecar.services.explaining import Explainer, ReadFacts
 from sidecar.services.explanation import Explanation
 from sidecar.services.live_explaining import LiveNumbers
-from sidecar.services.ports import Policies
+from sidecar.services.ports import Policies, Word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,8 @@ class Mismatches:
 
 def _of_caller(rule: Rule, obstacle: str, customer: CustomerFacts) -> Mismatch:
     who, user = customer.customer_id or "nobody", customer.user_id or "no user"
-    level, selection, users = rule.level.value, rule.customers, rule.users or UserMatch()
+    level = (rule.unknown_level(customer) or rule.level).value
+    selection, users = rule.customers, rule.users or UserMatch()
     words: Mapping[str, tuple[str, Sequence[str]]] = {
         "unidentified.skip": (f"a caller whose {level} is not known", [f"a known {level}"]),
         "unidentified.only": (f"a known {level}", ["callers that are not known"]),

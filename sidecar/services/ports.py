@@ -7,7 +7,7 @@ These are the data plane's (check, usage); those of admin, settlement and report
 Length: the contracts of one process, which are read side by side; there is no logic here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +15,7 @@ from typing import Protocol
 
 from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
-from sidecar.domain.decisions import Decision
+from sidecar.domain.decisions import Decision, Deny
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine
 from sidecar.domain.judging import Judgement
 from sidecar.domain.matching import RequestView
@@ -39,6 +39,29 @@ class Policies(Protocol):
 
     def current(self) -> Policy:
         """The snapshot; take it once per check."""
+
+
+class Worded(Protocol):
+    """A denial as the edges answer it."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """By lower-case name."""
+
+    @property
+    def body(self) -> object:
+        """Its body, a JSON value."""
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no body at all."""
+
+
+Word = Callable[[Deny], Worded]
 
 
 class HoldTokens(Protocol):

@@ -100,8 +100,8 @@ class HoldReleases:
             answered = await self._try(customer_id, hold_id)
         finally:
             self._ids.discard(hold_id)
-        if not answered:
-            self.release_later(customer_id, hold_id)
+            if not answered:  # Nor where whoever asked has been cancelled meanwhile.
+                self.release_later(customer_id, hold_id)
 
     def release_later(self, customer_id: str, hold_id: str) -> None:
         """Give a hold back as soon as the store answers again."""

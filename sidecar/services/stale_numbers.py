@@ -6,6 +6,7 @@ this process let through since; what other gateways let through is not known, wh
 rule accepts that says `stale`.
 """
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,11 +22,11 @@ FIELDS_MAX = 256
 
 @dataclass(slots=True)
 class _Seen:
-    """A customer's newest numbers, counters by their field in the store, and since when."""
+    """A customer's newest numbers, since when, and counters by their field, each since when."""
 
     numbers: StoreNumbers
     at: float
-    used: dict[str, int] = field(default_factory=dict)
+    used: dict[str, tuple[int, float]] = field(default_factory=dict)
 
 
 class StaleNumbers:
@@ -45,8 +46,9 @@ class StaleNumbers:
         """Note what the store just said."""
         before = self._seen.pop(customer_id, None)
         used = before.used if before is not None and len(before.used) < FIELDS_MAX else {}
-        used |= {take.field: numbers.used[take.name] for take in plan.counters}
-        self._seen[customer_id] = _Seen(numbers, self._monotonic(), used)
+        now = self._monotonic()
+        used |= {take.field: (numbers.used[take.name], now) for take in plan.counters}
+        self._seen[customer_id] = _Seen(numbers, now, used)
         if len(self._seen) > self._customers_max:
             self._seen.popitem(last=False)
 
@@ -58,13 +60,16 @@ class StaleNumbers:
         was not seen, or a rate, has no number to decide by.
         """
         seen = self._seen.get(customer_id)
-        if seen is None or self._monotonic() - seen.at > seconds:
+        oldest = self._monotonic() - seconds
+        if seen is None or seen.at < oldest:
             return None
         used = {}
         for take in plan.counters:
-            if take.field not in seen.used or take.counter.kind is CounterKind.RATE:
+            # Another request's answer says nothing of the counters that it did not take.
+            count, at = seen.used.get(take.field, (0, -math.inf))
+            if at < oldest or take.counter.kind is CounterKind.RATE:
                 return None
-            used[take.name] = seen.used[take.field]
+            used[take.name] = count
         over = frozenset(
             take.name
             for take in plan.counters
@@ -80,13 +85,14 @@ class StaleNumbers:
         if refused:
             return replace(numbers, failed_credit=short, denied=True)
         for take in plan.counters:
-            seen.used[take.field] += take.quantity
+            count, at = seen.used[take.field]
+            seen.used[take.field] = count + take.quantity, at
         seen.numbers = replace(
             seen.numbers, available_nano=seen.numbers.available_nano - plan.amount_nano
         )
         return replace(
             numbers,
             available_nano=seen.numbers.available_nano,
-            used={take.name: seen.used[take.field] for take in plan.counters},
+            used={take.name: seen.used[take.field][0] for take in plan.counters},
             failed_credit=False,
         )

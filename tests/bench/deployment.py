@@ -30,9 +30,9 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SHARDS = 64
 GATEWAY_TOKEN = "gateway-token-of-the-bench"
 METADATA = {"x-sidecar-token": GATEWAY_TOKEN, "x-sidecar-gateway": "gateway-1"}
-# What the process does beside the checks: set-up, rate cards, and decisions that are kept.
+# What the process does beside the checks: set-up, rate cards, its heartbeat, decisions it keeps.
 BACKGROUND = re.compile(
-    r"SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
+    r"PING|SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
 )
 _MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"(?: "([^"]*)")?')
 

@@ -13,7 +13,19 @@ from sidecar.domain.rules import Members, Mode, Rule, Unidentified
 
 def is_for(policy: Policy, rule: Rule, caller: CustomerFacts) -> bool:
     """The words of the reference, one by one."""
-    if not rule.level.name_in(caller):
+    by_user = rule.users is not None or rule.user_members is not None
+    if by_user:
+        team_is_enough = (
+            rule.user_members is None
+            and rule.users.teams
+            and not (rule.users.ids or rule.users.exclude)
+        )
+        known = bool(caller.user_id or (team_is_enough and caller.team_id))
+    else:
+        known = rule.counter is not None or bool(caller.customer_id)
+    if rule.counter is not None:
+        known = known and bool(rule.counter.level.name_in(caller))
+    if not known:
         return rule.unidentified is not Unidentified.SKIP
     if rule.unidentified is Unidentified.ONLY:
         return False

@@ -1,5 +1,6 @@
 """A check under the whole language: who is asked for what, what is undone, what is kept."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from sidecar.domain.rules import (
     Unidentified,
 )
 from sidecar.domain.templates import Template
+from sidecar.services.stale_numbers import StaleNumbers
 
 CHAT = Match(routes=frozenset({0}))
 BLOCK = Rule(
@@ -248,3 +250,36 @@ async def test_a_block_that_waits_for_numbers_decides_what_happens_without_them(
     cases = await ready(rules=(spared, lenient))
     cases.balances.failures["place"] = [AWAY]
     assert isinstance(await cases.checks.check(cases.request(2)), Allow)
+
+
+async def test_a_repeat_does_not_pass_on_a_hold_that_its_first_try_is_about_to_give_back():
+    block = replace(BLOCK, when=when("credits.available_nano > 0"))
+    cases = await ready(rules=(CREDITS, block))
+    place = cases.balances.place_hold
+
+    async def slowly(hold):
+        outcome = await place(hold)
+        await asyncio.sleep(0)
+        return outcome
+
+    cases.balances.place_hold = slowly
+    first, again = await asyncio.gather(*(cases.checks.check(cases.request()) for _ in range(2)))
+    assert denied_by(first) == ("block", "blocked")
+    assert denied_by(again)[1] == "store_unavailable"
+    assert cases.account.held == 0
+
+
+async def test_numbers_of_one_counter_make_those_of_another_no_younger():
+    stale = {"on_store_failure": OnStoreFailure.STALE, "stale_seconds": 30}
+    parallel = replace(PARALLEL, match=(Match(methods=frozenset({"POST"})),), **stale)
+    cases = await ready(rules=(replace(CREDITS, **stale), parallel))
+    now = [0.0]
+    cases.checks._stale = StaleNumbers(monotonic=lambda: now[0])
+    assert isinstance(await cases.checks.check(cases.request(0)), Allow)
+    now[0] = 31.0
+    got = await cases.checks.check(replace(cases.request(1), method="GET"))
+    assert isinstance(got, Allow)
+    cases.balances.failures["place"] = [AWAY] * 2
+    got = await cases.checks.check(replace(cases.request(2), method="GET"))
+    assert isinstance(got, Allow)
+    assert denied_by(await cases.checks.check(cases.request(3)))[1] == "store_unavailable"

@@ -47,9 +47,13 @@ def quota_policy(limit: int = 250, **rule_changes: object) -> Policy:
 
 
 def allowing_policy() -> Policy:
-    """Every rule lets requests pass while the store gives no answer."""
+    """Every rule lets requests pass while the store gives no answer, that on credits too."""
     policy = make_policy()
-    rules = tuple(replace(rule, on_store_failure=OnStoreFailure.ALLOW) for rule in policy.rules)
+    credits_rule = Rule(name="credits", template=RuleTemplate.NO_CREDITS, match=(CHAT,))
+    rules = tuple(
+        replace(rule, on_store_failure=OnStoreFailure.ALLOW)
+        for rule in (*policy.rules, credits_rule)
+    )
     return replace(policy, rules=rules)
 
 

@@ -13,7 +13,7 @@ from fixtures.grpc_edges import (
 )
 from fixtures.http_edges import World
 
-from sidecar.services.releasing import CheckTries
+from sidecar.services.releasing import CheckTries, HoldReleases
 
 RAW = check_request().SerializeToString()
 
@@ -77,3 +77,31 @@ def test_tries_are_counted_and_the_oldest_forgotten_first():
         tries.begin(hold_id)
     assert tries.end("b")  # It was forgotten.
     assert tries.end("c")
+
+
+async def test_a_release_that_is_cut_off_is_made_later():
+    class Slow:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+            self.slow = True
+
+        async def release_hold(self, _customer_id: str, hold_id: str) -> bool:
+            self.asked.append(hold_id)
+            if self.slow:
+                await asyncio.Event().wait()
+            return True
+
+    balances, stop = Slow(), asyncio.Event()
+    releases = HoldReleases(balances, hold_ttl_seconds=10)
+    release = asyncio.create_task(releases.release("cus_1", "h"))
+    await asyncio.sleep(0)
+    release.cancel()
+    await asyncio.gather(release, return_exceptions=True)
+    assert "h" in releases
+    balances.slow = False
+    worker = asyncio.create_task(releases.run(stop))
+    await asyncio.sleep(0.01)
+    assert "h" not in releases
+    stop.set()
+    await worker
+    assert balances.asked == ["h", "h"]

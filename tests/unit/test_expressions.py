@@ -386,23 +386,41 @@ def test_json_that_would_take_too_long_or_too_deep_fails():
     deep: list = []
     for _ in range(20_000):
         deep = [deep]
-    body = {"deep": deep, "long": [0] * 501, "longer": [0] * 10_001, "wide": [[0] * 9_000] * 3}
+    body = {
+        "deep": deep,
+        "few": [0] * 301,
+        "long": [{"a": 1, "b": 2}] * 250,
+        "longer": [0] * 5_700,
+        "wide": [[0] * 3_100] * 2,
+        "text": "x" * 1_000_000,
+    }
     for text, reason in (
         ("request.body.deep == []", "request.body.deep nests deeper than 64"),
         (
-            "request.body.long.map(x, x) == []",
-            "request.body.long has a list or object of 501 elements, at most 500",
+            "request.body.long.filter(x, x.a == 1) == []",
+            "request.body.long has a list or object of 250 elements, at most 160 here",
         ),
         (
-            "request.body.longer.all(x, x == 1)",
-            "request.body.longer has a list or object of 10001 elements, at most 10000",
+            "request.body.longer.all(x, x == 1 || x == 2)",
+            "request.body.longer has a list or object of 5700 elements, at most 3636 here",
         ),
-        ("request.body.wide == []", "request.body.wide has more than 20000 values"),
+        ("request.body.wide == []", "request.body.wide has more than 6000 values"),
+        ("request.body.longer == request.body.few", "request.body.few has more than 300 values"),
+        (
+            'request.body.text + request.body.text + request.body.text + "a" == "b"',
+            "it reads 1000000 characters, at most 833333 here",
+        ),
     ):
         with pytest.raises(ExpressionFailed) as failed:
             rule(text).evaluate({"request": {"body": body}})
         assert str(failed.value).endswith(f"failed: {reason}")
-    assert rule("request.body.long.all(x, x == 0)").evaluate({"request": {"body": body}}) is True
+    for text in (
+        "request.body.longer.all(x, x == 0)",
+        "request.body.few.map(x, x).size() == 301",
+        'request.body.text.matches("y") || !request.body.text.matches("z")',
+        "size(request.body.wide[0]) == 3100",
+    ):
+        assert rule(text).evaluate({"request": {"body": body}}) is True
 
 
 def test_every_variable_has_one_line_of_explanation():

@@ -253,6 +253,10 @@ async def test_a_body_comes_as_base64_too_and_its_length_tells_whether_it_is_who
     cut = await seen(ask(headers={"content-length": "200"}, body_base64=content))
     assert (whole.body, whole.body_complete) == (b"\x00\xff", True)
     assert cut.body_complete is False
+    for headers in ({"content-length": "200"}, {"transfer-encoding": "chunked"}):
+        unsent = await seen(ask(headers=headers))
+        assert (unsent.body, unsent.body_complete) == (None, False)
+    assert (await seen(ask(headers={"content-length": "0"}))).body_complete
     assert (await seen(ask())).body is None
 
 

@@ -25,10 +25,11 @@ from fixtures.policy_parts import (
 from sidecar.domain.counters import IN_FLIGHT, MONEY, REQUESTS, Counter, CounterKind, Level, Rate
 from sidecar.domain.customers import NOBODY, CustomerMatch, UserMatch
 from sidecar.domain.decisions import DenyReason, Dialect
+from sidecar.domain.expressions import RULE_VARIABLES, ResultKind, compile_expression
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import Match, fits_any
-from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_unidentified
-from sidecar.domain.requests import AccessRequest
+from sidecar.domain.planning import Ask, CheckPlan, Refusal, plan_check, plan_unidentified
+from sidecar.domain.requests import PATH_BYTES_MAX, AccessRequest, RequestFacts
 from sidecar.domain.rules import (
     DenyAnswer,
     DialectRule,
@@ -435,7 +436,25 @@ def test_stale_is_the_strictest_wish_short_of_denying() -> None:
     lenient = replace(UNPAID, on_store_failure=OnStoreFailure.ALLOW)
     assert plan_of(stale, brief, lenient).on_store_failure == (OnStoreFailure.STALE, 5)
     assert plan_of(stale, UNPAID).on_store_failure == (OnStoreFailure.DENY, 0)
-    assert plan_of(BLOCK, lenient).on_store_failure == (OnStoreFailure.ALLOW, 0)
+    freely = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(BLOCK, freely, lenient).on_store_failure == (OnStoreFailure.ALLOW, 0)
+
+
+def test_a_plans_own_guard_of_its_credit_is_not_off_because_another_rule_allows() -> None:
+    lenient = replace(UNPAID, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(lenient).credit_required
+    assert plan_of(lenient).on_store_failure == (OnStoreFailure.DENY, 0)
+
+
+def test_a_block_on_the_stores_numbers_is_asked_when_there_are_none() -> None:
+    freely = replace(CREDITS, on_store_failure=OnStoreFailure.ALLOW)
+    poor = compile_expression(
+        "credits.available_nano < 5", variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    block = replace(BLOCK, when=poor)
+    assert plan_of(freely, block).on_store_failure == (OnStoreFailure.DENY, 0)
+    block = replace(block, on_store_failure=OnStoreFailure.ALLOW)
+    assert plan_of(freely, block).on_store_failure == (OnStoreFailure.ALLOW, 0)
 
 
 def test_a_routes_callers_are_answered_in_their_providers_format() -> None:
@@ -448,3 +467,123 @@ def test_a_customer_selection_is_not_asked_of_nobody() -> None:
     chosen = replace(BLOCK, customers=CustomerMatch(ids=frozenset({"cus_9"})))
     assert with_rules(chosen).rules_for(view_of(request()), CUSTOMER) == []
     assert with_rules(chosen).rules_for(view_of(request()), NOBODY) != []
+
+
+def test_a_parameter_is_found_behind_any_number_of_others() -> None:
+    match = Match(query=(("debug", re2.compile("^1$")),))
+    path = "/ai/chat?" + "a&" * 4_000 + "debug=0&debug=1"
+    assert len(path) <= PATH_BYTES_MAX
+    assert match.accepts(view_of(request(path)))
+
+
+@pytest.mark.parametrize(
+    "host", ["api.example.com", "API.example.com:8443", "api.example.com.", "api.example.com.:80"]
+)
+def test_a_host_is_the_same_however_it_is_written(host: str) -> None:
+    match = Match(hosts=(re2.compile(r"^api\.example\.com$"),))
+    assert match.accepts(view_of(replace(request(), host=host)))
+
+
+def test_a_shadow_rule_opens_no_route_that_nothing_else_covers() -> None:
+    unpriced = replace(POLICY, meters=(), estimates=())
+    shadow = replace(BLOCK, mode=Mode.SHADOW)
+    policy = with_rules(shadow, policy=unpriced)
+    refusal = plan_or_refusal(policy)
+    assert isinstance(refusal, Refusal)
+    assert refusal.rule == "unmatched"
+    nobody = plan_unidentified(policy, view_of(request(), policy), NOW)
+    assert isinstance(nobody, Refusal)
+    headers = replace(HEADERS, match=(AI,))
+    assert isinstance(plan_or_refusal(with_rules(headers, policy=unpriced)), CheckPlan)
+
+
+def test_clients_are_told_nothing_of_a_shadow_rules_limit() -> None:
+    plan = plan_of(replace(FULL, mode=Mode.SHADOW))
+    judgement = judged(plan, used={"monthly": 10_500}, over=frozenset({"monthly"}))
+    assert judgement.shadow_denials == ("full",)
+    assert (judgement.headers, judgement.over_limits) == ({}, ())
+
+
+def test_a_block_whose_condition_is_false_does_not_hide_when_to_come_again() -> None:
+    poor = compile_expression(
+        "credits.available_nano < 5", variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    plan = plan_of(replace(BLOCK, when=poor), replace(FULL, hard=True))
+    full = {"used": {"monthly": 10_000}, "over": frozenset({"monthly"}), "denied": True}
+    denial = judged(plan, **full).denial
+    assert denial is not None
+    assert (denial.rule, denial.retry_after_seconds) == ("full", 30)
+    denial = judged(plan, available_nano=4, **full).denial
+    assert denial is not None
+    assert denial.retry_after_seconds is None
+
+
+@pytest.mark.parametrize(
+    "text", ["has(request.body.tools)", "request.body.tools.size() > 0", "size(request.body) > 1"]
+)
+def test_a_body_that_cannot_be_read_spares_nobody_a_condition_on_it(text: str) -> None:
+    when = compile_expression(text, variables=RULE_VARIABLES, result=ResultKind.BOOLEAN)
+    policy = with_rules(replace(BLOCK, when=when))
+    for body in (b'{"tools": [1], "tools": [1]}', b'{"tools": [1]'):
+        plan = plan_or_refusal(policy, replace(request(), body=body))
+        assert isinstance(plan, CheckPlan)
+        denial = judge(plan, None, CUSTOMER).denial
+        assert denial is not None
+        assert denial.rule == "block"
+        for read in when.values_read(plan.variables):
+            assert read.value is None
+
+
+def test_a_condition_that_reads_no_body_does_not_have_it_read() -> None:
+    when = compile_expression(
+        'request.method == "POST"', variables=RULE_VARIABLES, result=ResultKind.BOOLEAN
+    )
+    policy = with_rules(replace(BLOCK, when=when))
+    view = view_of(replace(request(), body=b'{"model": "m"}'), policy)
+    assert isinstance(plan_check(policy, view, CUSTOMER, RequestFacts(), NOW), CheckPlan)
+    assert "body" not in vars(view)
+
+
+@pytest.mark.parametrize("level", [Level.KEY, Level.TEAM])
+def test_a_rule_for_users_that_counts_each_key_or_team_asks_for_both(level: Level) -> None:
+    users = UserMatch(ids=frozenset({"ada"}))
+    rule = replace(RPS, counter=replace(RATE, level=level), users=users)
+    named = replace(CUSTOMER, user_id="ada")
+    refusal = plan_or_refusal(with_rules(rule), customer=named)
+    assert isinstance(refusal, Refusal)
+    assert refusal.detail == f"the credential names no {level.value}"
+    both = replace(named, credential_id="key_1", team_id="red")
+    plan = plan_or_refusal(with_rules(rule), customer=both)
+    assert isinstance(plan, CheckPlan)
+    assert len(plan.counters) == 1
+
+
+def test_a_team_is_selected_even_where_the_credential_names_no_user() -> None:
+    red = UserMatch(teams=frozenset({"red"}))
+    rule = replace(BLOCK, users=red, unidentified=Unidentified.SKIP)
+    team = replace(CUSTOMER, team_id="red")
+    assert [one.name for one, _ in with_rules(rule).rules_for(view_of(request()), team)] == [
+        "block"
+    ]
+    spared = replace(rule, users=replace(red, exclude=frozenset({"ada"})))
+    assert with_rules(spared).rules_for(view_of(request()), team) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "blocked"),
+    [
+        ({"standing": Standing.GOOD}, False),
+        ({"standing": Standing.GRACE}, True),
+        ({"standing": Standing.GRACE, "due_nano": 4_000, "due_since_ms": 0}, False),
+        ({"standing": Standing.DELINQUENT, "due_nano": 4_000}, True),
+        ({"standing": Standing.GOOD, "due_nano": 6_000, "due_since_ms": 0}, True),
+    ],
+)
+def test_what_nobody_stated_of_overdue_invoices_is_not_zero(facts, *, blocked) -> None:
+    when = compile_expression(
+        "invoices.overdue_nano > 5000 || invoices.overdue_seconds < 0",
+        variables=RULE_VARIABLES,
+        result=ResultKind.BOOLEAN,
+    )
+    denial = judged(plan_of(replace(BLOCK, when=when)), **facts).denial
+    assert (denial is not None) is blocked

@@ -1,8 +1,9 @@
 """
 From a decision to Envoy's CheckResponse.
 
-Envoy reads an empty response, and one with code 0 and a denial, as "allow"; a denial with
-status 200 looks like success to the client. None of these can leave here.
+Envoy reads an empty response, and one with code 0 and a denial, as "allow". Neither can leave
+here. A denial's own status may be any that a rule can ask for: Envoy answers with it and sends
+nothing on.
 """
 
 import re
@@ -18,7 +19,7 @@ from sidecar.inbound.grpc.engine import GrpcStatus
 from sidecar.wire import envoy_authz_pb2 as wire
 
 HEADER_VALUE_LENGTH_MAX: Final = 4_096
-_STATUS_MIN: Final = 400
+_STATUS_MIN: Final = 200
 _STATUS_MAX: Final = 599
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 _UNSAFE = re.compile(r"[^ -~]")
@@ -69,7 +70,7 @@ def encode_deny(deny: Deny) -> bytes:
     Word a denial.
 
     Raises:
-        InvariantViolated: If its status is none of a refusal; Envoy then gets an error.
+        InvariantViolated: If its status is none that a rule can have; Envoy then gets an error.
     """
     words = word_denial(deny)
     if not _STATUS_MIN <= words.status <= _STATUS_MAX:

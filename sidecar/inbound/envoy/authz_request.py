@@ -126,7 +126,7 @@ def read_check(
         edge=EDGE,
         gateway_id=gateway_id,
         hold_id=hold_id,
-        method=method,
+        method=method.upper(),  # Rules are written in capitals, and some upstreams take any.
         path=path,
         headers=headers.values,
         received_at=now,

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.request_body import has_many_parts, is_encoded, names_other_charset
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.inbound.extraction.content import TOP_LEVEL_REMOTE, is_text, tools_are_text
@@ -64,10 +65,12 @@ def read_request_facts(request: AccessRequest) -> RequestFacts:
         InvalidInput: If a limit or a multiplier is no whole number in its range; `field` names
             it. Nothing else is raised, whatever the body is.
     """
-    if not request.body_complete or (request.body and _is_encoded(request)):
+    if not request.body_complete:
         return _UNREAD
     if not request.body:
         return RequestFacts()
+    if is_encoded(request) or names_other_charset(request) or has_many_parts(request.body):
+        return _UNREAD
     document = _parse(request.body)
     if document is None:
         return _UNREAD
@@ -93,11 +96,6 @@ def read_request_facts(request: AccessRequest) -> RequestFacts:
         output_bound=output,
         choices=choices,
     )
-
-
-def _is_encoded(request: AccessRequest) -> bool:
-    encodings = request.headers.get("content-encoding", ())
-    return any(value.strip().lower() not in ("", "identity") for value in encodings)
 
 
 class _Objects:

@@ -210,9 +210,11 @@ def _content(body: CheckBody) -> bytes | None:
 
 
 def _complete(content: bytes | None, headers: dict[str, tuple[str, ...]]) -> bool:
-    """Whether the body is all of it, as far as its stated length can tell."""
+    """Whether the body is all of it, as far as the headers can tell; one may not have been sent."""
     lengths = headers.get("content-length", ())
-    return content is None or not lengths or lengths == (str(len(content)),)
+    if not content:
+        return "transfer-encoding" not in headers and all(one.strip() == "0" for one in lengths)
+    return not lengths or lengths == (str(len(content)),)
 
 
 def _source(text: str) -> str:

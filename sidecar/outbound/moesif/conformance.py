@@ -8,10 +8,10 @@ gateway can carry: answers are kept that an import for one would refuse.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from sidecar.domain.decisions import Deny
@@ -28,32 +28,10 @@ from sidecar.outbound.moesif.importing import Imported, import_rules
 from sidecar.outbound.moesif.reading import kind_of, read_json
 from sidecar.outbound.moesif.writing import file_texts
 from sidecar.outbound.policy_files.loader import Source, parse_policy
+from sidecar.services.ports import Word
 
 _CONTENT_TYPE = "content-type"
 _KEYS = ("rules", "config", "event", "expected")
-
-
-class Worded(Protocol):
-    """A denial in the words of the edges."""
-
-    @property
-    def status(self) -> int:
-        """HTTP status."""
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """By lower-case name."""
-
-    @property
-    def body(self) -> object:
-        """A JSON value."""
-
-    @property
-    def empty(self) -> bool:
-        """Whether there is no body."""
-
-
-Word = Callable[[Deny], Worded]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

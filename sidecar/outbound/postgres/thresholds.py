@@ -19,7 +19,16 @@ class PostgresThresholds:
     async def record(self, reached: Sequence[ThresholdReached]) -> Sequence[ThresholdReached]:
         """Record those that are not yet; returns them."""
         # One order for all writers, so that two of them never wait for each other's rows.
-        ordered = sorted(reached, key=lambda one: (one.customer_id, one.quota, one.subject))
+        ordered = sorted(
+            reached,
+            key=lambda one: (
+                one.customer_id,
+                one.quota,
+                one.subject,
+                one.period_start,
+                one.percent,
+            ),
+        )
         with translate_errors():
             rows = await self._pool.fetch(
                 query("record_thresholds"),

@@ -135,7 +135,7 @@ def _body(linted: Linted, rule: Rule) -> Iterator[Finding]:
         return
     limit = f"{linted.body_bytes} bytes" if linted.body_bytes else "its limit"
     matches = "a cut body matches every `body` condition"
-    reads = "in `when` a cut body reads as empty"
+    reads = "what `when` reads of a cut body counts as true where the rule denies"
     yield _finding(
         "body-limit",
         Severity.NOTE,
