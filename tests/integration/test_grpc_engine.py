@@ -228,6 +228,30 @@ async def test_a_stop_ends_open_streams_at_once_and_lets_calls_finish():
         await asyncio.wait_for(stopping, 10)
 
 
+async def test_a_stop_waits_for_calls_also_when_other_callers_have_come_and_gone():
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(data, call):
+        if data:
+            begun.set()
+            await go_on.wait()
+        return b"done"
+
+    served = Served(method(slow))
+    async with served:
+        async with aio.insecure_channel(served.address) as other:
+            assert await other.unary_unary("/test.Test/Call")(b"") == b"done"
+        await asyncio.sleep(0.1)
+        pending = asyncio.ensure_future(served.unary("/test.Test/Call", b"wait"))
+        await asyncio.wait_for(begun.wait(), 10)
+        stopping = asyncio.create_task(served.engine.stop(30))
+        await asyncio.sleep(0.2)
+        assert not pending.done()
+        go_on.set()
+        assert await pending == b"done"
+        await asyncio.wait_for(stopping, 10)
+
+
 async def test_a_call_that_outlasts_the_grace_is_cancelled():
     begun, cancelled = asyncio.Event(), asyncio.Event()
 

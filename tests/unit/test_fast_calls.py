@@ -189,3 +189,16 @@ async def test_binary_metadata_with_padding():
     assert await peer.answer(1) == ("0", b"")
     assert seen == [(b"\xff", b"\xff")]
     await peer.close()
+
+
+async def test_an_end_after_the_last_call_was_given_up():
+    peer = Peer(Waiting().method)
+    peer.call(1)
+    await peer.seen()
+    peer.connection.drain()
+    peer.connection.sweep(time.monotonic() + 2)
+    assert not peer.transport.closed
+    peer.send(frame(frames.RST_STREAM, 0, 1, b"\0" * 4))
+    peer.connection.sweep(time.monotonic() + 2)
+    assert peer.transport.closed
+    await peer.close()

@@ -121,22 +121,25 @@ class FastEngine:
         self._server.close()
         for connection in list(self._connections):
             connection.drain()
-        if self._connections:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_left.wait(), grace_seconds)
+        await self._until_none_is_left(grace_seconds)
         for connection in list(self._connections):
             connection.cut()
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=_CANCEL_SECONDS)
-        if self._connections:
-            # Each is cut by the sweep when its last bytes take too long.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._none_left.wait(), self.limits.close_seconds + 1)
+        # Each is cut by the sweep when its last bytes take too long.
+        await self._until_none_is_left(self.limits.close_seconds + 1)
         if self._sweep is not None:
             self._sweep.cancel()
         path = unix_path(self._listen)
         if path is not None:
             await asyncio.to_thread(path.unlink, missing_ok=True)
+
+    async def _until_none_is_left(self, seconds: float) -> None:
+        # Also set by the last connection of any quiet moment before.
+        self._none_left.clear()
+        if self._connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._none_left.wait(), seconds)
 
     # --- for connections ---------------------------------------------------------------------
 

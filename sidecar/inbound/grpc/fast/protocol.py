@@ -263,6 +263,10 @@ class Connection(asyncio.Protocol):
             return
         if self._draining and now > self._drained_by:
             self._end_drain()
+        if self._rules.drained and not self.calls.streams:
+            self._flush()
+            self._close()
+            return
         self._keep_alive(now)
         if self.calls.streams:
             self.calls.sweep(now)
