@@ -26,11 +26,12 @@ from sidecar.inbound.extraction.request_body import read_request_facts
 from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.jwks import JwksVerifier
-from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
+from sidecar.outbound.keyed_hashes import KeyedDigests, LedgerRootKeys, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
@@ -48,6 +49,7 @@ from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
@@ -263,6 +265,8 @@ class Application:
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
         )
+        keys = LedgerRootKeys(self.secrets.ring)
+        self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
 
     def _make_reporter(self) -> None:
@@ -338,6 +342,7 @@ class Application:
             start("sweep", self.sweeper.run, after=known)
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
+            start("ledger_roots", self.roots.run)
             seconds = settings.sweep_interval_seconds
             run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
             start("grants", run_grants, after=known)

@@ -11,7 +11,7 @@ import sys
 import typer
 
 from sidecar import __version__
-from sidecar.cli import config, credentials, customers, decisions, envoy, meters, rules
+from sidecar.cli import config, credentials, customers, decisions, envoy, ledger, meters, rules
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
@@ -39,6 +39,7 @@ app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
 app.add_typer(envoy.app, name="envoy")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")

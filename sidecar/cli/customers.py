@@ -84,6 +84,12 @@ def set_plan(
     print_one(call_admin(config, change), as_json=as_json)
 
 
+@app.command("erase")
+def erase(customer: CustomerId, config: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Clear a customer's personal data and revoke all keys, for good; the ledger stays."""
+    print_one(call_admin(config, lambda api: api.erase_customer(customer)), as_json=as_json)
+
+
 @app.command("set-standing")
 def set_standing(
     customer: CustomerId,

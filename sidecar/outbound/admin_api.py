@@ -102,6 +102,10 @@ class AdminApi:
         """Make plan, labels and Stripe customer what the body says."""
         return await self._call("PUT", _customer(customer_id), body)
 
+    async def erase_customer(self, customer_id: str) -> Answer:
+        """Clear personal data and revoke all keys."""
+        return await self._call("DELETE", f"{_customer(customer_id)}/personal-data")
+
     async def read_balance(self, customer_id: str) -> Answer:
         """The live balance."""
         return await self._call("GET", f"{_customer(customer_id)}/balance")

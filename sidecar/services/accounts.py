@@ -25,6 +25,7 @@ from sidecar.services.control_ports import (
     LiveAccounts,
 )
 from sidecar.services.converging import converge
+from sidecar.services.erasing import erase_customer
 from sidecar.services.ports import Clock, Policies, RequestDigests, StoredHold
 
 LABELS_MAX = 32
@@ -124,6 +125,10 @@ class AccountService:
             raise NotFound(f"there is no customer {customer.customer_id!r}")
         await self._put_live(stored)
         return stored
+
+    async def erase_customer(self, customer_id: str) -> Customer:
+        """Clear a customer's personal data; see `erase_customer`. Raises NotFound."""
+        return await erase_customer(self._accounts, self._live, customer_id)
 
     async def read_customer(self, customer_id: str) -> Customer:
         """One customer. Raises NotFound."""

@@ -141,6 +141,9 @@ class Accounts(Protocol):
     async def update_customer(self, customer: Customer) -> Customer | None:
         """Change plan, labels and Stripe customer; None for an unknown one."""
 
+    async def erase_customer(self, customer_id: str) -> Customer | None:
+        """Clear what may name a person, and revoke all keys; None for an unknown customer."""
+
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
         """Customers by id, those after `after`."""
 

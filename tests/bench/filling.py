@@ -81,6 +81,8 @@ SELECT customer_id, 'USD',
     sum(amount_nano) FILTER (WHERE account = 'revenue')
 FROM ledger_entries GROUP BY customer_id
 """
+# Else the first measured batch would link all that is filled in, as an upgrade would, once.
+_BEGIN_CHAIN = "INSERT INTO shards (shard, chain_began) VALUES (0, true)"
 
 
 async def fill_ledger(dsn: str, events: int) -> None:
@@ -110,6 +112,7 @@ async def fill_ledger(dsn: str, events: int) -> None:
             sys.stdout.flush()
         sys.stdout.write("\n")
         await connection.execute(_BALANCES)
+        await connection.execute(_BEGIN_CHAIN)
     finally:
         await connection.close()
 

@@ -4,7 +4,7 @@ import asyncio
 import gzip
 import os
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 from aiohttp import ClientSession, web
@@ -182,5 +182,6 @@ async def test_it_stops_while_the_issuer_hangs():
         task = asyncio.create_task(verifier.run(asyncio.Event()))
         await asyncio.sleep(0.2)
         task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        ended, _ = await asyncio.wait({task}, timeout=5)
+        assert ended == {task}
+        assert task.cancelled()

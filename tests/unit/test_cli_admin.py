@@ -114,6 +114,16 @@ def test_a_plan_is_changed_and_the_rest_stays(admin: Shell, world: World):
     assert "it has postpaid, prepaid" in refused.err
 
 
+def test_a_customer_is_erased(admin: Shell, world: World):
+    assert (
+        admin("customers", "create", "cus_1", "--plan", "prepaid", "--label", "who=ada").code == 0
+    )
+    ended = admin("customers", "erase", "cus_1")
+    assert (ended.code, "labels: -" in ended.out) == (0, True)
+    assert dict(world.state.accounts["cus_1"].customer.labels) == {}
+    assert admin("customers", "erase", "cus_9").code == 1
+
+
 def test_a_standing_is_set_with_what_invoices_say(admin: Shell, world: World):
     made(admin)
     arguments = ("--overdue-since", "2026-01-01T00:00:00Z", "--overdue-amount", "12.50")

@@ -1,7 +1,6 @@
 """What a record keeps of a request, and what it never does."""
 
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -309,14 +308,3 @@ def test_a_record_alone_rebuilds_what_the_rules_judged():
         assert judge(plan, numbers, record.customer) == event.judgement
         judged += 1
     assert judged > 200
-
-
-def test_making_and_encoding_a_record_is_measured():
-    made = [event for event in World(12).made(600) if isinstance(event, MadeDecision)]
-    reads = KnownReads()
-    record_of(made[0], reads)
-    started = time.perf_counter()
-    for event in made:
-        encode_record(record_of(event, reads))
-    each_us = (time.perf_counter() - started) / len(made) * 1e6
-    print(f"{each_us:.0f} us a record")  # noqa: T201

@@ -97,6 +97,13 @@ async def put_customer(call: Call) -> Answer:
     return Answer(body=CustomerAnswer.of(customer))
 
 
+async def erase_customer(call: Call) -> Answer:
+    """Clear a customer's personal data and revoke its keys; again changes nothing."""
+    return Answer(
+        body=CustomerAnswer.of(await _accounts(call).erase_customer(customer_id_of(call)))
+    )
+
+
 async def get_balance(call: Call) -> Answer:
     """The live balance."""
     return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(customer_id_of(call))))

@@ -147,6 +147,16 @@ ROUTES: tuple[Route, ...] = (
         response_model=admin_models.BalanceAnswer,
     ),
     Route(
+        method="DELETE",
+        path=f"{_CUSTOMER}/personal-data",
+        handler=admin.erase_customer,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Clear personal data and revoke all keys; the ledger stays",
+        statuses=(_OK, _NOT_FOUND),
+        response_model=admin_models.CustomerAnswer,
+    ),
+    Route(
         method="GET",
         path=f"{_CUSTOMER}/standing",
         handler=admin.get_standing,

@@ -66,6 +66,18 @@ class PostgresAccounts:
             )
         return None if row is None else _customer(row)
 
+    async def erase_customer(self, customer_id: str) -> Customer | None:
+        """Clear what may name a person, and revoke all keys, together; None for an unknown one."""
+        with translate_errors():
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(),
+            ):
+                row = await connection.fetchrow(query("erase_customer"), customer_id)
+                await connection.execute(query("erase_credentials"), customer_id)
+                await connection.execute(query("erase_standing"), customer_id)
+        return None if row is None else _customer(row)
+
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
         """Customers by id, those after `after`; at most LIST_MAX."""
         with translate_errors():

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from typing import Final
+
+import asyncpg
 
 from sidecar import telemetry
-from sidecar.domain.errors import Conflict, NotFound
+from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
+from sidecar.domain.ledger_chain import ChainHead, ChainLink, extend
+from sidecar.outbound.postgres.chain_contents import read_contents
 from sidecar.outbound.postgres.pool import (
     ACQUIRE_SECONDS_MAX,
     Connection,
@@ -13,9 +18,12 @@ from sidecar.outbound.postgres.pool import (
     translate_errors,
 )
 from sidecar.outbound.postgres.queries import query
-from sidecar.outbound.postgres.settlement_batch import Batch, make_batch
+from sidecar.outbound.postgres.settlement_batch import Batch, columns, make_batch
 from sidecar.outbound.postgres.settlement_steps import Posted, SettlementSteps
 from sidecar.services.control_ports import AnyRecord, ShardLease
+
+_LINKED_AT_A_TIME: Final = 500
+"""Transactions of the time before chains that one database transaction links."""
 
 
 class PostgresLedger:
@@ -64,18 +72,47 @@ class PostgresLedger:
             InvalidInput: Some record cannot be posted; nothing was written.
             StoreUnavailable: All of it or nothing was written; repeat it.
         """
-        with translate_errors(), refuse_bad_data():
-            async with (
-                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
-                connection.transaction(),
-            ):
-                batch = await _lock(connection, lease, records)
-                if batch is None:
-                    return 0
-                steps = SettlementSteps(connection, batch, self._provider, reported_meters)
-                posted = await steps.run()
-        _count(batch, posted)
+        done: tuple[Batch | None, Posted] | None = None
+        while done is None:
+            with translate_errors(), refuse_bad_data():
+                async with (
+                    self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                    connection.transaction(),
+                ):
+                    done = await self._settle_locked(connection, lease, records, reported_meters)
+        batch, posted = done
+        if batch is not None:
+            _count(batch, posted)
         return posted.events + posted.grants + posted.aside
+
+    async def _settle_locked(
+        self,
+        connection: Connection,
+        lease: ShardLease,
+        records: Sequence[AnyRecord],
+        reported_meters: Mapping[str, frozenset[str]],
+    ) -> tuple[Batch | None, Posted] | None:
+        """What was posted; None if the chain has to take in more of what was there before it."""
+        row = await _lock(connection, lease)
+        batch = make_batch(
+            records, shard=lease.shard, epoch=row["epoch"], offset=row["stream_offset"]
+        )
+        if batch is None:
+            return None, Posted(events=0, grants=0, aside=0)
+        head = _head(lease.shard, row)
+        if not row["chain_began"]:
+            head, began = await _begin_chain(connection, head)
+            if not began:
+                return None
+        steps = SettlementSteps(
+            connection,
+            batch,
+            provider=self._provider,
+            reported_meters=reported_meters,
+            head=head,
+            posted_at=row["posted_at"],
+        )
+        return batch, await steps.run()
 
     async def read_available(self, customer_id: str) -> int:
         """
@@ -91,14 +128,60 @@ class PostgresLedger:
         return int(available)
 
 
-async def _lock(
-    connection: Connection, lease: ShardLease, records: Sequence[AnyRecord]
-) -> Batch | None:
-    """Lock the shard's row: from here to the commit nobody else settles it."""
+async def _lock(connection: Connection, lease: ShardLease) -> asyncpg.Record:
+    """Lock the shard's row: from here to the commit nobody else settles it or links its chain."""
     row = await connection.fetchrow(query("lock_shard"), lease.shard)
     if row is None or row["lease_owner"] != lease.owner or row["fence"] != lease.fence:
         raise Conflict(f"the lease on shard {lease.shard} was lost")
-    return make_batch(records, shard=lease.shard, epoch=row["epoch"], offset=row["stream_offset"])
+    return row
+
+
+def _head(shard: int, row: asyncpg.Record) -> ChainHead:
+    if row["chain_hash"] is None:
+        return ChainHead.empty(shard)
+    return ChainHead(chain=shard, seq=row["chain_seq"], hash=row["chain_hash"])
+
+
+async def _begin_chain(connection: Connection, head: ChainHead) -> tuple[ChainHead, bool]:
+    """
+    Link some of what the shard posted before its chain began, in the order of posting.
+
+    Once nothing is left the chain has begun, for good: what appears unlinked later was not
+    written by settlement, and must not be taken in as if it were.
+
+    Returns:
+        The new head, and whether the chain has begun.
+    """
+    keys = [
+        (row["customer_id"], row["transaction_id"])
+        for row in await connection.fetch(
+            query("unchained_of_shard"), head.chain, head.seq, _LINKED_AT_A_TIME
+        )
+    ]
+    links: list[ChainLink] = []
+    async for key, transaction in read_contents(connection, head.chain, keys):
+        if transaction is None:
+            raise InvariantViolated(f"transaction {key[1]!r} was there and is gone")
+        added, head = extend(head, [transaction])
+        links += added
+    if links:
+        await connection.execute(query("insert_chain"), *columns([_link_row(one) for one in links]))
+    began = len(keys) < _LINKED_AT_A_TIME
+    await connection.execute(
+        query("begin_chain"), head.chain, head.seq, head.hash if head.seq else None, began
+    )
+    return head, began
+
+
+def _link_row(link: ChainLink) -> tuple[int, int, str, str, bytes, bytes]:
+    return (
+        link.chain,
+        link.seq,
+        link.customer_id,
+        link.transaction_id,
+        link.content_hash,
+        link.hash,
+    )
 
 
 def _count(batch: Batch, posted: Posted) -> None:

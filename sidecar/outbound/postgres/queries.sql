@@ -14,6 +14,19 @@ UPDATE customers SET plan = $2, labels = $3::jsonb, stripe_customer_id = $4
 WHERE customer_id = $1
 RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
 
+-- name: erase_customer
+UPDATE customers SET labels = '{}', stripe_customer_id = NULL
+WHERE customer_id = $1
+RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
+
+-- name: erase_credentials
+UPDATE credentials SET name = '', user_id = '', team_id = '',
+    revoked_at = coalesce(revoked_at, now())
+WHERE customer_id = $1
+
+-- name: erase_standing
+UPDATE standings SET reason = '' WHERE customer_id = $1
+
 -- name: list_customers
 SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
 FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
@@ -136,10 +149,122 @@ FROM free WHERE shards.shard = free.shard
 RETURNING fence, stream_offset
 
 -- name: lock_shard
-SELECT epoch, stream_offset, fence, lease_owner FROM shards WHERE shard = $1 FOR UPDATE
+-- now() is the database transaction's, so it is posted_at of whatever the batch writes.
+SELECT epoch, stream_offset, fence, lease_owner, chain_seq, chain_hash, chain_began,
+    now() AS posted_at
+FROM shards WHERE shard = $1 FOR UPDATE
 
 -- name: advance_offset
-UPDATE shards SET stream_offset = $2 WHERE shard = $1
+UPDATE shards SET stream_offset = $2, chain_seq = $3, chain_hash = $4 WHERE shard = $1
+
+-- name: begin_chain
+UPDATE shards SET chain_seq = $2, chain_hash = $3, chain_began = $4 WHERE shard = $1
+
+-- name: unchained_of_shard
+-- What the shard posted before its chain began, after the last that is linked already.
+SELECT t.customer_id, t.transaction_id
+FROM ledger_transactions t
+WHERE t.shard = $1
+    AND NOT EXISTS (
+        SELECT FROM ledger_chain c
+        WHERE c.customer_id = t.customer_id AND c.transaction_id = t.transaction_id)
+    AND t.posted_at >= coalesce((
+        SELECT l.posted_at FROM ledger_chain c
+        JOIN ledger_transactions l USING (customer_id, transaction_id)
+        WHERE c.chain = $1 AND c.seq = $2), '-infinity')
+ORDER BY t.posted_at, t.customer_id, t.transaction_id LIMIT $3
+
+-- name: insert_chain
+INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
+SELECT * FROM unnest(
+    $1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
+
+-- name: read_transactions
+SELECT t.customer_id, t.transaction_id, t.kind, t.currency, t.shard, t.first_entry_id,
+    t.last_entry_id, t.event_count, t.posted_at
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
+JOIN ledger_transactions t USING (customer_id, transaction_id)
+
+-- name: read_entries
+SELECT e.customer_id, e.transaction_id, e.account, e.amount_nano
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
+JOIN ledger_entries e USING (customer_id, transaction_id)
+
+-- name: read_posted_events
+SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid
+FROM usage_events
+WHERE shard = $1 AND posted_at BETWEEN $2 AND $3 AND transaction_id = ANY ($4::text[])
+
+-- name: read_links
+SELECT chain, seq, customer_id, transaction_id, content_hash, hash
+FROM ledger_chain WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3
+
+-- name: read_heads
+-- Also of chains whose shard's row is gone.
+SELECT chain, s.chain_seq, s.chain_hash, coalesce(s.chain_began, false) AS chain_began
+FROM (SELECT DISTINCT chain FROM ledger_chain) c
+FULL JOIN (SELECT shard AS chain, chain_seq, chain_hash, chain_began FROM shards) s USING (chain)
+WHERE $1::integer IS NULL OR chain = $1
+ORDER BY chain
+
+-- name: count_unchained
+SELECT t.shard AS chain, count(*) AS transactions,
+    (array_agg(t.customer_id ORDER BY t.posted_at, t.transaction_id))[1] AS customer_id,
+    (array_agg(t.transaction_id ORDER BY t.posted_at, t.transaction_id))[1] AS transaction_id
+FROM ledger_transactions t
+LEFT JOIN ledger_chain c USING (customer_id, transaction_id)
+WHERE c.chain IS NULL AND ($1::integer IS NULL OR t.shard = $1)
+GROUP BY t.shard ORDER BY t.shard
+
+-- name: count_stray_entries
+SELECT e.customer_id, e.transaction_id, count(*) OVER () AS entries
+FROM ledger_entries e
+LEFT JOIN ledger_transactions t USING (customer_id, transaction_id)
+WHERE t.shard IS NULL
+ORDER BY e.customer_id, e.transaction_id LIMIT 1
+
+-- name: count_events
+SELECT shard AS chain, count(*) AS events FROM usage_events
+WHERE $1::integer IS NULL OR shard = $1
+GROUP BY shard
+
+-- name: lock_roots
+SELECT pg_advisory_xact_lock($1)
+
+-- name: root_heads
+-- One statement, so one moment of all chains; each head must be its chain's own last link.
+SELECT s.shard AS chain, s.chain_seq AS seq, s.chain_hash AS hash, c.hash = s.chain_hash AS linked
+FROM shards s
+LEFT JOIN ledger_chain c ON c.chain = s.shard AND c.seq = s.chain_seq
+WHERE s.chain_seq > 0
+ORDER BY s.shard
+
+-- name: read_ledger_id
+SELECT ledger_id::text FROM ledger_identity
+
+-- name: insert_root
+INSERT INTO ledger_roots (
+    root_number, day, daily, made_at, heads, previous, key_id, signature)
+VALUES ($1, $2, $3, $4, $5::jsonb, $6, $7, $8)
+
+-- name: newest_root
+SELECT root_number, day, daily, made_at, heads, previous, key_id, signature
+FROM ledger_roots ORDER BY root_number DESC LIMIT 1
+
+-- name: daily_root
+SELECT root_number, day, daily, made_at, heads, previous, key_id, signature
+FROM ledger_roots WHERE daily AND day = $1
+
+-- name: list_roots
+SELECT root_number, day, daily, made_at, heads, previous, key_id, signature
+FROM ledger_roots WHERE root_number > $1 ORDER BY root_number LIMIT $2
+
+-- name: heads_that_differ
+SELECT k.chain, k.seq, k.hash, c.hash AS linked
+FROM unnest($1::integer[], $2::bigint[], $3::bytea[]) AS k (chain, seq, hash)
+LEFT JOIN ledger_chain c USING (chain, seq)
+WHERE c.hash IS DISTINCT FROM k.hash
+ORDER BY k.chain
 
 -- name: settled_customers
 SELECT customer_id, currency, stripe_customer_id FROM customers WHERE customer_id = ANY ($1::text[])
@@ -212,6 +337,11 @@ JOIN grants g USING (customer_id, grant_id)
 WHERE g.state = 'posted'
 
 -- name: insert_transactions
+-- With their links: neither can be there without the other.
+WITH linked AS (
+    INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
+    SELECT * FROM unnest(
+        $5::integer[], $9::bigint[], $1::text[], $2::text[], $10::bytea[], $11::bytea[]))
 INSERT INTO ledger_transactions (
     customer_id, transaction_id, kind, currency, shard, first_entry_id, last_entry_id, event_count)
 SELECT * FROM unnest(

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
 from sidecar.domain.ledger import Account, Entry, grant_entries, usage_entries
+from sidecar.domain.ledger_chain import ChainedTransaction, PostedEntry, PostedEvent
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage
 from sidecar.services.control_ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
@@ -62,6 +63,25 @@ class LedgerTransaction:
     last_entry_id: str
     event_count: int
     entries: tuple[Entry, ...]
+    events: tuple[PostedEvent, ...] = ()
+
+    def as_chained(self, shard: int, posted_at: datetime) -> ChainedTransaction:
+        """What the shard's chain covers of it."""
+        return ChainedTransaction(
+            customer_id=self.customer_id,
+            transaction_id=self.transaction_id,
+            kind=self.kind,
+            currency=self.currency,
+            shard=shard,
+            first_entry_id=self.first_entry_id,
+            last_entry_id=self.last_entry_id,
+            event_count=self.event_count,
+            posted_at=posted_at,
+            entries=tuple(
+                PostedEntry(entry.account.value, entry.amount_nano) for entry in self.entries
+            ),
+            events=self.events,
+        )
 
 
 def make_batch(
@@ -254,6 +274,16 @@ def usage_transactions(
             last_entry_id=records[-1].entry_id,
             event_count=len(records),
             entries=_usage_entries(records),
+            events=tuple(
+                PostedEvent(
+                    record.hold_id,
+                    record.kind,
+                    record.amount_nano,
+                    record.overage_nano,
+                    record.prepaid,
+                )
+                for record in records
+            ),
         )
         for (customer_id, currency), records in sorted(groups.items())
     ]

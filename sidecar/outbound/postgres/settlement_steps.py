@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.ledger_chain import ChainHead, extend
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
@@ -55,13 +57,29 @@ class SettlementSteps:
         self,
         connection: Connection,
         batch: Batch,
+        *,
         provider: str,
         reported_meters: Mapping[str, frozenset[str]],
+        head: ChainHead,
+        posted_at: datetime,
     ) -> None:
+        """
+        Take the batch.
+
+        Args:
+            connection: Inside a transaction that has locked the shard's row.
+            batch: What to post.
+            provider: Whom windows are reported to.
+            reported_meters: By price version.
+            head: Where the shard's chain ends.
+            posted_at: The transaction's own time.
+        """
         self._connection = connection
         self._batch = batch
         self._provider = provider
         self._reported_meters = reported_meters
+        self._head = head
+        self._posted_at = posted_at
         self._transaction_ids = usage_transaction_ids(batch)
 
     async def run(self) -> Posted:
@@ -82,7 +100,14 @@ class SettlementSteps:
             ]
         )
         aside = await self._insert_quarantine()
-        await self._connection.execute(query("advance_offset"), batch.shard, batch.offset)
+        head = self._head
+        await self._connection.execute(
+            query("advance_offset"),
+            batch.shard,
+            batch.offset,
+            head.seq,
+            head.hash if head.seq else None,
+        )
         return Posted(events=len(events), grants=len(grants), aside=aside)
 
     async def _customers(self) -> dict[str, str]:
@@ -235,9 +260,13 @@ class SettlementSteps:
         return new
 
     async def _post(self, transactions: Sequence[LedgerTransaction]) -> None:
-        """Write the ledger and move the balances by the same entries."""
+        """Write the ledger with its chain, and move the balances by the same entries."""
         if not transactions:
             return
+        shard = self._batch.shard
+        links, self._head = extend(
+            self._head, (t.as_chained(shard, self._posted_at) for t in transactions)
+        )
         await self._connection.execute(
             query("insert_transactions"),
             *columns(
@@ -247,12 +276,15 @@ class SettlementSteps:
                         t.transaction_id,
                         t.kind,
                         t.currency,
-                        self._batch.shard,
+                        shard,
                         t.first_entry_id,
                         t.last_entry_id,
                         t.event_count,
+                        link.seq,
+                        link.content_hash,
+                        link.hash,
                     )
-                    for t in transactions
+                    for t, link in zip(transactions, links, strict=True)
                 ]
             ),
         )
