@@ -47,6 +47,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             "overdue_since": {"enum": [None, "2026-02-01T00:00:00Z"]},
             "overdue_amount": {"enum": [None, "0", "12.50"]},
         },
+        "ExplainBody": {"at": {"enum": [None, "2026-02-01T00:00:00Z"]}},
         "CheckBody": {"body_base64": {"type": "null"}},
     }
     for name, properties in known.items():
