@@ -22,7 +22,6 @@ ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
 RESERVED = frozenset(
     {
-        "grpc_fast_listen",
         "stripe_webhook_secret_file",
         "paystack_secret_file",
         "paystack_base_url",
@@ -70,6 +69,7 @@ class Settings(BaseModel):
 
     roles: frozenset[Role] = Field(default=frozenset(Role), min_length=1)
     grpc_listen: str = "127.0.0.1:9001"
+    grpc_fast_listen: str = ""
     http_listen: str = "127.0.0.1:9000"
     admin_listen: str = "127.0.0.1:9002"
     # Both may hold a password.
@@ -126,6 +126,16 @@ class Settings(BaseModel):
     @classmethod
     def _check_listen(cls, value: str) -> str:
         parse_listen(value)
+        return value
+
+    @field_validator("grpc_fast_listen")
+    @classmethod
+    def _check_fast_listen(cls, value: str) -> str:
+        if value and not is_local(value):
+            raise ValueError(
+                f"{value} can be reached by others: the fast engine listens on 127.0.0.1, ::1 or "
+                "a unix socket; grpc_listen takes any address"
+            )
         return value
 
     def has(self, role: Role) -> bool:

@@ -87,7 +87,8 @@ class Application:
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         self.stop = asyncio.Event()
         self.stores = Stores(settings, self.data_dir)
-        self.grpc_address = self.http_address = self.admin_address = ""
+        self.grpc_address = self.grpc_fast_address = ""
+        self.http_address = self.admin_address = ""
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
@@ -169,6 +170,7 @@ class Application:
             "sidecar_started",
             roles=sorted(self.settings.roles),
             grpc=self.grpc_address,
+            grpc_fast=self.grpc_fast_address,
             http=self.http_address,
             admin=self.admin_address,
         )
@@ -302,7 +304,7 @@ class Application:
             )
         )
         if self.settings.has(Role.GATEWAY):
-            self.grpc_address = await servers.start_grpc(self._stack)
+            self.grpc_address, self.grpc_fast_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
             await self._start_admin(servers)

@@ -9,6 +9,7 @@ from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.authz import CheckHandler
 from sidecar.inbound.envoy.log_entries import LogIntake
 from sidecar.inbound.envoy.otlp_logs import OtlpLogsHandler
+from sidecar.inbound.grpc.fast.engine import FastEngine
 from sidecar.inbound.grpc.grpcio_engine import GrpcioEngine
 from sidecar.inbound.grpc.health import HealthHandler
 from sidecar.inbound.http.apps import admin_app, gateway_app
@@ -50,8 +51,13 @@ class Servers:
             load_gateway_tokens(token_file) if token_file is not None else None
         )
 
-    async def start_grpc(self, stack: AsyncExitStack) -> str:
-        """Serve checks, logs, usage and health over gRPC; returns the address."""
+    async def start_grpc(self, stack: AsyncExitStack) -> tuple[str, str]:
+        """
+        Serve checks, logs, usage and health over gRPC.
+
+        Returns:
+            The address, and that of the fast engine: "" where there is none.
+        """
         app = self._app
         settings = app.settings
         check = CheckHandler(
@@ -68,22 +74,19 @@ class Servers:
             metering=app.metering, clock=app.clock, find_principal=self._find_principal
         )
         health = HealthHandler(ready=app.problems, services=GRPC_SERVICES)
-        engine = GrpcioEngine(
-            [
-                *check.methods(),
-                *otlp.methods(),
-                *als.methods(),
-                *ingest.methods(),
-                *health.methods(),
-            ],
-            listen=settings.grpc_listen,
-        )
+        unary = [*check.methods(), *otlp.methods(), *ingest.methods(), *health.methods()]
+        engine = GrpcioEngine([*unary, *als.methods()], listen=settings.grpc_listen)
         # Last in, first out: the engine refuses new calls, then what it began is drained.
         stack.push_async_callback(check.drain, settings.drain_seconds)
         stack.push_async_callback(als.drain, settings.drain_seconds)
         address = await engine.start()
         stack.push_async_callback(engine.stop, settings.drain_seconds)
-        return address
+        if not settings.grpc_fast_listen:
+            return address, ""
+        fast = FastEngine(unary, listen=settings.grpc_fast_listen)
+        fast_address = await fast.start()
+        stack.push_async_callback(fast.stop, settings.drain_seconds)
+        return address, fast_address
 
     async def start_http(self, stack: AsyncExitStack) -> str:
         """Serve checks and usage over HTTP; returns the address."""

@@ -12,7 +12,7 @@ from sidecar.services.control_ports import Customer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-ENGINES = {"grpcio": "SIDECAR_GRPC_LISTEN"}
+ENGINES = {"grpcio": "SIDECAR_GRPC_LISTEN", "fast": "SIDECAR_GRPC_FAST_LISTEN"}
 """Each gRPC engine, and the setting that makes it listen."""
 MESSAGES = {"no body": "CheckRequest_json_ok", "with body": "CheckRequest_rawheaders_and_body"}
 CHECKS = {1: 500, 16: 1_500, 64: 1_500}

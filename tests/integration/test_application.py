@@ -17,11 +17,13 @@ import pytest
 import structlog
 from fixtures.redis_fixture import ask_redis
 from fixtures.stack import Process
+from grpc import aio
 
 from sidecar import telemetry
 from sidecar.app import Application, read_secret, report_once, settle_once
 from sidecar.app.parts import SystemClock
 from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.inbound.grpc.health import HEALTH_PATH
 from sidecar.outbound.embedded import find_redis_server
 from sidecar.services.replaying import recorded_events, replay
 from sidecar.settings import Role, Settings, load_settings
@@ -294,6 +296,18 @@ def environment(folder: Path) -> dict[str, str]:
 
 def variables(external: dict[str, object]) -> dict[str, str]:
     return {f"SIDECAR_{name.upper()}": str(value) for name, value in external.items()}
+
+
+async def test_the_fast_listener_serves_beside_the_other_and_only_if_asked_for(folder: Path):
+    socket = f"unix:{folder}/fast.sock"
+    async with running(settings(folder, "gateway", grpc_fast_listen=socket)) as (app, client):
+        await until(client.ready)
+        assert app.grpc_fast_address == socket
+        for address in (app.grpc_address, socket):
+            async with aio.insecure_channel(address) as channel:
+                raw = await channel.unary_unary(HEALTH_PATH)(b"", timeout=30)
+                assert raw == b"\x08\x01"
+    assert not (folder / "fast.sock").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

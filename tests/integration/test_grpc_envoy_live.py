@@ -12,6 +12,7 @@ from fixtures.http_edges import World
 
 from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.otlp_logs import OtlpLogsHandler
+from sidecar.inbound.grpc.fast.engine import FastEngine
 from sidecar.inbound.grpc.grpcio_engine import GrpcioEngine
 from sidecar.inbound.principals import parse_gateway_tokens
 
@@ -34,17 +35,19 @@ class Live:
 
 
 @asynccontextmanager
-async def live(folder, **changes):
+async def live(folder, *, engine_class=GrpcioEngine, **changes):
     world = World()
     await add_customer(world)
     find = parse_gateway_tokens(f"{TOKEN} name=envoy gateways=gateway-1").find
     checks = check_handler(world, find_principal=find, checks_open=False)
     logs = OtlpLogsHandler(intake=intake(world, "otlp"), find_principal=find)
     stream = AccessLogHandler(intake=intake(world, "als"), find_principal=find)
-    methods = (*checks.methods(), *logs.methods(), *stream.methods())
+    methods = [*checks.methods(), *logs.methods()]
+    if engine_class is GrpcioEngine:
+        methods += stream.methods()
     async with running(folder, **changes) as bench:
         await bench.policy.stop()
-        engine = GrpcioEngine(methods, listen=f"unix:{bench.policy_socket}")
+        engine = engine_class(methods, listen=f"unix:{bench.policy_socket}")
         await engine.start()
         try:
             yield Live(bench, world)
@@ -54,9 +57,15 @@ async def live(folder, **changes):
             await stream.drain(5)
 
 
-@pytest.mark.parametrize("transport", ["otlp", "als"])
-async def test_a_request_is_checked_served_logged_and_settled(tmp_path, transport):
-    async with live(tmp_path, transport=transport) as run:
+ENGINES = [GrpcioEngine, FastEngine]
+
+
+@pytest.mark.parametrize(
+    ("engine_class", "transport"),
+    [(GrpcioEngine, "otlp"), (GrpcioEngine, "als"), (FastEngine, "otlp")],
+)
+async def test_a_request_is_checked_served_logged_and_settled(tmp_path, engine_class, transport):
+    async with live(tmp_path, engine_class=engine_class, transport=transport) as run:
         forged = {"x-sidecar-customer": "cus_evil", "x-request-id": "chosen"}
         status, _ = await run.bench.post("/ai/chat", json={}, headers=CALLER | forged)
         assert status == 200
@@ -77,8 +86,9 @@ async def test_a_streams_usage_in_another_dialect(tmp_path):
         assert (event.usage.input, event.usage.output) == (16, 7)
 
 
-async def test_denials_reach_the_client_as_they_are_worded_and_hold_nothing(tmp_path):
-    async with live(tmp_path) as run:
+@pytest.mark.parametrize("engine_class", ENGINES)
+async def test_denials_reach_the_client_as_they_are_worded_and_hold_nothing(tmp_path, engine_class):
+    async with live(tmp_path, engine_class=engine_class) as run:
         run.world.state.accounts["cus_1"].granted = CHECK_NANO - 1
         status, raw = await run.bench.post("/ai/chat", json={}, headers=CALLER)
         assert (status, json.loads(raw)["code"]) == (402, "no_available_credits")
@@ -95,8 +105,9 @@ async def test_denials_reach_the_client_as_they_are_worded_and_hold_nothing(tmp_
         assert (run.world.held(), run.world.used(), aside(run.world)) == (0, 0, [])
 
 
-async def test_a_check_that_envoy_gives_up_on_leaves_no_hold(tmp_path):
-    async with live(tmp_path) as run:
+@pytest.mark.parametrize("engine_class", ENGINES)
+async def test_a_check_that_envoy_gives_up_on_leaves_no_hold(tmp_path, engine_class):
+    async with live(tmp_path, engine_class=engine_class) as run:
         run.world.state.gate.clear()
         status, _ = await run.bench.post("/ai/chat", json={}, headers=CALLER)
         assert status == 503
@@ -107,8 +118,9 @@ async def test_a_check_that_envoy_gives_up_on_leaves_no_hold(tmp_path):
         assert run.bench.provider.paths == []
 
 
-async def test_a_silent_store_is_retried_and_then_is_envoys_own_503(tmp_path):
-    async with live(tmp_path) as run:
+@pytest.mark.parametrize("engine_class", ENGINES)
+async def test_a_silent_store_is_retried_and_then_is_envoys_own_503(tmp_path, engine_class):
+    async with live(tmp_path, engine_class=engine_class) as run:
         run.world.state.away = True
         status, raw = await run.bench.post("/ai/chat", json={}, headers=CALLER)
         assert (status, raw) == (503, b"")

@@ -210,6 +210,15 @@ def test_a_listener_that_others_can_reach_needs_its_secret(listener: str, secret
     load(environment={variable: "0.0.0.0:9", f"SIDECAR_{secret}": "/token"})
 
 
+def test_the_fast_listener_is_off_and_for_this_machine_only():
+    assert load().grpc_fast_listen == ""
+    for address in ("127.0.0.1:9003", "[::1]:9003", "unix:/run/sidecar/fast.sock"):
+        assert load(environment={"SIDECAR_GRPC_FAST_LISTEN": address}).grpc_fast_listen == address
+    message = refusal(environment={"SIDECAR_GRPC_FAST_LISTEN": "0.0.0.0:9003"})
+    assert "grpc_fast_listen" in message
+    assert "can be reached by others" in message
+
+
 def test_a_listener_of_a_role_that_is_not_played_needs_nothing():
     load(environment={"SIDECAR_ADMIN_LISTEN": "0.0.0.0:9"}, overrides={"roles": "gateway"})
 

@@ -1,33 +1,25 @@
 """The engine on grpcio's asyncio server; every method, any address."""
 
 import asyncio
-import socket
-import stat
 import time
-import traceback
 from collections.abc import AsyncIterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import grpc
 from grpc import aio
 
-from sidecar import telemetry
-from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.domain.errors import ConfigError
 from sidecar.inbound.grpc.engine import (
     MESSAGE_BYTES_MAX,
     Call,
-    GrpcError,
-    GrpcStatus,
     Method,
     StreamHandler,
     StreamMethod,
     UnaryHandler,
 )
-from sidecar.inbound.listen_address import UNIX_PREFIX
+from sidecar.inbound.grpc.failures import failure_of
+from sidecar.inbound.grpc.sockets import clear_stale_socket, unix_path
 
-_UNIX_PATH_BYTES_MAX = 107  # sun_path of Linux, less its terminator.
-_STACK_FRAMES = 6
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}
 
 
@@ -78,9 +70,9 @@ class GrpcioEngine:
     async def start(self) -> str:
         """Listen; returns the address it got. Raises ConfigError if it cannot have it."""
         assert self._server is None, "an engine starts once"
-        path = _unix_path(self._listen)
+        path = unix_path(self._listen)
         if path is not None:
-            _clear_stale_socket(path)
+            clear_stale_socket(path)
         server = aio.server(options=self._options)
         handlers = {path: self._wrap(method) for path, method in self._methods.items()}
         server.add_generic_rpc_handlers((_Router(handlers),))
@@ -105,7 +97,7 @@ class GrpcioEngine:
             return
         self._stopping.set()
         await self._server.stop(grace_seconds)
-        path = _unix_path(self._listen)
+        path = unix_path(self._listen)
         if path is not None:
             path.unlink(missing_ok=True)
 
@@ -161,20 +153,9 @@ def _call(context: "aio.ServicerContext[bytes, bytes]") -> Call:
 async def _abort(
     path: str, context: "aio.ServicerContext[bytes, bytes]", error: Exception
 ) -> NoReturn:
-    """End the call with the error's status; what nobody foresaw is INTERNAL, without words."""
-    if isinstance(error, GrpcError):
-        await context.abort(_CODES[error.code], error.message)
-    if isinstance(error, StoreUnavailable):
-        await context.abort(_CODES[GrpcStatus.UNAVAILABLE], "the store did not answer in time")
-    telemetry.WORKER_FAILURES.labels("grpc_call").inc()
-    telemetry.get_logger().error(
-        "grpc_call_failed",
-        method=path,
-        error=type(error).__name__,
-        # Frames only: an exception's own words may quote a request.
-        frames=traceback.format_tb(error.__traceback__)[-_STACK_FRAMES:],
-    )
-    await context.abort(_CODES[GrpcStatus.INTERNAL], "internal error")
+    """End the call with the error's status."""
+    status, message = failure_of(path, error)
+    await context.abort(_CODES[status], message)
 
 
 async def _until(stopping: asyncio.Event, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -200,39 +181,3 @@ async def _until(stopping: asyncio.Event, messages: AsyncIterator[bytes]) -> Asy
         for future in (stop, reading):
             if future is not None and not future.done():
                 future.cancel()
-
-
-def _unix_path(listen: str) -> Path | None:
-    if not listen.startswith(UNIX_PREFIX):
-        return None
-    path = Path(listen.removeprefix(UNIX_PREFIX)).absolute()
-    if len(str(path).encode()) > _UNIX_PATH_BYTES_MAX:
-        raise ConfigError(
-            f"cannot listen for gRPC on {listen}: a socket's path has at most "
-            f"{_UNIX_PATH_BYTES_MAX} bytes"
-        )
-    return path
-
-
-def _clear_stale_socket(path: Path) -> None:
-    """
-    Remove the socket of a process that is gone.
-
-    grpcio removes whatever socket is there, also that of a running process, whose calls would
-    then come here.
-    """
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"cannot listen for gRPC on unix:{path}: a file of that name is there")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except OSError as error:
-            raise ConfigError(f"cannot listen for gRPC on unix:{path}: {error.strerror}") from error
-    raise ConfigError(f"cannot listen for gRPC on unix:{path}: another process serves it")
