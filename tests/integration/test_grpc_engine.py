@@ -51,15 +51,16 @@ def engine_class(request):
     return Served.engine_class
 
 
+# The fast engine serves unary methods only.
+with_streams = pytest.mark.parametrize("engine_class", ["grpcio"], indirect=True)
+
+
 class Served:
     """An engine and a channel to it."""
 
     engine_class: type = GrpcioEngine
 
     def __init__(self, *methods, listen="127.0.0.1:0", **options):
-        streams = [method for method in methods if isinstance(method, StreamMethod)]
-        if streams and self.engine_class is FastEngine:
-            pytest.skip("the fast engine serves unary methods")
         self.engine = self.engine_class(methods, listen=listen, **options)
         self.options = []
 
@@ -185,6 +186,7 @@ async def test_a_caller_that_gives_up_cancels_the_handler(how):
         await asyncio.wait_for(cancelled.wait(), 10)
 
 
+@with_streams
 async def test_a_stream_is_read_to_its_end():
     async def handler(messages, call):
         return b"|".join([data async for data in messages])
@@ -197,6 +199,7 @@ async def test_a_stream_is_read_to_its_end():
         assert await call == b"a|b"
 
 
+@with_streams
 async def test_a_stop_ends_open_streams_at_once_and_lets_calls_finish():
     received, begun, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
