@@ -3,7 +3,6 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from types import SimpleNamespace
 
 import pytest
 from fixtures.memory_decisions import MemoryDecisions
@@ -30,6 +29,7 @@ from sidecar.services.decision_moving import DecisionMover
 from sidecar.services.decision_ports import EncodedDecision, StreamedDecision
 from sidecar.services.replaying import recorded_events, replay
 from sidecar.services.settlement import SettlementWorker
+from sidecar.settings import Settings
 
 KEYSPACE = Keyspace(8)
 SINCE, UNTIL = START - timedelta(hours=1), START + timedelta(days=1)
@@ -240,10 +240,12 @@ async def test_what_the_table_gives_back_replays_as_it_was(stream, table):
     assert report.reproduced + report.kept == 400
 
 
-async def test_the_commands_read_the_database_that_the_settings_name(table, postgres_dsn):
+async def test_the_commands_read_the_database_that_the_settings_name(table, postgres_dsn, tmp_path):
     made = records(60)
     await table.insert(entries(made))
-    settings = SimpleNamespace(postgres_dsn=postgres_dsn)
+    # What a process beside it tells counts only where the settings name nothing.
+    (tmp_path / "stores.json").write_text('{"redis_url": "", "postgres_dsn": "host=/nowhere"}')
+    settings = Settings(postgres_dsn=postgres_dsn, data_dir=tmp_path)
     async with open_events(settings, None, SINCE, UNTIL, "cus_3") as events:
         found = [event async for event in events]
     assert found == [record for record in made if record.customer_id == "cus_3"]
