@@ -79,6 +79,10 @@ class Policy:
         """Whether nothing claims the request and the policy lets such requests pass."""
         return self.allow_unmatched and not self._claimed(view)
 
+    def passes_unasked(self, view: RequestView) -> bool:
+        """Whether the request passes before anybody is told and any rule is asked."""
+        return self.is_free(view) or self.passes_unmatched(view)
+
     def reads_body(self, view: RequestView) -> bool:
         """Whether the estimate wants the request's body."""
         rule = self.estimate_for(view)

@@ -110,7 +110,7 @@ class CheckService:
         except InvalidInput as error:
             return self._answers.refuse_path(policy, request, str(error))
         view = policy.view(request, path)
-        if policy.is_free(view) or policy.passes_unmatched(view):
+        if policy.passes_unasked(view):
             return Allow(decision_id=request.decision_id, policy_version=policy.version)
         context = CheckContext(policy=policy, request=request, view=view)
         if request.hold_id in self._releases:

@@ -18,6 +18,7 @@ RUNS, EVENTS = 9, 600
 
 async def test_making_and_encoding_a_record(results: Results):
     made = [event for event in World(12).made(EVENTS) if isinstance(event, MadeDecision)]
+    assert len(made) > EVENTS // 2
     reads = KnownReads()
     record_of(made[0], reads)
     seconds, size = [], 0
