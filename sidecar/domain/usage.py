@@ -85,6 +85,16 @@ class EventKind(StrEnum):
     ORPHAN = "orphan"
     CORRECTION = "correction"
     GRANT = "grant"
+    EXPIRE = "expire"
+    ROLLOVER = "rollover"
+    VOID = "void"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+
+    @property
+    def of_grant(self) -> bool:
+        """Whether the decision is about a grant rather than about usage."""
+        return self not in (EventKind.CAPTURE, EventKind.ORPHAN, EventKind.CORRECTION)
 
 
 class OnMissing(StrEnum):
