@@ -16,6 +16,7 @@ from sidecar.domain.standing import StandingFact
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.balances import read_stored_hold
 from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.granting import (
     BALANCE_FIELDS,
     grant_arguments,
@@ -62,14 +63,22 @@ class RedisLiveAccounts:
         labels = json.dumps(dict(customer.labels), sort_keys=True, separators=(",", ":"))
         reply = await self._connection.run(
             scripts.CUSTOMER,
-            self._keyspace.customer_keys(customer.customer_id)[:2],
-            (customer.currency, customer.plan, labels, check_amount(customer.overdraft_nano)),
+            self._keyspace.customer_keys(customer.customer_id),
+            (
+                customer.currency,
+                customer.customer_id,
+                customer.plan,
+                labels,
+                check_amount(customer.overdraft_nano),
+            ),
         )
         if reply == b"other_currency":
             raise Conflict(
                 f"customer {customer.customer_id!r} has balances in another currency "
                 f"than {customer.currency}"
             )
+        if reply == b"broken":
+            raise StoreDamaged("redis: a customer's balance is no number")
         await self._push_customer(customer.customer_id)
 
     async def put_credential(self, credential: Credential) -> None:
