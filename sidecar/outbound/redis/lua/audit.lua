@@ -1,14 +1,25 @@
 -- All that a customer's balance is made of, at one moment. Writes nothing.
--- KEYS: 1 customer, 2 shard, 3 expiry
+-- KEYS: 1 customer, 2 shard, 3 expiry, 4 usage
 -- ARGV: 1 most holds, 2 customer id
--- Reply: 'ok' | 'no_customer' | 'too_many' | 'broken', epoch, seq, instant, sealed ('1' if the book
---   is as the last script left it), count of the book's fields, then each with its value, the
---   grants' record or '', then per open hold: id, amount, expires ms, count of pins, then per pin:
---   grant, meter, amount
+-- Reply: 'ok' | 'no_customer' | 'too_many' | 'broken', instant, last entry that the stream had,
+--   sealed ('1' if the book is as the last script left it), seal of the book as it is, count of its
+--   fields, then each with its value, the grants' record or '', then per open hold: id, amount,
+--   expires ms, count of pins, then per pin: grant, meter, amount
 
 local customer, expiry = KEYS[1], KEYS[3]
 local moment = moment_of(KEYS[2])
-local reply = { 'ok', moment.epoch, text(moment.seq), text(moment.instant), '0' }
+
+-- Trimming forgets entries, not the id of the last one; a stream that nobody wrote to has none.
+local function last_entry()
+  if call('EXISTS', KEYS[4]) == 0 then return '0-0' end
+  local about = call('XINFO', 'STREAM', KEYS[4])
+  for i = 1, #about, 2 do
+    if about[i] == 'last-generated-id' then return about[i + 1] end
+  end
+  error('the stream does not say its last entry')
+end
+
+local reply = { 'ok', text(moment.instant), last_entry(), '0', '' }
 local names = { 'rev', 'seal' }
 name_book(names)
 local row = call('HMGET', customer, unpack(names))
@@ -21,7 +32,8 @@ if not book then
   reply[1] = 'broken'
   return reply
 end
-reply[5] = row[2] == seal_of(book) and '1' or '0'
+reply[5] = seal_of(book)
+reply[4] = row[2] == reply[5] and '1' or '0'
 reply[6] = text(#BOOK_FIELDS)
 for _, field in ipairs(BOOK_FIELDS) do
   reply[#reply + 1], reply[#reply + 2] = field, book[field]
