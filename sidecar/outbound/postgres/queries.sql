@@ -181,7 +181,7 @@ FROM leased ORDER BY due_at, customer_id, schedule_id
 -- name: advance_schedule
 -- The schedule may have been given an end since it was read.
 UPDATE grant_schedules
-SET next_start = n.next_start, due_at = CASE WHEN n.next_start IS NOT NULL THEN $5 END,
+SET next_start = n.next_start, due_at = CASE WHEN n.next_start IS NOT NULL THEN $5::timestamptz END,
     leased_until = NULL
 FROM (SELECT customer_id, schedule_id,
         CASE WHEN ends_at IS NULL OR $4 < ends_at THEN $4::timestamptz END AS next_start
