@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.grants import GrantKind
 from sidecar.domain.money import parse_amount
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.inbound.http.admin_models import (
@@ -212,7 +213,7 @@ async def post_grant(call: Call) -> Answer:
             customer_id=call.body.customer_id,
             amount_nano=parse_amount(call.body.amount),
             currency=call.body.currency,
-            kind=call.body.kind,
+            kind=GrantKind(call.body.kind),
         )
     )
     return Answer(status=HTTPStatus.CREATED, body=GrantAnswer.of(grant))
