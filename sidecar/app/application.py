@@ -49,6 +49,7 @@ from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.credits import CreditService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
@@ -234,6 +235,10 @@ class Application:
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
+        self.credits = CreditService(
+            accounts=PostgresAccounts(self.pool),
+            live=RedisLiveAccounts(self.stores.redis, self.keyspace),
+        )
         self.foresight.use_postgres(self.pool)
         if not settings.has(Role.SETTLEMENT):
             return
@@ -313,6 +318,7 @@ class Application:
         known = (self.loaded, self.directory, self.balances)
         use_cases = AdminUseCases(
             accounts=self.accounts,
+            credits=self.credits,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
@@ -344,7 +350,7 @@ class Application:
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
             seconds = settings.sweep_interval_seconds
-            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
+            run_grants = partial(self.credits.run_pending, interval_seconds=seconds)
             start("grants", run_grants, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)

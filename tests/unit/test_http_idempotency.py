@@ -139,14 +139,14 @@ async def test_a_grant_whose_first_attempt_died_after_its_effect_is_not_given_tw
 async def test_of_two_at_once_one_writes_and_the_other_is_told_to_wait():
     world = await world_with_customer()
     reached, gate = asyncio.Event(), asyncio.Event()
-    create = world.accounts.create_grant
+    create = world.credits.create_grant
 
     async def slow(*args: object) -> object:
         reached.set()
         await gate.wait()
         return await create(*args)
 
-    world.accounts.create_grant = slow
+    world.credits.create_grant = slow
     async with calling(world.admin(), token=ADMIN_TOKEN) as call:
         first = asyncio.create_task(call("POST", GRANTS, json=grant(), headers=key()))
         await reached.wait()
@@ -160,14 +160,14 @@ async def test_of_two_at_once_one_writes_and_the_other_is_told_to_wait():
 async def test_a_client_that_goes_away_does_not_stop_a_write():
     world = await world_with_customer()
     reached, gate = asyncio.Event(), asyncio.Event()
-    create = world.accounts.create_grant
+    create = world.credits.create_grant
 
     async def slow(*args: object) -> object:
         reached.set()
         await gate.wait()
         return await create(*args)
 
-    world.accounts.create_grant = slow
+    world.credits.create_grant = slow
     async with calling(world.admin(), token=ADMIN_TOKEN) as call:
         first = asyncio.create_task(call("POST", GRANTS, json=grant(), headers=key()))
         await reached.wait()

@@ -38,6 +38,7 @@ from sidecar.inbound.http.routing import Answer, Call
 from sidecar.inbound.principals import is_name
 from sidecar.services.accounts import AccountService
 from sidecar.services.control_ports import Customer, Grant
+from sidecar.services.credits import CreditService
 from sidecar.services.idempotency import derived_id
 
 T = TypeVar("T")
@@ -106,7 +107,7 @@ async def erase_customer(call: Call) -> Answer:
 
 async def get_balance(call: Call) -> Answer:
     """The live balance."""
-    return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(customer_id_of(call))))
+    return Answer(body=BalanceAnswer.of(await _credits(call).read_balance(customer_id_of(call))))
 
 
 async def get_standing(call: Call) -> Answer:
@@ -206,7 +207,7 @@ async def post_grant(call: Call) -> Answer:
     """
     assert isinstance(call.body, GrantBody)
     new_id = call.request.app[EDGE].new_id
-    grant = await _accounts(call).create_grant(
+    grant = await _credits(call).create_grant(
         Grant(
             grant_id=derived_id("grt", call.claim) if call.claim else new_id("grt"),
             customer_id=call.body.customer_id,
@@ -222,7 +223,7 @@ async def list_grants(call: Call) -> Answer:
     """A page of a customer's grants, by id."""
     assert isinstance(call.query, CustomerPageQuery)
     query = call.query
-    found = await _accounts(call).list_grants(
+    found = await _credits(call).list_grants(
         query.customer_id, after=_read_cursor(query), limit=query.limit + 1
     )
     page = found[: query.limit]
@@ -236,6 +237,10 @@ async def list_grants(call: Call) -> Answer:
 
 def _accounts(call: Call) -> AccountService:
     return call.request.app[ADMIN].accounts
+
+
+def _credits(call: Call) -> CreditService:
+    return call.request.app[ADMIN].credits
 
 
 def customer_id_of(call: Call) -> str:

@@ -10,6 +10,7 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
@@ -63,6 +64,7 @@ class AdminUseCases:
     """What the admin role's routes call."""
 
     accounts: AccountService
+    credits: CreditService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries
