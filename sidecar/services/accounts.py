@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import StandingFact
 from sidecar.services.control_ports import (
     Accounts,
@@ -91,7 +92,7 @@ class AccountService:
 
     async def update_customer(self, customer: Customer) -> Customer:
         """
-        Change plan, labels and Stripe customer; each is what it is here afterwards.
+        Change plan, labels, Stripe customer and overdraft; each is what it is here afterwards.
 
         Args:
             customer: With currency "" to leave it unsaid.
@@ -258,6 +259,8 @@ class AccountService:
                 f"plan {customer.plan!r} is not in the policy; it has {', '.join(sorted(cards))}",
                 field="plan",
             )
+        if not 0 <= customer.overdraft_nano <= AMOUNT_NANO_MAX:
+            raise InvalidInput("overdraft must be zero or more", field="overdraft")
         if len(customer.labels) > LABELS_MAX:
             raise InvalidInput(f"at most {LABELS_MAX} labels are allowed", field="labels")
         return card.currency

@@ -18,7 +18,9 @@ from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 from sidecar.services.reloading import PolicyReloads
+from sidecar.services.schedules import ScheduleService
 from sidecar.services.thresholds import ThresholdRecord
+from sidecar.services.top_ups import TopUpService
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -65,6 +67,8 @@ class AdminUseCases:
 
     accounts: AccountService
     credits: CreditService
+    schedules: ScheduleService
+    top_ups: TopUpService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries
