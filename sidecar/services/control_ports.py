@@ -262,7 +262,7 @@ class Accounts(Protocol):
         """One customer."""
 
     async def update_customer(self, customer: Customer) -> Customer | None:
-        """Change plan, labels and Stripe customer; None for an unknown one."""
+        """Change plan, labels, Stripe customer and overdraft; None for an unknown one."""
 
     async def erase_customer(self, customer_id: str) -> Customer | None:
         """Clear what may name a person, and revoke all keys; None for an unknown customer."""
