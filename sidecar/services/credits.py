@@ -8,6 +8,7 @@ repeats; the intent is also picked up by the worker of `pending_credits`.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -86,7 +87,10 @@ class CreditService:
             _refuse_differences(known, grant)
         else:
             try:
-                await self._check(grant, customer)
+                self._check(grant, customer)
+                # A live store that is away judges when it is back.
+                with suppress(StoreUnavailable):
+                    await self._check_room(grant)
             except (InvalidInput, Conflict):
                 telemetry.GRANTS.labels(grant.kind.value, "refused").inc()
                 raise
@@ -159,7 +163,8 @@ class CreditService:
     ) -> None:
         """Refuse a top-up that could not be given now. Raises as `top_up`; writes nothing."""
         grant = _top_up(customer_id, amount_nano, currency, reference)
-        await self._check(grant, await self._customer(customer_id))
+        self._check(grant, await self._customer(customer_id))
+        await self._check_room(grant)
 
     async def read_grant(self, customer_id: str, grant_id: str) -> Grant:
         """One grant. Raises NotFound."""
@@ -267,12 +272,15 @@ class CreditService:
                 words = unknown("meter", name, known, label="the policy has")
                 raise InvalidInput(words, field="meters")
 
-    async def _check(self, grant: Grant, customer: Customer) -> None:
+    def _check(self, grant: Grant, customer: Customer) -> None:
         """What a new grant is refused for before anything is written."""
         check_grant(grant.terms, self._clock.now())
         check_currency(grant.currency, customer)
         self.check_meters(grant.meters)
-        balance = await self._live.read_balance(customer.customer_id)
+
+    async def _check_room(self, grant: Grant) -> None:
+        """Refuse what the live store has no room for. Raises StoreUnavailable, too."""
+        balance = await self._live.read_balance(grant.customer_id)
         granted = balance.granted_nano if balance else 0
         if granted + grant.amount_nano > AMOUNT_NANO_MAX:
             raise InvalidInput(
@@ -280,7 +288,7 @@ class CreditService:
                 f"all grants together can be at most {format_amount(AMOUNT_NANO_MAX)}",
                 field="amount",
             )
-        live = await self._live.list_live_grants(customer.customer_id)
+        live = await self._live.list_live_grants(grant.customer_id)
         if len(live) >= GRANTS_ACTIVE_MAX:
             raise Conflict(
                 f"there are {len(live)} grants that are not spent or ended, which is the most; "

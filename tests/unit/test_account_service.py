@@ -99,7 +99,7 @@ async def test_a_grant_counts_once_however_often_it_is_sent():
     cases = await made()
     for _ in range(3):
         await cases.credits.create_grant(GRANT)
-    await cases.credits.apply_pending()
+    await cases.pending.apply_grants()
     assert cases.account.granted == 5
 
 
@@ -118,9 +118,9 @@ async def test_a_grant_whose_live_store_was_away_is_applied_afterwards():
     with pytest.raises(StoreUnavailable):
         await cases.credits.create_grant(GRANT)
     with pytest.raises(StoreUnavailable):
-        await cases.credits.apply_pending()
+        await cases.pending.apply_grants()
     cases.state.away = False
-    assert await cases.credits.apply_pending() == 1
+    assert await cases.pending.apply_grants() == 1
     assert cases.account.granted == 5
 
 
@@ -128,7 +128,7 @@ async def test_pending_grants_bring_back_a_customer_that_the_live_store_lost():
     cases = await made()
     await cases.credits.create_grant(GRANT)
     cases.state.accounts.clear()
-    await cases.credits.apply_pending()
+    await cases.pending.apply_grants()
     assert cases.account.granted == 5
 
 
@@ -149,7 +149,7 @@ async def test_a_grant_that_the_live_store_refuses_keeps_no_other_from_being_app
 
     cases.live.apply_grant = refuse_one
     failed = Grown("sidecar_worker_failures_total", worker="grants")
-    assert await cases.credits.apply_pending() == 2
+    assert await cases.pending.apply_grants() == 2
     assert (cases.account.grants, failed.by) == ({"g_1", "g_2"}, 1)
 
 
@@ -158,7 +158,7 @@ async def test_posted_grants_are_not_pending_and_the_rest_goes_in_batches():
     for number in range(5):
         state = GrantState.POSTED if number == 0 else GrantState.INTENT
         await cases.record.create_grant(replace(GRANT, grant_id=f"g_{number}", state=state))
-    assert await cases.credits.apply_pending(limit=3) == 3
+    assert await cases.pending.apply_grants(limit=3) == 3
     assert cases.account.grants == {"g_1", "g_2", "g_3"}
 
 
@@ -168,7 +168,7 @@ async def test_the_worker_outlives_a_record_that_is_away_and_stops_when_told():
     cases.record.away = True
     stop = asyncio.Event()
     failed = Grown("sidecar_worker_failures_total", worker="grants")
-    work = asyncio.create_task(cases.credits.run_pending(stop, interval_seconds=0.001))
+    work = asyncio.create_task(cases.pending.run(stop))
     await until(lambda: failed.by >= 2)
     cases.record.away = False
     await until(lambda: cases.account.granted)

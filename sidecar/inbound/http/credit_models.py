@@ -41,7 +41,10 @@ MeterNames = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]+$")]],
     Field(max_length=GRANT_METERS_MAX),
 ]
-PriorityNumber = Annotated[Priority, Field(description=f"0 (first) to {PRIORITY_MAX}.")]
+PriorityNumber = Annotated[
+    Priority,
+    Field(description=f"0 (first) to {PRIORITY_MAX}; null is {PRIORITY_DEFAULT}."),
+]
 
 
 class GrantBody(RequestModel):
@@ -51,7 +54,7 @@ class GrantBody(RequestModel):
     amount: AmountText
     currency: Currency
     kind: KindName = "paid"
-    priority: PriorityNumber = PRIORITY_DEFAULT
+    priority: PriorityNumber | None = None
     effective_at: Instant | None = None
     expires_at: Instant | None = None
     meters: Annotated[MeterNames, Field(default_factory=list)]

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 from urllib.parse import quote
 
-from sidecar.domain.grants import GrantKind, WithdrawalKind
+from sidecar.domain.grants import PRIORITY_DEFAULT, GrantKind, WithdrawalKind
 from sidecar.domain.money import parse_amount
 from sidecar.inbound.http.admin import customer_id_of, path_name
 from sidecar.inbound.http.credit_models import (
@@ -43,7 +43,7 @@ async def post_grant(call: Call) -> Answer:
             amount_nano=parse_amount(body.amount),
             currency=body.currency,
             kind=GrantKind(body.kind),
-            priority=body.priority,
+            priority=PRIORITY_DEFAULT if body.priority is None else body.priority,
             effective_at=body.effective_at,
             expires_at=body.expires_at,
             meters=tuple(body.meters),

@@ -2,7 +2,7 @@
 
 from http import HTTPStatus
 
-from sidecar.domain.grants import GrantKind
+from sidecar.domain.grants import PRIORITY_DEFAULT, GrantKind
 from sidecar.domain.money import parse_amount
 from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.schedules import GrantSchedule
@@ -47,7 +47,7 @@ async def post_schedule(call: Call) -> Answer:
             starts_at=body.starts_at,
             ends_at=body.ends_at,
             kind=GrantKind(body.kind),
-            priority=body.priority,
+            priority=PRIORITY_DEFAULT if body.priority is None else body.priority,
             meters=tuple(body.meters),
             rolls_least_nano=least,
             rolls_most_nano=most,

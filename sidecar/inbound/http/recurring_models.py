@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sidecar.domain.grants import PRIORITY_DEFAULT, GrantKind
+from sidecar.domain.grants import GrantKind
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.schedules import GrantSchedule
@@ -49,7 +49,7 @@ class ScheduleBody(RequestModel):
     amount: AmountText
     currency: Currency
     kind: KindName = "paid"
-    priority: PriorityNumber = PRIORITY_DEFAULT
+    priority: PriorityNumber | None = None
     meters: Annotated[MeterNames, Field(default_factory=list)]
     unit: Literal["day", "week", "month", "year"]
     every: Every = 1
