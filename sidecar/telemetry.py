@@ -92,6 +92,24 @@ DECISION_RECORDS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+GRANTS = Counter(
+    "sidecar_grants_total",
+    "Grants asked for, by kind and outcome: given, repeated, waiting (a store is away), refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+WITHDRAWALS = Counter(
+    "sidecar_withdrawals_total",
+    "Withdrawals brought to the live store, by kind and outcome: applied, waiting, refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+TOP_UPS = Counter(
+    "sidecar_top_ups_total",
+    "Automatic top-ups, by outcome: paid, declined, unanswered, limited (held back by a guard).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 SETTLED_EVENTS = Counter(
     "sidecar_settled_events_total",
     "Stream records settled, by outcome (posted, repeated, quarantined).",

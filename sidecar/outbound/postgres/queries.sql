@@ -694,6 +694,57 @@ SELECT customer_id, quota, subject, period_start, percent, used, quota_limit
 FROM threshold_events WHERE customer_id = $1
 ORDER BY event_number DESC LIMIT $2
 
+-- name: put_top_up_rule
+INSERT INTO top_up_rules (customer_id, threshold_nano, amount_nano, target_nano)
+SELECT customer_id, $2, $3, $4 FROM customers WHERE customer_id = $1
+ON CONFLICT (customer_id) DO UPDATE SET threshold_nano = excluded.threshold_nano,
+    amount_nano = excluded.amount_nano, target_nano = excluded.target_nano,
+    looked_at = '-infinity'
+RETURNING threshold_nano, amount_nano, target_nano
+
+-- name: read_top_up_rule
+SELECT threshold_nano, amount_nano, target_nano FROM top_up_rules WHERE customer_id = $1
+
+-- name: delete_top_up_rule
+DELETE FROM top_up_rules WHERE customer_id = $1
+
+-- name: claim_top_up_rules
+WITH due AS (
+    SELECT customer_id FROM top_up_rules WHERE looked_at <= $1::timestamptz - $3::interval
+    ORDER BY looked_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
+UPDATE top_up_rules r SET looked_at = $1
+FROM due WHERE r.customer_id = due.customer_id
+RETURNING r.customer_id, r.threshold_nano, r.amount_nano, r.target_nano
+
+-- name: list_top_up_attempts
+SELECT customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+FROM top_up_attempts WHERE customer_id = $1 ORDER BY number DESC LIMIT $2
+
+-- name: begin_top_up_attempt
+INSERT INTO top_up_attempts (customer_id, number, amount_nano, currency, state, asked_at)
+VALUES ($1, $2, $3, $4, 'asked', $5)
+ON CONFLICT DO NOTHING
+RETURNING number
+
+-- name: note_top_up_try
+UPDATE top_up_attempts SET tries = tries + 1, tried_at = $4
+WHERE customer_id = $1 AND number = $2 AND tries = $3 AND state = 'asked'
+RETURNING customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+
+-- name: note_top_up_state
+UPDATE top_up_attempts
+SET state = $3, provider_reference = $4, ended_at = CASE WHEN $3 <> 'paid' THEN $5::timestamptz END
+WHERE customer_id = $1 AND number = $2
+    AND (state, $3::text) IN (('asked', 'paid'), ('asked', 'declined'), ('paid', 'given'))
+
+-- name: read_top_up_attempt
+SELECT customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+FROM top_up_attempts WHERE customer_id = $1 AND number = $2
+
 -- name: insert_decisions
 INSERT INTO decisions (
     customer_id, day, decision_id, allowed, decided_at, epoch, seq, unplaced, shard, entry_id,
