@@ -52,3 +52,25 @@ async def test_a_grant_that_only_pays_a_debt_moves_nothing(store):
     record = (await store.records())[-1]
     assert (record.kind, record.amount_nano, record.overage_nano) == ("grant", 4, -4)
     assert record.movements == ()
+
+
+@pytest.mark.parametrize("used", [0, 40, 100])
+async def test_the_least_that_rolls_over_comes_though_the_grant_before_is_spent(store, start, used):
+    facts = await store.add_customer()
+    await at(store, start)
+    ends = start + timedelta(seconds=10)
+    await give(store, "first", 100, expires_at=ends)
+    rollover = Rollover(from_grant_id="first", least_nano=30, most_nano=50)
+    await give(store, "second", 100, effective_at=ends, rollover=rollover)
+    if used:
+        await capture(store, event_of(hold_of(facts, 1, used), used))
+    await at(store, ends)
+    await store.balances.prune_counters(store.keyspace.shard_of(CUSTOMER), 100)
+    left = 100 - used
+    rolled = min(50, max(left, 30))
+    assert [(g.grant_id, g.free_nano) for g in await store.accounts.list_live_grants(CUSTOMER)] == [
+        ("second", 100 + rolled)
+    ]
+    balance = await store.balance()
+    assert balance.granted_nano == 200 + max(0, rolled - left)
+    assert balance.expired_nano == max(0, left - rolled)

@@ -157,19 +157,22 @@ local function activate(book, grant)
   note_record(book, 'grant', grant, amount, negate(paid), { { grant.id, minus(amount, paid) } })
   local from_id, lowest, highest = grant.rolls:match('^(%S+) (%d+) (%d+)$')
   grant.rolls = ''
-  local from = from_id and find_grant(book, from_id)
-  if not from or from.state ~= 'active' then return end
-  local rolled = from.free
-  if cmp(rolled, lowest) < 0 then rolled = lowest end
+  if not from_id then return end
+  -- A grant before that is spent is in the book no more: nothing is free of it.
+  local from = find_grant(book, from_id)
+  if from and from.state ~= 'active' then from = nil end
+  local free = from and from.free or '0'
+  local rolled = cmp(free, lowest) < 0 and lowest or free
   rolled = least(rolled, highest)
-  local moved = least(rolled, from.free)
+  local moved = least(rolled, free)
   local extra = minus(rolled, moved)
-  from.free, grant.free = minus(from.free, moved), plus(grant.free, rolled)
+  if from then from.free = minus(free, moved) end
+  grant.free = plus(grant.free, rolled)
   shift(book, 'granted', extra)
   shift(book, 'avail', extra)
   if rolled ~= '0' then
     note_record(book, 'rollover', grant, extra, '0',
-      { { from.id, negate(moved) }, { grant.id, rolled } })
+      { { from_id, negate(moved) }, { grant.id, rolled } })
   end
 end
 
