@@ -74,3 +74,18 @@ async def test_the_least_that_rolls_over_comes_though_the_grant_before_is_spent(
     balance = await store.balance()
     assert balance.granted_nano == 200 + max(0, rolled - left)
     assert balance.expired_nano == max(0, left - rolled)
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_correction_is_billed_as_what_it_corrects(store, before):
+    facts = await store.add_customer(granted=100)
+    hold = hold_of(facts, 1, 30)
+    await capture(store, event_of(hold, 30, estimated=True), prepaid=before)
+    outcome = await capture(store, event_of(hold, 20), prepaid=not before)
+    assert outcome.booked_nano == -10
+    record = (await store.records())[-1]
+    assert record.prepaid is before
+    change = -(record.amount_nano - record.overage_nano) if before else 0
+    assert sum(movement.amount_nano for movement in record.movements) == change
+    (grant,) = await store.accounts.list_live_grants(CUSTOMER)
+    assert grant.free_nano == (80 if before else 100)

@@ -75,7 +75,7 @@ end
 local function append(kind, change, held, late)
   append_record(usage, moment, {
     kind = kind, id = id, currency = ARGV[7], amount = change.booked, held = held,
-    overage = change.overage, avail = book.avail, prepaid = ARGV[6], late = late,
+    overage = change.overage, avail = book.avail, prepaid = prepaid and '1' or '0', late = late,
     price_version = ARGV[8], event = ARGV[9], moves = change.moves,
   })
 end
@@ -94,6 +94,11 @@ local function compare()
   if marker.estimated == '0' then return reply('conflict') end
   local refused = refusal(marker.lines)
   if refused then return reply(refused) end
+  -- Who paid the estimate pays the correction, whatever the plan says since. What credit paid is
+  -- all burned or owed.
+  if marker.amount ~= '0' then
+    prepaid = plus(pinned_sum(marker.burned), marker.overage) == marker.amount
+  end
   local change = settle_book(marker, marker.burned, '0', true)
   if not book_fits(book) then return reply('out_of_bounds') end
   uncount_captured(marker.lines)
