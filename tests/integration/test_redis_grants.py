@@ -89,3 +89,37 @@ async def test_a_correction_is_billed_as_what_it_corrects(store, before):
     assert sum(movement.amount_nano for movement in record.movements) == change
     (grant,) = await store.accounts.list_live_grants(CUSTOMER)
     assert grant.free_nano == (80 if before else 100)
+
+
+async def test_what_a_correction_gives_back_is_given_back_before_it_expires(store, start):
+    """The ledger has no grant with less than nothing left, not even between two records."""
+    facts = await store.add_customer()
+    await at(store, start)
+    await give(store, "short", 100, expires_at=start + timedelta(seconds=10))
+    hold = hold_of(facts, 1, 90)
+    await store.balances.place_hold(hold_of(facts, 2, 5))
+    await capture(store, event_of(hold, 90, estimated=True))
+    await at(store, start + timedelta(seconds=10))
+    await capture(store, event_of(hold, 20))
+    left = 0
+    for record in await store.records():
+        left += sum(movement.amount_nano for movement in record.movements)
+        assert left >= 0
+    kinds = [record.kind for record in await store.records()]
+    assert kinds == ["grant", "capture", "expire", "correction:1", "expire"]
+
+
+async def test_credit_that_expires_pays_what_the_same_capture_owes_first(store, start):
+    facts = await store.add_customer()
+    await at(store, start)
+    await give(store, "scoped", 50, meters=("input",), expires_at=start + timedelta(seconds=10))
+    hold = hold_of(facts, 1, 50, parts={"input": 50})
+    await store.balances.place_hold(hold)
+    await at(store, start + timedelta(seconds=10))
+    line = RatedLine(meter="output", quantity=30, amount_nano=30)
+    outcome = await capture(store, replace(event_of(hold, 0), lines=(line,)))
+    assert outcome.overspent_nano == 0
+    balance = await store.balance()
+    assert (balance.deficit_nano, balance.expired_nano) == (0, 20)
+    last = [(r.kind, r.amount_nano, r.overage_nano) for r in await store.records()][-2:]
+    assert last == [("capture", 30, 30), ("expire", 20, -30)]

@@ -112,8 +112,8 @@ end
 -- Note a decision about a grant, to be appended to the stream when the book is written.
 local function note_record(book, kind, grant, amount, overage, moves, withdrawal)
   book.records[#book.records + 1] = {
-    kind = kind, id = grant.id, amount = amount, overage = overage, moves = moves,
-    grant_kind = grant.kind, withdrawal = withdrawal or '', avail = book.avail,
+    kind = kind, id = grant.id, currency = book.currency, amount = amount, overage = overage,
+    moves = moves, grant_kind = grant.kind, withdrawal = withdrawal or '', avail = book.avail,
   }
 end
 
@@ -286,11 +286,5 @@ local function write_book(book, usage, moment)
     cells[#cells + 1], cells[#cells + 2] = 'seal', seal_of(book)
     call('HSET', where.customer, unpack(cells))
   end
-  for _, record in ipairs(book.records) do
-    append_record(usage, moment, {
-      kind = record.kind, id = record.id, currency = book.currency, amount = record.amount,
-      overage = record.overage, avail = record.avail, moves = record.moves,
-      grant_kind = record.grant_kind, withdrawal = record.withdrawal,
-    })
-  end
+  for _, record in ipairs(book.records) do append_record(usage, moment, record) end
 end
