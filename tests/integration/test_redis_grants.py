@@ -7,11 +7,13 @@ from datetime import datetime, timedelta
 import pytest
 from fixtures.live_store import CUSTOMER, LiveStore, SystemClock, event_of, hold_of
 
-from sidecar.domain.grants import Movement, Rollover
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.grants import GRANTS_ACTIVE_MAX, Rollover
+from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import RatedLine, UsageEvent
 from sidecar.services.control_ports import Grant
-from sidecar.services.ports import CaptureOutcome
+from sidecar.services.ports import CaptureOutcome, PlaceStatus
 
 
 @pytest.fixture
@@ -39,10 +41,6 @@ async def at(store: LiveStore, instant: datetime) -> None:
 
 async def capture(store: LiveStore, event: UsageEvent, *, prepaid: bool = True) -> CaptureOutcome:
     return await store.balances.capture_hold(event, (), prepaid=prepaid)
-
-
-def moved(**amounts: int) -> tuple[Movement, ...]:
-    return tuple(Movement(grant_id=name, amount_nano=nano) for name, nano in amounts.items())
 
 
 async def test_a_grant_that_only_pays_a_debt_moves_nothing(store):
@@ -123,3 +121,29 @@ async def test_credit_that_expires_pays_what_the_same_capture_owes_first(store, 
     assert (balance.deficit_nano, balance.expired_nano) == (0, 20)
     last = [(r.kind, r.amount_nano, r.overage_nano) for r in await store.records()][-2:]
     assert last == [("capture", 30, 30), ("expire", 20, -30)]
+
+
+async def test_grants_that_have_just_expired_make_room(store, start):
+    await store.add_customer()
+    await at(store, start)
+    for number in range(GRANTS_ACTIVE_MAX):
+        await give(store, f"g-{number}", 1, expires_at=start + timedelta(seconds=10))
+    with pytest.raises(InvalidInput, match="which is the most"):
+        await give(store, "more", 1)
+    await at(store, start + timedelta(seconds=10))
+    await give(store, "more", 1)
+    assert [g.grant_id for g in await store.accounts.list_live_grants(CUSTOMER)] == ["more"]
+
+
+async def test_grants_to_come_never_lock_a_customer_out(store, start):
+    facts = await store.add_customer(granted=100)
+    await at(store, start)
+    soon = start + timedelta(seconds=10)
+    await give(store, "most", AMOUNT_NANO_MAX - 100, effective_at=soon)
+    rollover = Rollover(from_grant_id="most", least_nano=1, most_nano=1)
+    for rolls, amount in ((None, 1), (rollover, 1)):
+        with pytest.raises(InvalidInput, match="largest balance"):
+            await give(store, "beyond", amount, effective_at=soon, rollover=rolls)
+    await at(store, soon)
+    outcome = await store.balances.place_hold(hold_of(facts, 1, 10))
+    assert outcome.status is PlaceStatus.PLACED

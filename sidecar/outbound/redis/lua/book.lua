@@ -256,6 +256,17 @@ local function book_fits(book)
   return true
 end
 
+-- The grants that are kept: of the others nothing is left.
+local function still_matter(book)
+  local kept = {}
+  for _, grant in ipairs(book.grants) do
+    if grant.state == 'scheduled' or grant.free ~= '0' or grant.pinned ~= '0' then
+      kept[#kept + 1] = grant
+    end
+  end
+  return kept
+end
+
 -- Write what has changed of the book, and what was noted of grants to the stream.
 local function write_book(book, usage, moment)
   local cells = {}
@@ -265,12 +276,7 @@ local function write_book(book, usage, moment)
     end
   end
   if book.changed then
-    local kept = {}
-    for _, grant in ipairs(book.grants) do
-      if grant.state == 'scheduled' or grant.free ~= '0' or grant.pinned ~= '0' then
-        kept[#kept + 1] = grant
-      end
-    end
+    local kept = still_matter(book)
     book.grants = kept
     if #kept > 0 then
       book.record = write_grants(kept)
