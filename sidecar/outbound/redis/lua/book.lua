@@ -261,8 +261,10 @@ local function book_fits(book)
     if not sane(book[field]) then return false end
   end
   for _, grant in ipairs(book.grants) do
-    if not (sane(grant.free) and sane(grant.pinned))
-      or negative(grant.free) or negative(grant.pinned) then
+    local read = grant.as_read
+    local as_read = read and read[2] == grant.free and read[3] == grant.pinned
+    if not as_read and (not (sane(grant.free) and sane(grant.pinned))
+      or negative(grant.free) or negative(grant.pinned)) then
       return false
     end
   end
