@@ -121,6 +121,17 @@ SETTLEMENT_LAG = Gauge(
     "Age of the newest settled decision when it was settled.",
     registry=REGISTRY,
 )
+RECONCILE_DIFFERENCES = Gauge(
+    "sidecar_reconcile_differences",
+    "Differences that the last run of reconcile found, by kind; `unknown` must be 0.",
+    ["kind"],
+    registry=REGISTRY,
+)
+RECONCILE_UNREAD = Gauge(
+    "sidecar_reconcile_unread_customers",
+    "Customers that the last run of reconcile could not compare.",
+    registry=REGISTRY,
+)
 REPORTS = Counter(
     "sidecar_reports_total",
     "Attempts to report a quantity to the billing provider, by outcome.",

@@ -100,7 +100,7 @@ FROM grants WHERE customer_id = $1 AND grant_id > $2 ORDER BY grant_id LIMIT $3
 
 -- name: pending_grants
 -- What begins later and has been applied rests until it begins; then it is applied once more,
--- should the live store have lost it meanwhile. What was voided before it began never comes.
+-- should the live store have lost it meanwhile. What was taken back before it began never comes.
 SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
     meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
     created_at
@@ -109,7 +109,7 @@ WHERE state = 'intent' AND (applied_at IS NULL OR coalesce(effective_at, created
     AND NOT EXISTS (
         SELECT FROM withdrawals w
         WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
-            AND w.kind = 'void' AND w.amount_nano IS NULL AND w.state = 'applied')
+            AND w.state = 'applied' AND w.withdrawn_nano = 0)
 ORDER BY created_at, grant_id LIMIT $1
 
 -- name: note_applied
@@ -181,7 +181,7 @@ FROM leased ORDER BY due_at, customer_id, schedule_id
 -- name: advance_schedule
 -- The schedule may have been given an end since it was read.
 UPDATE grant_schedules
-SET next_start = n.next_start, due_at = CASE WHEN n.next_start IS NOT NULL THEN $5 END,
+SET next_start = n.next_start, due_at = CASE WHEN n.next_start IS NOT NULL THEN $5::timestamptz END,
     leased_until = NULL
 FROM (SELECT customer_id, schedule_id,
         CASE WHEN ends_at IS NULL OR $4 < ends_at THEN $4::timestamptz END AS next_start

@@ -105,6 +105,13 @@ ALTER TABLE ledger_entries
         'customer_credit', 'customer_overage', 'customer_receivable', 'funding', 'promotion',
         'breakage', 'revenue')) NOT VALID;
 
+-- A correction may give back what a grant paid that is gone, and take the new amount from another:
+-- then less is owed though the amount is the same.
+ALTER TABLE usage_events
+    DROP CONSTRAINT usage_events_check2,
+    ADD CONSTRAINT usage_events_check2 CHECK (kind LIKE 'correction:%' OR late
+        OR overage_nano BETWEEN least(0, amount_nano) AND greatest(0, amount_nano)) NOT VALID;
+
 -- Accounts that grants end in, and the sums that a live balance is made of: each is what the
 -- live store counts under the same name. Those of usage are in `revenue` and the receivable.
 ALTER TABLE account_balances
