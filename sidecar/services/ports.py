@@ -174,6 +174,8 @@ class CaptureOutcome:
 
     `booked_nano` is what this call changed (a correction's is signed), `overage_nano` the
     part beyond the customer's credit, `held_nano` what the hold had set aside (0 if none).
+    (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
+    the last decision before them.
     """
 
     status: CaptureStatus
@@ -181,6 +183,8 @@ class CaptureOutcome:
     overage_nano: int = 0
     held_nano: int = 0
     available_nano: int = 0
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -356,6 +356,8 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
         available_nano=int(fields[b"avail"]),
         late=_flag(fields[b"late"]),
         event=event,
+        epoch=int(fields[b"ep"]),
+        seq=int(fields[b"seq"]),
     )
 
 

@@ -37,6 +37,7 @@ CUSTOMER = _load("customer")
 CREDENTIAL = _load("credential")
 STANDING = _load("standing")
 GRANT = _load("grant")
+SETTLED = _load("settled")
 
 ALL = (
     PLACE,
@@ -53,4 +54,5 @@ ALL = (
     CREDENTIAL,
     STANDING,
     GRANT,
+    SETTLED,
 )
