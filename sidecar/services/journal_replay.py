@@ -2,7 +2,9 @@
 Replay: captures that a shard has lost are asked for again, from this process's journal.
 
 Each is idempotent on its hold id, so a replay may be repeated, broken off anywhere, and run
-while new captures come in. Amounts are those that were acknowledged; nothing is priced anew.
+while new captures come in. Amounts are those that were acknowledged: nothing is
+priced anew, and the running totals of prices are not advanced, because whether they hold the
+event already cannot be told here.
 """
 
 import asyncio
@@ -18,8 +20,7 @@ from sidecar.services.journal_ports import (
     ShardMarks,
     UsageJournal,
 )
-from sidecar.services.ports import Balances, CaptureStatus, Quarantine, RateCards
-from sidecar.services.rating import total_demands
+from sidecar.services.ports import Balances, CaptureStatus, Quarantine
 
 CONCURRENCY_MAX = 16
 
@@ -33,7 +34,6 @@ class JournalReplay:
         journal: UsageJournal,
         marks: ShardMarks,
         balances: Balances,
-        rate_cards: RateCards,
         quarantine: Quarantine,
         concurrency_max: int = CONCURRENCY_MAX,
     ) -> None:
@@ -41,13 +41,12 @@ class JournalReplay:
         Wire the ports.
 
         Args:
-            journal, marks, balances, rate_cards, quarantine: Ports.
+            journal, marks, balances, quarantine: Ports.
             concurrency_max: Customers at a time; one customer's captures keep their order.
         """
         self._journal = journal
         self._marks = marks
         self._balances = balances
-        self._rate_cards = rate_cards
         self._quarantine = quarantine
         self._concurrency_max = concurrency_max
 
@@ -118,7 +117,6 @@ class JournalReplay:
     ) -> int:
         event = record.event
         try:
-            await self._reserve(event)
             outcome = await self._balances.capture_hold(
                 event, record.quota_lines, prepaid=record.prepaid
             )
@@ -133,18 +131,6 @@ class JournalReplay:
             counts[outcome.status.value] += 1
             telemetry.JOURNAL_RECORDS.labels("replayed").inc()
         return outcome.seq
-
-    async def _reserve(self, event: UsageEvent) -> None:
-        """
-        Advance the running totals that the event was priced on, so that the next ones go on.
-
-        The intervals may differ from the first time, their sum does not. A card that is gone
-        prices nothing any more, so nothing goes on from its totals.
-        """
-        card = await self._rate_cards.read(event.price_version)
-        demands = [] if card is None else total_demands(event, card)
-        if demands:
-            await self._balances.reserve_totals(event.customer_id, event.hold_id, event, demands)
 
     async def _set_aside(
         self, event: UsageEvent, status: CaptureStatus, counts: Counter[str]

@@ -103,7 +103,14 @@ class Rating:
             InvalidInput, StoreUnavailable: As `price`.
         """
         lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
-        demands = total_demands(event, card)
+        demands = [
+            RatingDemand(
+                key=total_key(event.price_version, found[0], event.occurred_at),
+                quantity=line.quantity,
+            )
+            for line, found in lines
+            if found is not None and found[1].price.unit_nano is None
+        ]
         totals: tuple[int, ...] = ()
         if demands:
             totals = await self._balances.reserve_totals(
@@ -170,19 +177,6 @@ def rated_lines(card: RateCard, metered: MeteredQuantities) -> tuple[RatedLine, 
         )
         for name, observed in metered.observed.items()
     )
-
-
-def total_demands(event: UsageEvent, card: RateCard) -> list[RatingDemand]:
-    """What an event takes of each running total that its price needs, in the order of its lines."""
-    lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
-    return [
-        RatingDemand(
-            key=total_key(event.price_version, found[0], event.occurred_at),
-            quantity=line.quantity,
-        )
-        for line, found in lines
-        if found is not None and found[1].price.unit_nano is None
-    ]
 
 
 def total_key(price_version: str, line: int, instant: datetime) -> str:
