@@ -337,7 +337,7 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
-        self.journaling.start(self._workers)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:

@@ -1,5 +1,6 @@
 """The gateway's journal in one process: whether there is one, and what reads and feeds it."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -69,7 +70,7 @@ class Journaling:
             journal=self.journal, marks=marks, balances=balances, quarantine=quarantine
         )
 
-    def start(self, workers: Workers) -> None:
-        """Begin to forget what is settled."""
+    def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
+        """Begin to forget what is settled, once the store is known to be ours."""
         if self._watch is not None:
-            workers.start("journal_watch", self._watch.run)
+            workers.start("journal_watch", self._watch.run, after=after)

@@ -78,7 +78,12 @@ class FileJournal:
         except BaseException:
             self._stack.close()
             raise
-        self._writer = SegmentWriter(self._folder, newest=newest, segment_bytes=self._segment_bytes)
+        self._writer = SegmentWriter(
+            self._folder,
+            lambda *told: self._loop.call_soon_threadsafe(self._note, *told),
+            newest=newest,
+            segment_bytes=self._segment_bytes,
+        )
         # Nothing is on its way to segments below it: what was written there has been noted.
         self._active = newest + 1
         self._open = True
@@ -115,11 +120,7 @@ class FileJournal:
         self._queued += len(standings)
         self._queued_bytes += len(data)
         future: asyncio.Future[None] = self._loop.create_future()
-
-        def done(written: Written) -> None:
-            self._loop.call_soon_threadsafe(self._note, written, standings, len(data), future)
-
-        self._writer.put(Batch(data, done))
+        self._writer.put(Batch(data, standings, future))
         await future
 
     def settled(self, shard: int, epoch: int, seq: int) -> None:
@@ -217,32 +218,28 @@ class FileJournal:
             telemetry.JOURNAL_RECORDS.labels("refused").inc(len(standings))
             raise StoreUnavailable(problem)
 
-    def _note(
-        self,
-        written: Written,
-        standings: Sequence[Standing],
-        size: int,
-        future: "asyncio.Future[None]",
-    ) -> None:
-        """On the loop: a batch is on the disk, or was refused."""
-        self._queued -= len(standings)
-        self._queued_bytes -= size
-        error: StoreUnavailable | None = None
+    def _note(self, batches: Sequence[Batch], written: Written) -> None:
+        """On the loop: batches are on the disk, or were refused."""
+        count = sum(len(batch.standings) for batch in batches)
+        self._queued -= count
+        self._queued_bytes -= sum(len(batch.data) for batch in batches)
         if written.error is None:
             self._active = max(self._active, written.segment)
-            self._index.add(written.segment, size, standings)
-            telemetry.JOURNAL_RECORDS.labels("kept").inc(len(standings))
+            for batch in batches:
+                self._index.add(written.segment, len(batch.data), batch.standings)
+            telemetry.JOURNAL_RECORDS.labels("kept").inc(count)
             self._show()
         else:
-            telemetry.JOURNAL_RECORDS.labels("refused").inc(len(standings))
+            telemetry.JOURNAL_RECORDS.labels("refused").inc(count)
             telemetry.get_logger().error("journal_write_failed", error=str(written.error))
-            error = StoreUnavailable(f"the journal could not be written: {written.error}")
-        if future.done():
-            return  # Whoever waited was cancelled.
-        if error is None:
-            future.set_result(None)
-        else:
-            future.set_exception(error)
+        for batch in batches:
+            if batch.future.done():
+                continue  # Whoever waited was cancelled.
+            if written.error is None:
+                batch.future.set_result(None)
+            else:
+                problem = f"the journal could not be written: {written.error}"
+                batch.future.set_exception(StoreUnavailable(problem))
 
     def _drop_settled(self) -> None:
         for number in self._index.settled_segments(self._active):

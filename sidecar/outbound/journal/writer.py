@@ -10,13 +10,17 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from sidecar import telemetry
 from sidecar.outbound.journal.folder import create_file, cut_file, segment_path, write_all
+from sidecar.outbound.journal.records import Standing
+
+if TYPE_CHECKING:
+    import asyncio
 
 BATCH_BYTES_MAX: Final = 4_194_304
 """Of one fsync."""
@@ -32,10 +36,15 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Frames that belong together, and who is told of them, in the writer's thread."""
+    """Frames that belong together, where their captures stand, and who waits for them."""
 
     data: bytes
-    done: Callable[[Written], None]
+    standings: Sequence[Standing]
+    future: "asyncio.Future[None]"
+
+
+Tell = Callable[[Sequence[Batch], Written], object]
+"""Called in the writer's thread with all that one fsync was for."""
 
 
 Task = Callable[[], None]
@@ -49,18 +58,20 @@ class SegmentWriter:
     Its methods are called on the event loop and never wait; `join` does.
     """
 
-    def __init__(self, folder: Path, *, newest: int, segment_bytes: int) -> None:
+    def __init__(self, folder: Path, tell: Tell, *, newest: int, segment_bytes: int) -> None:
         """
         Take the folder; nothing is made before the first batch.
 
         Args:
             folder: Locked by this process.
+            tell: Hears of each fsync.
             newest: Number of the newest segment there; it is not written to again.
             segment_bytes: At which a segment is full.
         """
         self.segment = newest
         """The newest segment that may hold something."""
         self._folder = folder
+        self._tell = tell
         self._segment_bytes = segment_bytes
         self._descriptor: int | None = None
         self._size = 0
@@ -127,8 +138,7 @@ class SegmentWriter:
             self._size += sum(len(batch.data) for batch in batches)
             written = Written(self.segment)
         telemetry.JOURNAL_FSYNC_DURATION.observe(time.perf_counter() - started)
-        for batch in batches:
-            batch.done(written)
+        self._tell(batches, written)
 
     def _begin_segment(self) -> None:
         self.seal()
