@@ -132,6 +132,7 @@ class SegmentWriter:
             write_all(self._descriptor, b"".join(batch.data for batch in batches))
             _sync(self._descriptor)
         except Exception as error:  # noqa: BLE001  Each batch must be told, whatever happened.
+            telemetry.WORKER_FAILURES.labels("journal").inc()
             self._give_up_segment()
             written = Written(self.segment, error)
         else:
