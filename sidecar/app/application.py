@@ -16,6 +16,7 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
+from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
 from sidecar.app.reconciling import make_reconciler
@@ -94,6 +95,7 @@ class Application:
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
+        self.journaling = Journaling()
         self._stack = AsyncExitStack()
         self._workers: Workers
 
@@ -155,6 +157,7 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
+        await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
         if self.stores.wants_postgres:
             self._make_control_plane()
@@ -223,7 +226,9 @@ class Application:
             policies=self.policies,
             quarantine=self.quarantine,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            journal=self.journaling.journal,
         )
+        self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
 
     def _make_control_plane(self) -> None:
         settings = self.settings
@@ -349,6 +354,7 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
