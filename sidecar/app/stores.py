@@ -69,6 +69,7 @@ class Stores:
 
     async def look_at_redis(self) -> None:
         """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
+        await self.redis.refresh()
         await fix_shards(self.redis, self._settings.shards)
         if not self._redis_known or "redis" in self.problems:
             await self.redis.load_scripts()

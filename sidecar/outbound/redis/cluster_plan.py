@@ -1,0 +1,42 @@
+"""What of a batch goes where: each command with its slot, and how a node is to hear it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidecar.outbound.redis.cluster_url import Node
+from sidecar.outbound.redis.keys import PUSH_CHANNEL
+from sidecar.outbound.redis.server import Batch, Command
+from sidecar.outbound.redis.slot_map import slot_of
+
+
+@dataclass(slots=True)
+class Ask:
+    """One command on its way; `node` says where an ASK sent it, for this once."""
+
+    position: int
+    command: Command
+    slot: int
+    keyless: bool
+    node: Node | None = None
+
+
+def plan(batch: Batch) -> list[Ask]:
+    """Each command with its slot; without a key, the slot of the one before it or the first."""
+    slots = [slot_of(command) for command in batch]
+    last = next((slot for slot in slots if slot is not None), slot_of(("PUBLISH", PUSH_CHANNEL)))
+    asks = []
+    for position, (command, slot) in enumerate(zip(batch, slots, strict=True)):
+        last = last if slot is None else slot
+        assert last is not None
+        asks.append(Ask(position, command, last, slot is None))
+    return asks
+
+
+def spoken(asks: Sequence[Ask]) -> list[Command]:
+    """The commands as a node hears them: one that an ASK sent there says so first."""
+    commands: list[Command] = []
+    for ask in asks:
+        if ask.node is not None:
+            commands.append(("ASKING",))
+        commands.append(ask.command)
+    return commands
