@@ -238,7 +238,7 @@ class Cluster:
         again: list[Ask] = []
         reason: ResponseError | None = None
         for (node, asks), (answers, refusal) in zip(groups.items(), found, strict=True):
-            if refusal is None and asks[-1].node is None and len(answers) == len(asks):
+            if refusal is None and len(answers) == len(asks):
                 for ask, answer in zip(asks, answers, strict=True):
                     replies[ask.position] = answer
                 continue
