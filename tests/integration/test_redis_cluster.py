@@ -172,9 +172,7 @@ async def test_a_node_that_hangs_costs_its_own_shards_their_deadline_and_no_othe
     assert await store.numbers() == (100, 0, 0, 100)
 
 
-async def test_what_is_published_is_heard_also_after_the_channel_has_moved(
-    store, redis_cluster
-):
+async def test_what_is_published_is_heard_also_after_the_channel_has_moved(store, redis_cluster):
     slot = key_slot(PUSH_CHANNEL.encode())
     source = redis_cluster.owner(PUSH_CHANNEL)
     target = redis_cluster.other_master(source)

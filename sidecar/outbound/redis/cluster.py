@@ -107,13 +107,14 @@ class Cluster:
             asks += homeless
             if not asks:
                 return replies, next((r for r in replies if isinstance(r, ResponseError)), None)
-            if _now() >= deadline:
+            left = deadline - _now()
+            if left <= _PAUSE_SECONDS_MIN:
                 break
             if homeless or number or isinstance(refused, TryAgainError | ClusterDownError):
                 pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2.0 ** min(number, 10))
                 # Spread, so that callers whom one node refused do not come back together.
                 pause *= random.uniform(0.5, 1.0)  # noqa: S311  No secret.
-                await asyncio.sleep(min(pause, max(deadline - _now(), 0)))
+                await asyncio.sleep(min(pause, left / 2))
         words = "nobody serves the slot" if refused is None else str(refused)[:100]
         kind = "" if refused is None else f"{type(refused).__name__}: "
         raise StoreUnavailable(f"redis: no node took it in time: {kind}{words}")
