@@ -138,8 +138,8 @@ async def test_a_slot_that_nobody_serves_is_waited_for_and_then_given_up_on(stor
     owner = redis_cluster.owner(SHARD_KEY)
     owner.ask("CLUSTER", "DELSLOTS", SLOT)
     try:
+        key = store.keyspace.customer(CUSTOMER)
         with pytest.raises(StoreUnavailable):
-            key = store.keyspace.customer(CUSTOMER)
             await store.connection.command("HGET", key, "avail", timeout_seconds=0.05)
         reading = asyncio.create_task(store.numbers())
         calls = store.connection.calls
@@ -160,11 +160,11 @@ async def test_a_node_that_hangs_costs_its_own_shards_their_deadline_and_no_othe
         for key in (f"sc:cred:{number}" for number in range(100))
         if redis_cluster.owner(key) is not owner
     )
+    key = store.keyspace.customer(CUSTOMER)
     owner.stop_answering()
     try:
         for _ in range(3):
             with pytest.raises(StoreUnavailable, match="in time"):
-                key = store.keyspace.customer(CUSTOMER)
                 await store.connection.command("HGET", key, "avail", timeout_seconds=0.02)
             assert await store.connection.command("SET", elsewhere, "x") == b"OK"
     finally:

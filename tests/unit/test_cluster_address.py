@@ -101,7 +101,7 @@ def test_a_map_follows_what_nodes_say():
     assert slots.owner(300) is slots.owner(400) is None
     slots.move(400, Node("h", 1))
     assert slots.owner(400) == Node("h", 1)
-    assert list(slots.masters()) == [*dict.fromkeys(at.values()), Node("h", 1)]
+    assert list(slots.masters) == [*dict.fromkeys(at.values()), Node("h", 1)]
 
 
 @pytest.mark.parametrize(

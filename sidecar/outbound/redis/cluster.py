@@ -17,29 +17,20 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     ClusterDownError,
-    MovedError,
-    RedisError,
     ResponseError,
     TryAgainError,
 )
 
 from sidecar.domain.errors import StoreUnavailable
+from sidecar.outbound.redis.cluster_nodes import FAILURES, ClusterNodes
 from sidecar.outbound.redis.cluster_plan import Ask, plan, spoken
 from sidecar.outbound.redis.cluster_url import ClusterAddress, Node
 from sidecar.outbound.redis.keys import PUSH_CHANNEL
-from sidecar.outbound.redis.server import Batch, Command, Replies, Server
-from sidecar.outbound.redis.slot_map import SlotMap, redirected_to
+from sidecar.outbound.redis.server import Batch, Command, Replies
 
-NODES_MAX = 1_000
-"""Of whose connections are kept; those that have left the cluster go first."""
 ROUNDS_MAX = 256
 """Of one call: a cluster that sends it back and forth is given up on."""
-REFRESH_SECONDS_MIN = 0.1
-"""Between two looks at who has what, however many calls fail."""
-REFRESH_SECONDS_MAX = 5.0
-"""How old the map gets where somebody calls `refresh`."""
 _PAUSE_SECONDS_MIN, _PAUSE_SECONDS_MAX = 0.001, 0.05
-_FAILURES = (RedisError, OSError, TimeoutError)
 
 
 class Cluster:
@@ -64,17 +55,20 @@ class Cluster:
         Raises:
             ConfigError: If its URL has options that no server takes.
         """
-        self._address = address
-        self._connections_max = connections_max
+        self._nodes = ClusterNodes(
+            address, connections_max=connections_max, timeout_seconds=timeout_seconds
+        )
         self._timeout_seconds = timeout_seconds
-        self._map = SlotMap()
-        self._servers: dict[Node, Server] = {}
-        self._suspects: set[Node] = set()
-        self._refreshing = asyncio.Lock()
-        self._refreshed_at = -REFRESH_SECONDS_MAX
-        self._stale = True
-        self.calls = 0
-        self._server(address.seeds[0])
+
+    @property
+    def calls(self) -> int:
+        """Round trips so far, to any node."""
+        return self._nodes.calls
+
+    @property
+    def is_cluster(self) -> bool:
+        """Yes: one node may be away while the others serve their slots."""
+        return True
 
     async def exchange(
         self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
@@ -96,10 +90,11 @@ class Cluster:
         replies: list[Any] = [None] * len(batch)
         refused: ResponseError | None = None
         for number in range(ROUNDS_MAX):
-            await self._know(asks, deadline)
+            await self._nodes.know(asks, deadline)
             groups, homeless = self._group(asks)
             if number == 0:
-                asks, refused = await self._ask(groups, replies, timeout_seconds, wait_seconds)
+                left = max(deadline - _now(), 0)
+                asks, refused = await self._ask(groups, replies, left, wait_seconds)
             else:
                 left = deadline - _now()
                 async with asyncio.timeout_at(deadline):
@@ -129,7 +124,7 @@ class Cluster:
         """
         await self.refresh(timeout_seconds=timeout_seconds)
         results = await asyncio.gather(
-            *(self._send(node, batch, timeout_seconds) for node in self._map.masters()),
+            *(self._nodes.send(node, batch, timeout_seconds) for node in self._nodes.map.masters),
             return_exceptions=True,
         )
         failures = _failures(results)
@@ -139,75 +134,64 @@ class Cluster:
         if failures and len(failures) == len(results):
             raise failures[0]
 
-    async def each_master(
-        self, command: Command, *, timeout_seconds: float
-    ) -> dict[Node, Any | Exception]:
-        """What every master answers to a command, or why it does not; to look at the cluster."""
-        await self.refresh(timeout_seconds=timeout_seconds)
-        nodes = list(self._map.masters())
+    async def each(self, command: Command, *, timeout_seconds: float) -> dict[str, Any]:
+        """What every master answers to a command; an exception for an answer where it does not."""
+        await self._nodes.refresh(_now() + timeout_seconds, at_once=True)
+        nodes = list(self._nodes.map.masters)
         results = await asyncio.gather(
-            *(self._send(node, [command], timeout_seconds) for node in nodes),
+            *(self._nodes.send(node, [command], timeout_seconds) for node in nodes),
             return_exceptions=True,
         )
         _failures(results)
         return {
-            node: result if isinstance(result, BaseException) else result[0][0]
+            f"{node.host}:{node.port}": result
+            if isinstance(result, BaseException)
+            else result[0][0]
             for node, result in zip(nodes, results, strict=True)
         }
 
     async def refresh(self, *, timeout_seconds: float) -> None:
         """Read the map anew if it is old, or if a redirection or a failure has shown it wrong."""
-        if self._stale or self._suspects or _now() - self._refreshed_at >= REFRESH_SECONDS_MAX:
-            await self._refresh(_now() + timeout_seconds)
+        if self._nodes.in_doubt:
+            await self._nodes.refresh(_now() + timeout_seconds)
 
     async def ping(self, *, timeout_seconds: float) -> None:
         """Whether any node answers; what a shard's own node says, its own calls find out."""
-        await self._refresh(_now() + timeout_seconds, at_once=True)
+        await self._nodes.refresh(_now() + timeout_seconds, at_once=True)
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[AbstractConnection]:
         """A connection to the node that has the push channel's slot; closed at the end."""
         (ask,) = plan([("PUBLISH", PUSH_CHANNEL)])
-        await self._know([ask], _now() + self._timeout_seconds)
-        node = self._map.owner(ask.slot)
+        await self._nodes.know([ask], _now() + self._timeout_seconds)
+        node = self._nodes.map.owner(ask.slot)
         if node is None:
             raise StoreUnavailable("redis: no node has the push channel's slot")
         connected = False
         try:
-            async with self._server(node).dedicated() as connection:
+            async with self._nodes.server(node).dedicated() as connection:
                 connected = True
                 yield connection
         finally:
             if not connected:
-                self._suspects.add(node)
+                self._nodes.doubt(node)
 
     def is_current(self, connection: AbstractConnection) -> bool:
         """Whether the node that it leads to still has the channel's slot, so far as is known."""
         (ask,) = plan([("PUBLISH", PUSH_CHANNEL)])
         node = Node(getattr(connection, "host", ""), getattr(connection, "port", 0))
-        return self._map.owner(ask.slot) == node
+        return self._nodes.map.owner(ask.slot) == node
 
     async def aclose(self) -> None:
         """Close all connections."""
-        for server in self._servers.values():
-            await server.aclose()
-
-    def _server(self, node: Node) -> Server:
-        server = self._servers.get(node)
-        if server is None:
-            server = self._servers[node] = Server.from_url(
-                self._address.url(node),
-                connections_max=self._connections_max,
-                timeout_seconds=self._timeout_seconds,
-            )
-        return server
+        await self._nodes.aclose()
 
     def _group(self, asks: Iterable[Ask]) -> tuple[dict[Node, list[Ask]], list[Ask]]:
         """Who is asked what, and what nobody can be asked."""
         groups: dict[Node, list[Ask]] = {}
         homeless: list[Ask] = []
         for ask in asks:
-            node = ask.node or self._map.owner(ask.slot)
+            node = ask.node or self._nodes.map.owner(ask.slot)
             if node is None:
                 homeless.append(ask)
             else:
@@ -224,11 +208,11 @@ class Cluster:
         """One round: put replies in their places; what is to be asked again, and a reason."""
         if len(groups) == 1:  # The usual case, without a task.
             ((node, asks),) = groups.items()
-            found = [await self._send(node, spoken(asks), timeout_seconds, wait_seconds)]
+            found = [await self._nodes.send(node, spoken(asks), timeout_seconds, wait_seconds)]
         else:
             results = await asyncio.gather(
                 *(
-                    self._send(node, spoken(asks), timeout_seconds, wait_seconds)
+                    self._nodes.send(node, spoken(asks), timeout_seconds, wait_seconds)
                     for node, asks in groups.items()
                 ),
                 return_exceptions=True,
@@ -266,7 +250,7 @@ class Cluster:
                 reason = answer
                 held_up.add(ask.slot)
                 again.append(ask)
-                ask.node = self._learn(node, ask, answer)
+                ask.node = self._nodes.learn(node, ask, answer)
             elif ask.slot not in held_up:
                 replies[ask.position] = answer
             elif ask.keyless:
@@ -275,93 +259,6 @@ class Cluster:
                 # Carried out before one that stands in front of it: the slot came in between.
                 raise StoreUnavailable("redis: a slot moved in the middle of a batch")
         return reason
-
-    def _learn(self, node: Node, ask: Ask, answer: ResponseError) -> Node | None:
-        """Take in a redirection; where to ask next, if it is not the slot's owner."""
-        if isinstance(answer, MovedError):
-            self._map.move(ask.slot, redirected_to(answer, node))
-            self._stale = True
-        elif isinstance(answer, AskError):
-            return redirected_to(answer, node)
-        elif isinstance(answer, ClusterDownError):
-            # It may be cut off from the others, who know better.
-            self._suspects.add(node)
-        return None
-
-    async def _send(
-        self, node: Node, batch: Batch, timeout_seconds: float, wait_seconds: float | None = None
-    ) -> Replies:
-        self.calls += 1
-        wait = timeout_seconds if wait_seconds is None else wait_seconds
-        try:
-            replies = await self._server(node).exchange(
-                batch, timeout_seconds=timeout_seconds, wait_seconds=wait
-            )
-        except _FAILURES:
-            self._suspects.add(node)
-            raise
-        self._suspects.discard(node)
-        return replies
-
-    async def _know(self, asks: Iterable[Ask], deadline: float) -> None:
-        """Look again at who has what, if it is not known of these or their node is in doubt."""
-        for ask in asks:
-            node = ask.node or self._map.owner(ask.slot)
-            if node is None or node in self._suspects:
-                await self._refresh(deadline)
-                return
-
-    async def _refresh(self, deadline: float, *, at_once: bool = False) -> None:
-        """
-        Read the map from the first node that answers; one caller at a time does it.
-
-        Raises:
-            TimeoutError, RedisError, OSError: No node answered.
-        """
-        asked_at = _now()
-        async with asyncio.timeout_at(deadline):
-            async with self._refreshing:
-                age = _now() - self._refreshed_at
-                known = any(True for _ in self._map.masters())
-                if self._refreshed_at >= asked_at:
-                    return  # While this caller waited, another did it.
-                if known and age < REFRESH_SECONDS_MIN and not at_once:
-                    return
-                await self._read_map(deadline)
-
-    async def _read_map(self, deadline: float) -> None:
-        candidates = self._candidates()
-        for place, node in enumerate(candidates):
-            # Half of what is left: one that is silent must not use up the others' time.
-            left = max(deadline - _now(), 0)
-            share = left / 2 if place < len(candidates) - 1 else left
-            try:
-                (reply,), refusal = await self._send(node, [("CLUSTER", "SLOTS")], share)
-                if refusal is not None:
-                    raise refusal
-                self._map = SlotMap.parse(reply, node)
-            except _FAILURES:
-                if place == len(candidates) - 1:
-                    raise
-                continue
-            self._refreshed_at, self._stale = _now(), False
-            await self._retire()
-            return
-
-    def _candidates(self) -> Sequence[Node]:
-        """Whom to ask who has what: the trusted in any order, then the others."""
-        nodes = list(dict.fromkeys((*self._map.masters(), *self._address.seeds)))
-        random.shuffle(nodes)
-        return sorted(nodes, key=lambda node: node in self._suspects)
-
-    async def _retire(self) -> None:
-        """Let go of nodes that have no slot any more; whoever waits for one still is answered."""
-        current = {*self._map.masters(), *self._address.seeds}
-        self._suspects &= current
-        for node in [node for node in self._servers if node not in current]:
-            await self._servers[node].close_idle()
-            if len(self._servers) > NODES_MAX:
-                await self._servers.pop(node).aclose()
 
 
 def _now() -> float:
@@ -372,7 +269,7 @@ def _failures(results: Sequence[Any]) -> list[Exception]:
     """What went wrong with the store; anything else that was raised is raised again."""
     failures: list[Exception] = []
     for result in results:
-        if isinstance(result, _FAILURES):
+        if isinstance(result, FAILURES):
             failures.append(result)
         elif isinstance(result, BaseException):
             raise result

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, Protocol, Self
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
 
 from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, StoreUnavailable
@@ -19,7 +19,7 @@ from sidecar.outbound.redis.cluster_url import is_cluster_url, parse_cluster_url
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import META, Keyspace
 from sidecar.outbound.redis.scripts import ALL, Script
-from sidecar.outbound.redis.server import Argument, Batch, Replies, Server
+from sidecar.outbound.redis.server import Argument, Batch, Command, Replies, Server
 
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
@@ -29,7 +29,13 @@ _ERROR_CHARS_MAX = 200
 class Link(Protocol):
     """One server, or a cluster: where batches go. Drivers' errors pass through it."""
 
-    calls: int
+    @property
+    def calls(self) -> int:
+        """Round trips so far."""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a part of it may be away while the rest serves."""
 
     async def exchange(
         self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
@@ -38,6 +44,9 @@ class Link(Protocol):
 
     async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
         """Send the same to every server that takes writes."""
+
+    async def each(self, command: Command, *, timeout_seconds: float) -> dict[str, Any]:
+        """What every server that takes writes answers, or the exception instead, by its name."""
 
     async def refresh(self, *, timeout_seconds: float) -> None:
         """Look again at which server has what, if that can change."""
@@ -67,6 +76,11 @@ class RedisConnection:
         """Use a link that does not retry; `from_url` makes one."""
         self._link = link
         self._timeout_seconds = timeout_seconds
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a part of it may be away while the rest serves."""
+        return self._link.is_cluster
 
     @property
     def calls(self) -> int:
@@ -187,6 +201,18 @@ class RedisConnection:
         with _measure("script"), _translate_errors():
             await self._link.everywhere(batch, timeout_seconds=self._timeout_seconds)
 
+    async def each(self, *command: Argument) -> dict[str, Any]:
+        """
+        What each server that takes writes answers, by name; of one server the name is empty.
+
+        Where a node of a cluster does not answer, its answer is the exception.
+
+        Raises:
+            StoreUnavailable: None of them answered.
+        """
+        with _measure(str(command[0]).lower()), _translate_errors():
+            return await self._link.each(command, timeout_seconds=self._timeout_seconds)
+
     async def refresh(self) -> None:
         """Look again at which node of a cluster has what. Raises StoreUnavailable."""
         with _translate_errors():
@@ -251,6 +277,10 @@ def _translate_errors() -> Iterator[None]:
         yield
     except TimeoutError as error:
         raise StoreUnavailable("redis gave no answer in time") from error
+    except AskError as error:
+        raise StoreUnavailable(
+            "redis is a node of a cluster; redis_url must be redis+cluster://HOST:PORT,HOST:PORT"
+        ) from error
     except ResponseError as error:
         words = str(error)[:_ERROR_CHARS_MAX]
         if "WRONGTYPE" in words:

@@ -75,6 +75,11 @@ class Server:
             ) from error
         return cls(pool)
 
+    @property
+    def is_cluster(self) -> bool:
+        """No: it is there or it is away."""
+        return False
+
     async def exchange(
         self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
     ) -> Replies:
@@ -114,6 +119,13 @@ class Server:
         )
         if refusal is not None:
             raise refusal
+
+    async def each(self, command: Command, *, timeout_seconds: float) -> dict[str, Any]:
+        """What this server answers to a command, as the only one of them."""
+        (reply,), _ = await self.exchange(
+            [command], timeout_seconds=timeout_seconds, wait_seconds=timeout_seconds
+        )
+        return {"": reply}
 
     async def refresh(self, *, timeout_seconds: float) -> None:
         """Nothing: one server has everything."""

@@ -1,6 +1,6 @@
 """Which node of a cluster has which slot, and which slot a command is about."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Self
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
@@ -59,6 +59,7 @@ class SlotMap:
         """Start with nothing known, or with an owner for each slot."""
         self._owners = list(owners) or [None] * REDIS_CLUSTER_HASH_SLOTS
         assert len(self._owners) == REDIS_CLUSTER_HASH_SLOTS
+        self._masters = dict.fromkeys(node for node in self._owners if node is not None)
 
     @classmethod
     def parse(cls, reply: Any, asked: Node) -> Self:
@@ -90,10 +91,12 @@ class SlotMap:
     def move(self, slot: int, node: Node) -> None:
         """A redirection said who has it now."""
         self._owners[slot] = node
+        self._masters[node] = None
 
-    def masters(self) -> Iterator[Node]:
-        """Every node that has a slot, once."""
-        return iter(dict.fromkeys(node for node in self._owners if node is not None))
+    @property
+    def masters(self) -> Collection[Node]:
+        """Every node that has a slot, once; until the map is read anew, also one that had."""
+        return self._masters.keys()
 
 
 def redirected_to(error: AskError, asked: Node) -> Node:
