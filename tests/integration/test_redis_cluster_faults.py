@@ -9,7 +9,7 @@ import pytest
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
 
-SLOTS = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:%d\r\n$2\r\nid\r\n"
+SLOTS = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:PORT\r\n$2\r\nid\r\n"
 Answer = Callable[[list[bytes]], bytes | None]
 
 
@@ -19,6 +19,7 @@ class FakeNode:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self.heard: list[list[bytes]] = []
+        self.slots = SLOTS
         self.port = 0
 
     @property
@@ -38,7 +39,7 @@ class FakeNode:
         while command := await _read_command(reader):
             self.heard.append(command)
             if command[0] == b"CLUSTER":
-                reply: bytes | None = SLOTS % self.port
+                reply: bytes | None = self.slots.replace(b"PORT", b"%d" % self.port)
             else:
                 reply = self._answer(command)
             if reply is None:
@@ -156,3 +157,14 @@ async def test_no_node_at_all_is_told_at_once():
     with pytest.raises(StoreUnavailable):
         await connection.ping()
     await connection.aclose()
+
+
+@pytest.mark.parametrize(
+    "reply", [b"-ERR This instance has cluster support disabled\r\n", b"*0\r\n", b"+OK\r\n"]
+)
+async def test_a_server_that_is_in_no_cluster_is_refused(reply):
+    async with faulty(lambda _: b"+OK\r\n") as (node, connection):
+        node.slots = reply
+        with pytest.raises(StoreUnavailable, match="cluster|CLUSTER"):
+            await connection.command("SET", "a", "b")
+        assert node.heard_of(b"SET") == 0

@@ -97,6 +97,7 @@ def _version(info: Mapping[str, str]) -> str:
 
 def _read_info(name: str, answer: Any) -> dict[str, str]:
     if not isinstance(answer, bytes):
-        raise StoreUnavailable(f"redis: {name} does not answer: {str(answer)[:200]}")
+        reason = str(answer)[:200] or type(answer).__name__
+        raise StoreUnavailable(f"redis: {name} does not answer: {reason}")
     pairs = (line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
     return {name: value.strip() for name, value in pairs}
