@@ -165,6 +165,6 @@ async def test_no_node_at_all_is_told_at_once():
 async def test_a_server_that_is_in_no_cluster_is_refused(reply):
     async with faulty(lambda _: b"+OK\r\n") as (node, connection):
         node.slots = reply
-        with pytest.raises(StoreUnavailable, match="cluster|CLUSTER"):
+        with pytest.raises(StoreUnavailable, match=r"cluster|CLUSTER"):
             await connection.command("SET", "a", "b")
         assert node.heard_of(b"SET") == 0

@@ -16,17 +16,16 @@ from typing import Any
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
-    ClusterDownError,
     ResponseError,
-    TryAgainError,
 )
 
 from sidecar.domain.errors import StoreUnavailable
-from sidecar.outbound.redis.cluster_nodes import FAILURES, ClusterNodes
-from sidecar.outbound.redis.cluster_plan import Ask, plan, spoken
+from sidecar.outbound.redis.cluster_nodes import FAILURES, REDIRECTIONS, ClusterNodes
+from sidecar.outbound.redis.cluster_plan import PUSH_SLOT, Ask, plan, spoken
 from sidecar.outbound.redis.cluster_url import ClusterAddress, Node
 from sidecar.outbound.redis.keys import PUSH_CHANNEL
 from sidecar.outbound.redis.server import Batch, Command, Replies
+from sidecar.outbound.redis.slot_map import slot_of
 
 ROUNDS_MAX = 256
 """Of one call: a cluster that sends it back and forth is given up on."""
@@ -86,32 +85,48 @@ class Cluster:
             StoreUnavailable: The same, or no node took one of them in time.
         """
         deadline = _now() + timeout_seconds
-        asks = plan(batch)
         replies: list[Any] = [None] * len(batch)
-        refused: ResponseError | None = None
+        if len(batch) == 1:
+            # Nearly every call: one command, whose node is known and right.
+            node = self._nodes.trusted(slot_of(batch[0]))
+            if node is not None:
+                found = await self._nodes.send(node, batch, timeout_seconds, wait_seconds)
+                if not isinstance(found[1], REDIRECTIONS):
+                    return found
+                again: list[Ask] = []
+                reason = self._sort(node, plan(batch), found[0], replies, again)
+                await _pause(reason, 0, deadline)
+                return await self._route(again, replies, deadline, None, reason)
+        return await self._route(plan(batch), replies, deadline, wait_seconds, None)
+
+    async def _route(
+        self,
+        asks: list[Ask],
+        replies: list[Any],
+        deadline: float,
+        wait_seconds: float | None,
+        reason: ResponseError | None,
+    ) -> Replies:
+        """Ask round after round until every reply is in its place, or the time is up."""
         for number in range(ROUNDS_MAX):
+            left = deadline - _now()
+            if left <= 0:
+                break
             await self._nodes.know(asks, deadline)
             groups, homeless = self._group(asks)
-            if number == 0:
-                left = max(deadline - _now(), 0)
-                asks, refused = await self._ask(groups, replies, left, wait_seconds)
+            left = max(deadline - _now(), 0)
+            if wait_seconds is not None:
+                asks, reason = await self._ask(groups, replies, left, wait_seconds)
+                wait_seconds = None
             else:
-                left = deadline - _now()
                 async with asyncio.timeout_at(deadline):
-                    asks, refused = await self._ask(groups, replies, left, left)
+                    asks, reason = await self._ask(groups, replies, left, left)
             asks += homeless
             if not asks:
                 return replies, next((r for r in replies if isinstance(r, ResponseError)), None)
-            left = deadline - _now()
-            if left <= _PAUSE_SECONDS_MIN:
-                break
-            if homeless or number or isinstance(refused, TryAgainError | ClusterDownError):
-                pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2.0 ** min(number, 10))
-                # Spread, so that callers whom one node refused do not come back together.
-                pause *= random.uniform(0.5, 1.0)  # noqa: S311  No secret.
-                await asyncio.sleep(min(pause, left / 2))
-        words = "nobody serves the slot" if refused is None else str(refused)[:100]
-        kind = "" if refused is None else f"{type(refused).__name__}: "
+            await _pause(reason, number if reason else number + 1, deadline)
+        words = "nobody serves the slot" if reason is None else str(reason)[:100]
+        kind = "" if reason is None else f"{type(reason).__name__}: "
         raise StoreUnavailable(f"redis: no node took it in time: {kind}{words}")
 
     async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
@@ -162,9 +177,8 @@ class Cluster:
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[AbstractConnection]:
         """A connection to the node that has the push channel's slot; closed at the end."""
-        (ask,) = plan([("PUBLISH", PUSH_CHANNEL)])
-        await self._nodes.know([ask], _now() + self._timeout_seconds)
-        node = self._nodes.map.owner(ask.slot)
+        await self._nodes.know(plan([("PUBLISH", PUSH_CHANNEL)]), _now() + self._timeout_seconds)
+        node = self._nodes.map.owner(PUSH_SLOT)
         if node is None:
             raise StoreUnavailable("redis: no node has the push channel's slot")
         connected = False
@@ -178,9 +192,8 @@ class Cluster:
 
     def is_current(self, connection: AbstractConnection) -> bool:
         """Whether the node that it leads to still has the channel's slot, so far as is known."""
-        (ask,) = plan([("PUBLISH", PUSH_CHANNEL)])
         node = Node(getattr(connection, "host", ""), getattr(connection, "port", 0))
-        return self._nodes.map.owner(ask.slot) == node
+        return self._nodes.map.owner(PUSH_SLOT) == node
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -246,7 +259,7 @@ class Cluster:
             if ask.node is not None:
                 next(heard)  # ASKING's own.
             answer = next(heard)
-            if isinstance(answer, AskError | TryAgainError | ClusterDownError):
+            if isinstance(answer, REDIRECTIONS):
                 reason = answer
                 held_up.add(ask.slot)
                 again.append(ask)
@@ -259,6 +272,24 @@ class Cluster:
                 # Carried out before one that stands in front of it: the slot came in between.
                 raise StoreUnavailable("redis: a slot moved in the middle of a batch")
         return reason
+
+
+async def _pause(reason: ResponseError | None, number: int, deadline: float) -> None:
+    """
+    Wait before the next round, longer each time; not where a first redirection says where to go.
+
+    Args:
+        reason: Why there is another round; None if nobody serves a slot.
+        number: Of the round that has ended.
+        deadline: Not waited for: when a moment is left, the rest of it is.
+    """
+    if number == 0 and isinstance(reason, AskError):
+        return
+    pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2.0 ** min(number, 10))
+    # Spread, so that callers whom one node refused do not come back together.
+    pause *= random.uniform(0.5, 1.0)  # noqa: S311  No secret.
+    left = deadline - _now()
+    await asyncio.sleep(min(pause, left / 2 if left > _PAUSE_SECONDS_MIN else max(left, 0)))
 
 
 def _now() -> float:

@@ -16,7 +16,7 @@ from redis.exceptions import (
 )
 
 from sidecar import telemetry
-from sidecar.outbound.redis.cluster_plan import Ask
+from sidecar.outbound.redis.cluster_plan import PUSH_SLOT, Ask
 from sidecar.outbound.redis.cluster_url import ClusterAddress, Node
 from sidecar.outbound.redis.server import Batch, Replies, Server
 from sidecar.outbound.redis.slot_map import SlotMap, redirected_to
@@ -29,6 +29,8 @@ REFRESH_SECONDS_MAX = 5.0
 """How old the map gets where somebody calls `refresh`."""
 FAILURES = (RedisError, OSError, TimeoutError)
 """What an exchange with a node raises: whether anything was carried out is not known."""
+REDIRECTIONS = (AskError, TryAgainError, ClusterDownError)
+"""What a node refuses a command with before it has looked at it. A MOVED is an AskError too."""
 _KINDS: dict[type[ResponseError], str] = {
     MovedError: "moved",
     AskError: "ask",
@@ -77,6 +79,11 @@ class ClusterNodes:
         """Whether the map is old, or a redirection or a failure has shown it wrong."""
         is_old = _now() - self._refreshed_at >= REFRESH_SECONDS_MAX
         return self._stale or bool(self._suspects) or is_old
+
+    def trusted(self, slot: int | None) -> Node | None:
+        """Who has a slot, if that is known and not in doubt."""
+        node = self.map.owner(PUSH_SLOT if slot is None else slot)
+        return None if node in self._suspects else node
 
     def doubt(self, node: Node) -> None:
         """This node did not answer."""

@@ -3,10 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from redis.crc import key_slot
+
 from sidecar.outbound.redis.cluster_url import Node
 from sidecar.outbound.redis.keys import PUSH_CHANNEL
 from sidecar.outbound.redis.server import Batch, Command
 from sidecar.outbound.redis.slot_map import slot_of
+
+PUSH_SLOT = key_slot(PUSH_CHANNEL.encode())
+"""Where gateways listen, and where commands go that could go anywhere."""
 
 
 @dataclass(slots=True)
@@ -23,11 +28,10 @@ class Ask:
 def plan(batch: Batch) -> list[Ask]:
     """Each command with its slot; without a key, the slot of the one before it or the first."""
     slots = [slot_of(command) for command in batch]
-    last = next((slot for slot in slots if slot is not None), slot_of(("PUBLISH", PUSH_CHANNEL)))
+    last = next((slot for slot in slots if slot is not None), PUSH_SLOT)
     asks = []
     for position, (command, slot) in enumerate(zip(batch, slots, strict=True)):
         last = last if slot is None else slot
-        assert last is not None
         asks.append(Ask(position, command, last, slot is None))
     return asks
 
