@@ -14,6 +14,7 @@ from functools import partial
 from typing import Self
 
 from sidecar import telemetry
+from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
@@ -225,14 +226,25 @@ class Application:
 
     def _make_control_plane(self) -> None:
         settings = self.settings
+        accounts = PostgresAccounts(self.pool)
+        live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
-            accounts=PostgresAccounts(self.pool),
-            live=RedisLiveAccounts(self.stores.redis, self.keyspace),
+            accounts=accounts,
+            live=live,
             policies=self.loaded,
             digests=self.digests,
             clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
+        )
+        self.credit = make_credit(
+            settings,
+            self._stack,
+            accounts=accounts,
+            live=live,
+            policies=self.loaded,
+            clock=self.clock,
+            pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
         if not settings.has(Role.SETTLEMENT):
@@ -247,7 +259,7 @@ class Application:
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
             record=PostgresThresholds(self.pool),
-            accounts=PostgresAccounts(self.pool),
+            accounts=accounts,
             policies=self.policies,
             clock=self.clock,
             shards=shards,
@@ -313,6 +325,9 @@ class Application:
         known = (self.loaded, self.directory, self.balances)
         use_cases = AdminUseCases(
             accounts=self.accounts,
+            credits=self.credit.credit,
+            schedules=self.credit.schedules,
+            top_ups=self.credit.top_ups,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
@@ -343,9 +358,8 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
-            seconds = settings.sweep_interval_seconds
-            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
-            start("grants", run_grants, after=known)
+            for name, run in self.credit.workers.items():
+                start(name, run, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 

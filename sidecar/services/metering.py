@@ -216,15 +216,15 @@ class MeteringService:
         return outcome.status
 
     async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
-        """Capture, then count a hold that it ended and what went beyond the customer's credit."""
+        """Capture, then count a hold that it ended and what no credit or overdraft covered."""
         outcome = await self._balances.capture_hold(
             priced.event, priced.quota_lines, prepaid=priced.card.billing is Billing.PREPAID
         )
         if outcome.status is CaptureStatus.CAPTURED:
             telemetry.HOLDS.labels("captured").inc()
-        if outcome.overage_nano > 0:
+        if outcome.overspent_nano > 0:
             bound = _overspend_bound(terms, priced.event, outcome)
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
+            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
         return outcome
 
     async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:
