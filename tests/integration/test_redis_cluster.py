@@ -216,6 +216,7 @@ async def test_the_gateway_user_may_do_all_that_a_gateway_does(store, redis_clus
         assert outcome.status is CaptureStatus.CAPTURED
         assert await gateway.balances.find_hold(hold_id_of(1)) == CUSTOMER
         await gateway.balances.ping()
+        await _follow_an_ask(redis_cluster, gateway.connection)
         for command in (("FLUSHALL",), ("CLUSTER", "RESET"), ("GET", "other")):
             with pytest.raises(StoreUnavailable, match="permission"):
                 await gateway.connection.command(*command)
@@ -238,6 +239,18 @@ async def test_a_credential_leads_to_its_customer_whatever_node_has_its_slot(sto
         found = await store.directory.find_credential((f"{number:064x}", f"{number + 50:064x}"))
         assert found is not None
         assert (found.customer_id, found.credential_id) == (CUSTOMER, f"crd_{number}")
+
+
+async def _follow_an_ask(cluster: RedisCluster, connection: RedisConnection) -> None:
+    """A key that is not there, in a slot that is being moved, is asked for on the other side."""
+    slot, source = key_slot(b"sc:cred:none"), cluster.owner("sc:cred:none")
+    target = cluster.other_master(source)
+    cluster.begin_move(slot, source, target)
+    calls = connection.calls
+    assert await connection.command("HGET", "sc:cred:none", "customer_id") is None
+    assert connection.calls - calls == 2
+    for node in (source, target):
+        node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
 
 
 class Heard:

@@ -1,7 +1,11 @@
 """What doctor says of one server and of a cluster, and which of its nodes it names."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import pytest
 from fixtures.redis_cluster import ClusterNode, RedisCluster
@@ -10,6 +14,8 @@ from redis.crc import key_slot
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.health import describe_server, server_version
+
+ROOT = Path(__file__).parents[2]
 
 
 @asynccontextmanager
@@ -94,3 +100,32 @@ async def test_every_master_is_asked_and_no_replica(redis_cluster: RedisCluster)
         answers = await connection.each("PING")
         masters = {f"127.0.0.1:{node.port}" for node in redis_cluster.nodes[:3]}
         assert answers == dict.fromkeys(masters, b"PONG")
+
+
+async def test_doctor_describes_a_cluster_and_never_shows_its_password(
+    redis_cluster: RedisCluster, tmp_path: Path
+):
+    keys = tmp_path / "keys"
+    keys.touch(mode=0o600)
+    keys.write_text("k1:a-secret-key-of-these-tests\n")
+    plain = {name: text for name, text in os.environ.items() if not name.startswith("SIDECAR_")}
+    for url, found in (
+        (redis_cluster.url, b"ok   redis      cluster of 3 masters with 3 replicas, "),
+        (redis_cluster.url.replace("://", "://nobody:hunter2@"), b"MISS redis"),
+    ):
+        done = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sidecar", "doctor"),
+            cwd=ROOT,
+            env=plain
+            | {
+                "SIDECAR_REDIS_URL": url,
+                "SIDECAR_SECRET_KEYS_FILE": str(keys),
+                "SIDECAR_ROLES": "gateway",
+                "SIDECAR_DATA_DIR": str(tmp_path / "data"),
+            },
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        out, _ = await done.communicate()
+        assert found in out, out.decode()
+        assert b"hunter2" not in out
