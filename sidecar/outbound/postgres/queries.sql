@@ -796,7 +796,9 @@ ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind
 
 -- name: read_credit
 -- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.
--- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more.
+-- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more. One
+-- that the live store has been given and that has not begun is there as a whole, unless it is
+-- being voided.
 SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
     coalesce(b.granted_nano, 0) AS granted_nano, coalesce(b.used_nano, 0) AS used_nano,
     coalesce(b.used_prepaid_nano, 0) AS used_prepaid_nano,
@@ -807,12 +809,19 @@ SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
         WHERE e.customer_id = c.customer_id AND e.day = ANY ($3::date[])
             AND e.hold_id = ANY ($4::text[]) AND e.kind = 'capture') AS settled_holds,
     (SELECT json_agg(json_build_object(
-            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority,
+            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority, 'state', g.state,
             'effective_ms', trunc(extract(epoch FROM coalesce(g.effective_at, g.created_at)) * 1000),
             'expires_ms', trunc(extract(epoch FROM g.expires_at) * 1000),
-            'meters', array_to_string(g.meters, ','), 'free_nano', g.remaining_nano::text))
+            'meters', array_to_string(g.meters, ','),
+            'free_nano', CASE g.state WHEN 'posted' THEN g.remaining_nano ELSE g.amount_nano END,
+            'rolls', coalesce(
+                g.rolls_from || ' ' || g.rolls_least_nano || ' ' || g.rolls_most_nano, '')))
         FROM grants g
-        WHERE g.customer_id = c.customer_id AND g.remaining_nano <> 0)::text AS grants
+        WHERE g.customer_id = c.customer_id AND (g.remaining_nano <> 0 OR (
+            g.state = 'intent' AND g.applied_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM withdrawals w
+                WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
+                    AND w.kind <> 'dispute' AND w.state <> 'refused'))))::text AS grants
 FROM customers c
 LEFT JOIN account_balances b USING (customer_id, currency)
 LEFT JOIN shards s ON s.shard = $2
