@@ -16,6 +16,7 @@ from sidecar.domain.standing import StandingFact
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.balances import read_stored_hold
 from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.granting import (
     BALANCE_FIELDS,
     grant_arguments,
@@ -62,14 +63,22 @@ class RedisLiveAccounts:
         labels = json.dumps(dict(customer.labels), sort_keys=True, separators=(",", ":"))
         reply = await self._connection.run(
             scripts.CUSTOMER,
-            self._keyspace.customer_keys(customer.customer_id)[:2],
-            (customer.currency, customer.plan, labels, check_amount(customer.overdraft_nano)),
+            self._keyspace.customer_keys(customer.customer_id),
+            (
+                customer.currency,
+                customer.customer_id,
+                customer.plan,
+                labels,
+                check_amount(customer.overdraft_nano),
+            ),
         )
         if reply == b"other_currency":
             raise Conflict(
                 f"customer {customer.customer_id!r} has balances in another currency "
                 f"than {customer.currency}"
             )
+        if reply == b"broken":
+            raise StoreDamaged("redis: a customer's balance is no number")
         await self._push_customer(customer.customer_id)
 
     async def put_credential(self, credential: Credential) -> None:
@@ -101,8 +110,11 @@ class RedisLiveAccounts:
             commands.append(("DEL", credential_key(credential.secret_hash)))
         elif reply == b"ok":
             commands += _index(credential)
+        if commands:
+            await self._connection.commands(commands)
+        # Behind the index, so a call of its own: in a cluster the two may be on different nodes.
         push = CredentialPush(secret_hash=credential.secret_hash)
-        await self._connection.commands([*commands, ("PUBLISH", PUSH_CHANNEL, encode_push(push))])
+        await self._connection.command("PUBLISH", PUSH_CHANNEL, encode_push(push))
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set the standing that the place script reads, and its invoices. Raises NotFound."""

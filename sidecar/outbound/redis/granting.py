@@ -7,6 +7,7 @@ from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
+from sidecar.domain.reconciliation import GrantLine
 from sidecar.outbound.redis.connection import Argument
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import check_line
@@ -143,29 +144,68 @@ def read_live_grants(record: bytes | None) -> list[LiveGrant]:
     Raises:
         StoreDamaged: It is none.
     """
-    if record is None:
-        return []
     try:
-        count, *lines = record.decode().removesuffix("\n").split("\n")
-        places = range(0, int(count) * _GRANT_WIDTH, _GRANT_WIDTH)
-        return [_live_grant(lines[at : at + _GRANT_WIDTH]) for at in places]
+        lines = grant_lines("" if record is None else record.decode())
+        return [_live_grant(line) for line in lines]
     except ValueError as error:
         raise StoreDamaged("redis: a customer's grants cannot be read") from error
 
 
-def _live_grant(row: Sequence[str]) -> LiveGrant:
-    """One grant, from its lines in the order of book.lua; the last says what rolls over."""
-    grant_id, state, kind, priority, effective, expires, meters, free, pinned, _ = row
-    return LiveGrant(
+def grant_lines(record: str) -> list[GrantLine]:
+    """
+    Decode a grants' record; none for an empty one.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not record:
+        return []
+    count, *lines = record.removesuffix("\n").split("\n")
+    places = range(0, int(count) * _GRANT_WIDTH, _GRANT_WIDTH)
+    return [_grant_line(lines[at : at + _GRANT_WIDTH]) for at in places]
+
+
+def grants_record(lines: Sequence[GrantLine]) -> str:
+    """Encode grants in the order given; the inverse of `grant_lines`."""
+    if not lines:
+        return ""
+    parts: list[object] = [len(lines)]
+    for line in lines:
+        parts += (
+            *(line.grant_id, line.state, line.kind, line.priority, line.effective_ms),
+            "" if line.expires_ms is None else line.expires_ms,
+            *(line.meters, line.free_nano, line.pinned_nano, line.rolls),
+        )
+    return "".join(f"{check_line(str(part), 'grant')}\n" for part in parts)
+
+
+def _grant_line(row: Sequence[str]) -> GrantLine:
+    grant_id, state, kind, priority, effective, expires, meters, free, pinned, rolls = row
+    return GrantLine(
         grant_id=grant_id,
-        kind=GrantKind(kind),
-        state=state.partition(" ")[0],
+        state=state,
+        kind=kind,
         priority=int(priority),
-        effective_at=from_epoch_ms(int(effective)),
-        expires_at=from_epoch_ms(int(expires)) if expires else None,
-        meters=tuple(meters.split(",")) if meters else (),
+        effective_ms=int(effective),
+        expires_ms=int(expires) if expires else None,
+        meters=meters,
         free_nano=int(free),
         pinned_nano=int(pinned),
+        rolls=rolls,
+    )
+
+
+def _live_grant(line: GrantLine) -> LiveGrant:
+    return LiveGrant(
+        grant_id=line.grant_id,
+        kind=GrantKind(line.kind),
+        state=line.state.partition(" ")[0],
+        priority=line.priority,
+        effective_at=from_epoch_ms(line.effective_ms),
+        expires_at=None if line.expires_ms is None else from_epoch_ms(line.expires_ms),
+        meters=tuple(line.meters.split(",")) if line.meters else (),
+        free_nano=line.free_nano,
+        pinned_nano=line.pinned_nano,
     )
 
 

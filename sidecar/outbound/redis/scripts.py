@@ -33,11 +33,14 @@ DUE = _load("due")
 ORPHAN = _load("orphan", "counters", "book", "burning")
 STALE = _load("stale")
 PRUNE = _load("prune", "counters", "book")
-CUSTOMER = _load("customer")
+CUSTOMER = _load("customer", "counters", "book")
 CREDENTIAL = _load("credential")
 STANDING = _load("standing")
 GRANT = _load("grant", "counters", "book")
 WITHDRAW = _load("withdraw", "counters", "book")
+AUDIT = _load("audit", "counters", "book")
+MEND = _load("mend", "counters", "book")
+SETTLED = _load("settled")
 
 ALL = (
     PLACE,
@@ -55,4 +58,7 @@ ALL = (
     STANDING,
     GRANT,
     WITHDRAW,
+    AUDIT,
+    MEND,
+    SETTLED,
 )

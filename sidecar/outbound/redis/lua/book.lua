@@ -8,6 +8,7 @@
 --   deficit  prepaid usage that no grant has paid; below zero what a correction gave back
 --   uncov  what open holds set aside without a grant
 --   g:<grant id>  digest of what was given;  x:<withdrawal id>  what came of it
+--   seal  a digest of the book: what is changed by hand does not fit it (no secret; see audit.lua)
 -- For a customer with grants that begin or end by time, the shard's index has a member
 -- "<customer>\ng:", by when the sweep should look at it.
 
@@ -81,8 +82,15 @@ local function open_book(row, skip)
   end
   local ok, grants = pcall(read_grants, record)
   if not ok or not grants then return nil end
-  book.grants, book.had_grants = grants, true
+  book.grants, book.record = grants, record
   return book
+end
+
+local function seal_of(book)
+  local out = {}
+  for i, field in ipairs(BOOK_FIELDS) do out[i] = book[field] end
+  out[#out + 1] = book.record or ''
+  return redis.sha1hex(table.concat(out, '\n'))
 end
 
 local function shift(book, field, delta)
@@ -250,11 +258,9 @@ local function write_book(book, usage, moment)
   local cells = {}
   for _, field in ipairs(BOOK_FIELDS) do
     if book[field] ~= book.cells[field] then
-      cells[#cells + 1] = field
-      cells[#cells + 1] = book[field]
+      cells[#cells + 1], cells[#cells + 2] = field, book[field]
     end
   end
-  if #cells > 0 then call('HSET', where.customer, unpack(cells)) end
   if book.changed then
     local kept = {}
     for _, grant in ipairs(book.grants) do
@@ -264,12 +270,18 @@ local function write_book(book, usage, moment)
     end
     book.grants = kept
     if #kept > 0 then
-      call('HSET', where.customer, 'grants', write_grants(kept))
+      book.record = write_grants(kept)
+      cells[#cells + 1], cells[#cells + 2] = 'grants', book.record
       local _, at = next_due(book)
       if at then call('ZADD', where.windows, 'LT', text(at), where.id .. '\ng:') end
-    elseif book.had_grants then
+    elseif book.record then
+      book.record = nil
       call('HDEL', where.customer, 'grants')
     end
+  end
+  if #cells > 0 or book.changed then
+    cells[#cells + 1], cells[#cells + 2] = 'seal', seal_of(book)
+    call('HSET', where.customer, unpack(cells))
   end
   for _, record in ipairs(book.records) do
     append_record(usage, moment, {
