@@ -499,9 +499,9 @@ INSERT INTO account_balances AS b (
     customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
     granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
-    $7::numeric[], $8::numeric[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
-    $13::numeric[], $14::numeric[])
+    $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
+    $13::bigint[], $14::bigint[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
