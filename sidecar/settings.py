@@ -110,6 +110,7 @@ class Settings(BaseModel):
     directory_entries_max: int = Field(default=100_000, ge=1, le=10_000_000)
     directory_seconds: int = Field(default=30, ge=1, le=3_600)
     sweep_interval_seconds: float = Field(default=2.0, gt=0, le=3_600)
+    reconcile_interval_seconds: float = Field(default=3_600.0, ge=10, le=604_800)
     settle_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
     settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
     lease_seconds: int = Field(default=30, ge=1, le=3_600)

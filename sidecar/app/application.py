@@ -19,6 +19,7 @@ from sidecar.app.foresight import Foresight
 from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.reconciling import make_reconciler
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -282,6 +283,7 @@ class Application:
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
         )
+        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
@@ -364,6 +366,9 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
+            seconds = settings.reconcile_interval_seconds
+            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            start("reconcile", compare, after=known)
             for name, run in self.credit.workers.items():
                 start(name, run, after=known)
         if self.reporter is not None:
