@@ -33,6 +33,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -52,6 +53,7 @@ from sidecar.services.check import CheckService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
@@ -243,6 +245,9 @@ class Application:
             metering=self.metering,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
+            orphans=OrphanSettlement(
+                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
+            ),
         )
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),

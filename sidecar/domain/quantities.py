@@ -161,6 +161,26 @@ def measure_quantities(
     return MeteredQuantities(observed=observed, estimated=frozenset(estimated), skipped=skipped)
 
 
+def assume_quantities(
+    meters: Mapping[str, Meter], estimate: Mapping[str, int], measured: Measured
+) -> MeteredQuantities:
+    """
+    What each meter of a hold counts where no report came: its bound, whatever the status was.
+
+    A meter whose `on_missing` is zero counts 0; one that is not additive has seen nothing.
+    """
+    variables = meter_variables(measured)
+    observed = {
+        name: Observed(
+            quantity=0 if meters[name].on_missing is OnMissing.ZERO else bound,
+            groups=_groups(meters[name], measured, variables),
+        )
+        for name, bound in estimate.items()
+        if meters[name].aggregation.additive
+    }
+    return MeteredQuantities(observed=observed, estimated=frozenset(observed))
+
+
 def meter_variables(measured: Measured) -> dict[str, Any]:
     """What expressions and paths read; whatever is not known is left out."""
     caller, facts = measured.caller, measured.facts

@@ -8,6 +8,7 @@ import re2
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.matching import RouteSet
+from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule, OrphanSettling
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import DialectRule, ModelLimits
 from sidecar.outbound.policy_files.compile_counters import compile_quotas
@@ -115,6 +116,11 @@ def compile_parts(
         identity=identity,
         cards=cards,
         features={name: frozenset(plan.texts("features")) for name, plan in context.plans.items()},
+        orphans={
+            name: _orphans(plan.either("orphans"))
+            for name, plan in context.plans.items()
+            if plan.given("orphans")
+        },
         meters=meter_rules,
         rules=rules,
         customer_members=members["customers"],
@@ -146,6 +152,18 @@ def _places(context: Context, parts: Parts) -> Places:
 
 def _dialect(context: Context, section: Section) -> DialectRule:
     return DialectRule(match=context.matches(section), dialect=Dialect(section.text("dialect")))
+
+
+def _orphans(stated: str | Section) -> OrphanRule:
+    if isinstance(stated, str):
+        return OrphanRule(settle=OrphanSettling(stated))
+    share = stated.optional_integer("share")
+    return OrphanRule(
+        settle=OrphanSettling(stated.text("settle")),
+        needs_proof=stated.text("proof") == "heartbeat",
+        count_max=stated.integer("count"),
+        share_percent=DEFAULT_ORPHANS.share_percent if share is None else share,
+    )
 
 
 def _model(section: Section) -> ModelLimits:

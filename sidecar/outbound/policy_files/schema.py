@@ -8,6 +8,7 @@ is tested against it.
 import json
 from typing import Any
 
+from sidecar.domain.orphans import COUNTED_MAX, OrphanSettling
 from sidecar.domain.pricing import Billing, RoundPackages
 from sidecar.domain.rules import EstimateFrom
 from sidecar.outbound.policy_files import texts
@@ -19,6 +20,7 @@ from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES
 from sidecar.outbound.policy_files.schema_meters import METER
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
+from sidecar.outbound.policy_files.unions import WordOr
 
 PRICE_MODELS = ("per_unit", "package")
 
@@ -108,6 +110,35 @@ PRICE = Record(
     },
     later=frozenset({"effective_at", "free", "minimum", "tiers"}),
 )
+ORPHANS = WordOr(
+    word=Choice(tuple(OrphanSettling)),
+    record=Record(
+        name="orphans",
+        doc="What becomes of holds that expire without usage.",
+        fields={
+            "settle": Field(
+                spec=Choice(tuple(OrphanSettling)),
+                doc="release: nothing is charged; capture: the estimate is.",
+                default="release",
+            ),
+            "proof": Field(
+                spec=Choice(("heartbeat", "none")),
+                doc="What has to show that the request was served, before it is charged.",
+                default="heartbeat",
+            ),
+            "count": Field(
+                spec=Number(0, COUNTED_MAX),
+                doc="A customer with more of them in an hour is settled by capture.",
+                default=100,
+            ),
+            "share": Field(
+                spec=texts.PERCENT,
+                doc="So is one with a larger share of an hour's holds, from 20 on; absent: 10%.",
+            ),
+        },
+    ),
+    example="{settle: capture}",
+)
 PLAN = Record(
     name="plan",
     doc="Prices, and how usage is paid.",
@@ -125,6 +156,9 @@ PLAN = Record(
         "features": Field(spec=ListOf(texts.NAME), doc="What its customers are entitled to."),
         "prices": Field(
             spec=ListOf(PRICE, may_be_empty=True), doc="Prices of its meters.", required=True
+        ),
+        "orphans": Field(
+            spec=ORPHANS, doc="What becomes of holds without usage; absent: they are released."
         ),
     },
 )

@@ -592,3 +592,18 @@ SELECT e.customer_id, e.hold_id, e.kind, e.currency, e.amount_nano, e.plan, e.pr
 FROM usage_events e
 WHERE e.decided_at >= $1 AND e.decided_at < $2 AND ($3 = '' OR e.customer_id = $3)
 ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind
+
+-- name: count_orphans
+-- Of the newest holds alone, so that a busy customer costs no more than others. A hold whose
+-- usage came after all is none.
+SELECT count(*) AS holds, count(*) FILTER (WHERE orphaned) AS orphans
+FROM (
+    SELECT bool_and(kind = 'orphan' OR (kind = 'capture' AND estimate_reason = 'orphaned'))
+        AS orphaned
+    FROM (
+        SELECT hold_id, kind, estimate_reason FROM usage_events
+        WHERE customer_id = $1 AND occurred_at >= $2
+        ORDER BY occurred_at DESC LIMIT $3
+    ) newest
+    GROUP BY hold_id
+) ended
