@@ -42,6 +42,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
@@ -323,6 +324,7 @@ class Application:
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
             reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
             thresholds=PostgresThresholds(self.pool),
+            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
         )
         self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 

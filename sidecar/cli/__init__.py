@@ -11,7 +11,17 @@ import sys
 import typer
 
 from sidecar import __version__
-from sidecar.cli import config, credentials, customers, decisions, envoy, ledger, meters, rules
+from sidecar.cli import (
+    config,
+    credentials,
+    customers,
+    decisions,
+    envoy,
+    holds,
+    ledger,
+    meters,
+    rules,
+)
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
@@ -43,6 +53,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(holds.app, name="holds")
 
 
 @app.command("version")

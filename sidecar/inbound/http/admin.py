@@ -23,10 +23,7 @@ from sidecar.inbound.http.admin_models import (
     GrantAnswer,
     GrantBody,
     GrantPage,
-    HoldAnswer,
-    HoldList,
     IssuedCredentialAnswer,
-    LimitQuery,
     PageQuery,
     RotationBody,
     StandingAnswer,
@@ -131,18 +128,6 @@ async def put_standing(call: Call) -> Answer:
     )
     await _accounts(call).put_standing(customer_id_of(call), fact)
     return Answer(body=StandingAnswer.of(fact))
-
-
-async def list_holds(call: Call) -> Answer:
-    """Holds in flight."""
-    assert isinstance(call.query, LimitQuery)
-    limit = call.query.limit
-    found = await _accounts(call).list_open_holds(customer_id_of(call), limit=limit + 1)
-    return Answer(
-        body=HoldList(
-            items=[HoldAnswer.of(hold) for hold in found[:limit]], more=len(found) > limit
-        )
-    )
 
 
 async def post_credential(call: Call) -> Answer:
