@@ -104,6 +104,24 @@ DECISION_RECORDS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+GRANTS = Counter(
+    "sidecar_grants_total",
+    "Grants asked for, by kind and outcome: given, repeated, waiting (a store is away), refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+WITHDRAWALS = Counter(
+    "sidecar_withdrawals_total",
+    "Withdrawals brought to the live store, by kind and outcome: applied, waiting, refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+TOP_UPS = Counter(
+    "sidecar_top_ups_total",
+    "Automatic top-ups, by outcome: paid, declined, unanswered, limited (held back by a guard).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 SETTLED_EVENTS = Counter(
     "sidecar_settled_events_total",
     "Stream records settled, by outcome (posted, repeated, quarantined).",
@@ -113,6 +131,17 @@ SETTLED_EVENTS = Counter(
 SETTLEMENT_LAG = Gauge(
     "sidecar_settlement_lag_seconds",
     "Age of the newest settled decision when it was settled.",
+    registry=REGISTRY,
+)
+RECONCILE_DIFFERENCES = Gauge(
+    "sidecar_reconcile_differences",
+    "Differences that the last run of reconcile found, by kind; `unknown` must be 0.",
+    ["kind"],
+    registry=REGISTRY,
+)
+RECONCILE_UNREAD = Gauge(
+    "sidecar_reconcile_unread_customers",
+    "Customers that the last run of reconcile could not compare.",
     registry=REGISTRY,
 )
 REPORTS = Counter(
@@ -130,6 +159,33 @@ QUARANTINED = Counter(
 POLICY_RELOAD_FAILING = Gauge(
     "sidecar_policy_reload_failing",
     "1 while the policy files on disk cannot be used and an older policy is in force.",
+    registry=REGISTRY,
+)
+JOURNAL_BYTES = Gauge(
+    "sidecar_journal_bytes",
+    "Size of the gateway's journal.",
+    registry=REGISTRY,
+)
+JOURNAL_NEARLY_FULL = Gauge(
+    "sidecar_journal_nearly_full",
+    "1 while the journal has 80 percent or more of its largest size.",
+    registry=REGISTRY,
+)
+JOURNAL_UNSETTLED = Gauge(
+    "sidecar_journal_unsettled_records",
+    "Captures in the journal that the ledger is not known to have.",
+    registry=REGISTRY,
+)
+JOURNAL_RECORDS = Counter(
+    "sidecar_journal_records_total",
+    "Captures by what the journal did: kept, refused, settled, replayed, damaged, unreadable.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+JOURNAL_FSYNC_DURATION = Histogram(
+    "sidecar_journal_fsync_seconds",
+    "Writing one batch of the journal, with its fsync.",
+    buckets=_FAST,
     registry=REGISTRY,
 )
 PUSH_MESSAGES = Counter(

@@ -14,9 +14,12 @@ from functools import partial
 from typing import Self
 
 from sidecar import telemetry
+from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
+from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.reconciling import make_reconciler
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -95,6 +98,7 @@ class Application:
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
+        self.journaling = Journaling()
         self._stack = AsyncExitStack()
         self._workers: Workers
 
@@ -156,6 +160,7 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
+        await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
         if self.stores.wants_postgres:
             self._make_control_plane()
@@ -224,18 +229,31 @@ class Application:
             policies=self.policies,
             quarantine=self.quarantine,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            journal=self.journaling.journal,
         )
+        self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
 
     def _make_control_plane(self) -> None:
         settings = self.settings
+        accounts = PostgresAccounts(self.pool)
+        live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
-            accounts=PostgresAccounts(self.pool),
-            live=RedisLiveAccounts(self.stores.redis, self.keyspace),
+            accounts=accounts,
+            live=live,
             policies=self.loaded,
             digests=self.digests,
             clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
+        )
+        self.credit = make_credit(
+            settings,
+            self._stack,
+            accounts=accounts,
+            live=live,
+            policies=self.loaded,
+            clock=self.clock,
+            pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
         if not settings.has(Role.SETTLEMENT):
@@ -253,7 +271,7 @@ class Application:
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
             record=PostgresThresholds(self.pool),
-            accounts=PostgresAccounts(self.pool),
+            accounts=accounts,
             policies=self.policies,
             clock=self.clock,
             shards=shards,
@@ -271,6 +289,7 @@ class Application:
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
         )
+        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
@@ -319,6 +338,9 @@ class Application:
         known = (self.loaded, self.directory, self.balances)
         use_cases = AdminUseCases(
             accounts=self.accounts,
+            credits=self.credit.credit,
+            schedules=self.credit.schedules,
+            top_ups=self.credit.top_ups,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
@@ -339,6 +361,7 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
@@ -350,9 +373,11 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
-            seconds = settings.sweep_interval_seconds
-            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
-            start("grants", run_grants, after=known)
+            seconds = settings.reconcile_interval_seconds
+            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            start("reconcile", compare, after=known)
+            for name, run in self.credit.workers.items():
+                start(name, run, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 

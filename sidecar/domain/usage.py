@@ -98,6 +98,16 @@ class EventKind(StrEnum):
     ORPHAN = "orphan"
     CORRECTION = "correction"
     GRANT = "grant"
+    EXPIRE = "expire"
+    ROLLOVER = "rollover"
+    VOID = "void"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+
+    @property
+    def of_grant(self) -> bool:
+        """Whether the decision is about a grant rather than about usage."""
+        return self not in (EventKind.CAPTURE, EventKind.ORPHAN, EventKind.CORRECTION)
 
 
 class OnMissing(StrEnum):
@@ -205,3 +215,12 @@ class UsageEvent:
     def amount_nano(self) -> int:
         """What the event costs: the sum of its lines."""
         return sum(line.amount_nano for line in self.lines)
+
+    @property
+    def parts_nano(self) -> dict[str, int]:
+        """What it costs by meter: grants may be good for some meters only."""
+        parts: dict[str, int] = {}
+        for line in self.lines:
+            if line.amount_nano:
+                parts[line.meter] = parts.get(line.meter, 0) + line.amount_nano
+        return parts

@@ -1,4 +1,8 @@
-"""Ports of the control plane: accounts, settlement and reports; see `ports` for the data plane."""
+"""
+Ports of the control plane: accounts, settlement and reports; see `ports` for the data plane.
+
+Length: the contracts of one plane, which are read side by side; there is no logic here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,6 +10,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from sidecar.domain.grants import (
+    PRIORITY_DEFAULT,
+    GrantKind,
+    GrantTerms,
+    Movement,
+    Rollover,
+    WithdrawalKind,
+)
+from sidecar.domain.schedules import GrantSchedule
 from sidecar.domain.standing import StandingFact
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.ports import StoredHold
@@ -13,13 +26,14 @@ from sidecar.services.ports import StoredHold
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Customer:
-    """Who pays."""
+    """Who pays. `overdraft_nano` is how far prepaid usage may go beyond all credit."""
 
     customer_id: str
     plan: str
     currency: str
     labels: Mapping[str, str] = field(default_factory=dict)
     stripe_customer_id: str | None = None
+    overdraft_nano: int = 0
     created_at: datetime | None = None
 
 
@@ -72,7 +86,11 @@ class Rotation:
 
 
 class GrantState(StrEnum):
-    """An intent is written first, applied by script, and posted from the stream."""
+    """
+    An intent is written first, applied by script, and posted from the stream.
+
+    A grant that begins later stays an intent until its record comes, when it begins.
+    """
 
     INTENT = "intent"
     POSTED = "posted"
@@ -80,20 +98,99 @@ class GrantState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """Credit given; immutable."""
+    """
+    Credit given; immutable.
+
+    `remaining_nano` is what the ledger has left of it, as far as it has been posted. `terms`
+    has the rest: see `GrantTerms`.
+    """
 
     grant_id: str
     customer_id: str
     amount_nano: int
     currency: str
-    kind: str = "paid"
+    kind: GrantKind = GrantKind.PAID
+    priority: int = PRIORITY_DEFAULT
+    effective_at: datetime | None = None
+    expires_at: datetime | None = None
+    meters: tuple[str, ...] = ()
+    rollover: Rollover | None = None
+    schedule_id: str = ""
     state: GrantState = GrantState.INTENT
+    remaining_nano: int = 0
+    created_at: datetime | None = None
+
+    @property
+    def terms(self) -> GrantTerms:
+        """What was given, without whose it is and how far it has come."""
+        return GrantTerms(
+            grant_id=self.grant_id,
+            amount_nano=self.amount_nano,
+            kind=self.kind,
+            priority=self.priority,
+            effective_at=self.effective_at,
+            expires_at=self.expires_at,
+            meters=self.meters,
+            rollover=self.rollover,
+        )
+
+
+class WithdrawalState(StrEnum):
+    """An intent is written first, applied by script, and posted from the stream."""
+
+    INTENT = "intent"
+    APPLIED = "applied"
+    """The live store has taken it; what was pinned of a grant that it ends may follow."""
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdrawal:
+    """
+    Credit taken back from a grant.
+
+    `amount_nano` None takes all that there is to take. `withdrawn_nano` is what was taken.
+    """
+
+    withdrawal_id: str
+    customer_id: str
+    grant_id: str
+    kind: WithdrawalKind
+    amount_nano: int | None = None
+    reason: str = ""
+    state: WithdrawalState = WithdrawalState.INTENT
+    withdrawn_nano: int = 0
     created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveGrant:
+    """
+    A grant that still matters in the live store; amounts in nano.
+
+    `state` is scheduled, active, expired, void, refund or dispute; an ended grant is listed for
+    as long as open holds have a part of it pinned.
+    """
+
+    grant_id: str
+    kind: GrantKind
+    state: str
+    priority: int
+    effective_at: datetime | None
+    expires_at: datetime | None
+    meters: tuple[str, ...]
+    free_nano: int
+    pinned_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Balance:
-    """Live numbers in nano: available = granted - used - held."""
+    """
+    Live numbers in nano.
+
+    available = granted - voided - expired - used - held + overdraft. `deficit_nano` is prepaid
+    usage that no grant has paid yet.
+    """
 
     currency: str
     granted_nano: int
@@ -101,6 +198,10 @@ class Balance:
     held_nano: int
     available_nano: int
     as_of: datetime
+    voided_nano: int = 0
+    expired_nano: int = 0
+    overdraft_nano: int = 0
+    deficit_nano: int = 0
 
 
 class LiveAccounts(Protocol):
@@ -120,7 +221,29 @@ class LiveAccounts(Protocol):
         """Set the standing that the place script reads."""
 
     async def apply_grant(self, grant: Grant) -> None:
-        """Add a grant to the balance and the stream, once per grant_id."""
+        """
+        Give a grant, once per grant_id: at once, or from its `effective_at` on.
+
+        Raises:
+            Conflict: It was given with other content, or the currency is another.
+            InvalidInput: It has expired, or the customer has too many grants or too much credit.
+            NotFound: Unknown customer.
+        """
+
+    async def apply_withdrawal(self, withdrawal: Withdrawal) -> int:
+        """
+        Take credit back from a grant, once per withdrawal_id.
+
+        Returns:
+            What was taken, in nano; a repeat returns the same.
+
+        Raises:
+            Conflict: The grant has ended, or less is free than is asked for.
+            NotFound: Unknown customer, or a grant that the live store does not have.
+        """
+
+    async def list_live_grants(self, customer_id: str) -> Sequence[LiveGrant]:
+        """Grants that still matter, in burn order; empty for an unknown customer."""
 
     async def read_balance(self, customer_id: str) -> Balance | None:
         """The live balance, or None for an unknown customer."""
@@ -139,7 +262,7 @@ class Accounts(Protocol):
         """One customer."""
 
     async def update_customer(self, customer: Customer) -> Customer | None:
-        """Change plan, labels and Stripe customer; None for an unknown one."""
+        """Change plan, labels, Stripe customer and overdraft; None for an unknown one."""
 
     async def erase_customer(self, customer_id: str) -> Customer | None:
         """Clear what may name a person, and revoke all keys; None for an unknown customer."""
@@ -186,7 +309,79 @@ class Accounts(Protocol):
         """A customer's grants by id."""
 
     async def pending_grants(self, *, limit: int) -> Sequence[Grant]:
+        """
+        Intents that may not have been applied yet, oldest first.
+
+        One that begins later and is known to be with the live store is left out until it begins.
+        """
+
+    async def note_applied(self, grant: Grant) -> None:
+        """Note that the live store has a grant; a repeat changes nothing."""
+
+    async def read_grant(self, customer_id: str, grant_id: str) -> Grant | None:
+        """One grant."""
+
+    async def create_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
+        """Write the intent. Raises NotFound (grant) or Conflict (other content)."""
+
+    async def finish_withdrawal(
+        self, withdrawal: Withdrawal, *, state: WithdrawalState, withdrawn_nano: int
+    ) -> Withdrawal:
+        """Note what the live store made of an intent; the first word counts."""
+
+    async def list_withdrawals(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[Withdrawal]:
+        """A customer's withdrawals by id."""
+
+    async def pending_withdrawals(self, *, limit: int) -> Sequence[Withdrawal]:
         """Intents that may not have been applied yet, oldest first."""
+
+    async def create_schedule(self, schedule: GrantSchedule) -> GrantSchedule:
+        """
+        Store it with its first occurrence as the next one to issue.
+
+        Raises:
+            InvalidInput: See `check_schedule`.
+            NotFound: Unknown customer.
+            Conflict: Another currency than the customer's, or the id has other content.
+        """
+
+    async def read_schedule(self, customer_id: str, schedule_id: str) -> GrantSchedule | None:
+        """One schedule."""
+
+    async def list_schedules(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[GrantSchedule]:
+        """A customer's schedules by id, also those that have ended."""
+
+    async def end_schedule(
+        self, customer_id: str, schedule_id: str, *, ends_at: datetime
+    ) -> GrantSchedule | None:
+        """
+        Issue no occurrence that starts at or after an instant; the earliest such word counts.
+
+        Grants that are issued already stay: void them. None for an unknown schedule.
+        """
+
+    async def due_schedules(
+        self, now: datetime, *, limit: int, lease_seconds: int
+    ) -> Sequence[GrantSchedule]:
+        """
+        Schedules whose next occurrence is to be issued, longest due first.
+
+        Each is left to the caller for the lease's time: no other worker is given it.
+        """
+
+    async def advance_schedule(
+        self, schedule: GrantSchedule, *, next_start: datetime | None
+    ) -> GrantSchedule:
+        """
+        Note that the next occurrence was issued, and which one is next (None: there is none).
+
+        Nothing changes if the schedule has moved on from `schedule.next_start` already.
+        Raises NotFound.
+        """
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set it. Raises NotFound for an unknown customer."""
@@ -201,7 +396,10 @@ class StreamRecord:
     One decision on a shard's stream, with the numbers it was decided with.
 
     `entry_id` is the stream's own id. `kind` is an EventKind's value, a correction with its
-    number ("correction:1"). `amount_nano` is signed for corrections.
+    number ("correction:1"). `amount_nano` is signed for corrections. `overage_nano` is by how
+    much the customer's deficit grew (negative: what a grant paid of it). `movements` are what
+    the decision moved of which grant: they sum up to the change of the customer's credit.
+    (`epoch`, `seq`) order the decisions of a shard.
     """
 
     entry_id: str
@@ -218,6 +416,11 @@ class StreamRecord:
     available_nano: int = 0
     late: bool = False
     event: UsageEvent | None = None
+    movements: tuple[Movement, ...] = ()
+    grant_kind: GrantKind = GrantKind.PAID
+    withdrawal_id: str = ""
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +453,16 @@ class UsageStream(Protocol):
 
     async def trim(self, shard: int, below: str) -> None:
         """Drop entries at or below a committed offset."""
+
+    async def tell_settled(self, shard: int, epoch: int, seq: int) -> None:
+        """
+        Tell whoever keeps captures until then that the ledger has an epoch up to a seq.
+
+        Never goes back; safe to repeat.
+        """
+
+    async def standing_at(self, shard: int, offset: str) -> tuple[int, int] | None:
+        """(epoch, seq) of the last decision at or before a committed offset, if it is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

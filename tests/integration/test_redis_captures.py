@@ -34,13 +34,25 @@ async def capture(store, event, lines=(), *, prepaid=True) -> CaptureOutcome:
     return await store.balances.capture_hold(event, lines, prepaid=prepaid)
 
 
+async def standing(store) -> tuple[int, int]:
+    """Where the customer's shard stands."""
+    shard = store.keyspace.shard(store.keyspace.shard_of(CUSTOMER))
+    epoch, seq = await store.connection.command("HMGET", shard, "epoch", "seq")
+    return int(epoch), int(seq)
+
+
 async def test_a_capture_burns_the_amount_and_frees_the_rest(store):
     facts = await store.add_customer(granted=100)
     hold = hold_of(facts, 1, 30)
     placed = await store.balances.place_hold(hold)
     outcome = await capture(store, event_of(hold, 12, placed))
     assert outcome == CaptureOutcome(
-        status=CaptureStatus.CAPTURED, booked_nano=12, held_nano=30, available_nano=88
+        status=CaptureStatus.CAPTURED,
+        booked_nano=12,
+        held_nano=30,
+        available_nano=88,
+        epoch=placed.epoch,
+        seq=placed.seq + 1,
     )
     assert await store.numbers() == (100, 12, 0, 88)
 
@@ -71,6 +83,7 @@ async def test_the_stream_carries_the_decision_with_its_numbers(store):
     assert (record.amount_nano, record.held_nano, record.overage_nano) == (12, 30, 0)
     assert (record.available_nano, record.prepaid, record.late) == (88, True, False)
     assert record.decided_at_ms >= placed.instant_ms
+    assert (record.epoch, record.seq) == (placed.epoch, placed.seq + 1)
     assert record.currency == "USD"
 
 
@@ -79,13 +92,15 @@ async def test_the_same_usage_over_another_edge_is_a_duplicate(store):
     hold = hold_of(facts, 1, 30)
     await store.balances.place_hold(hold)
     event = event_of(hold, 12)
-    await capture(store, event)
+    first = await capture(store, event)
     again = replace(
         event, edge="als", received_at=event.received_at + timedelta(seconds=3), status=204
     )
     again = replace(again, usage=replace(event.usage, total=8, cache_read=0))
     outcome = await capture(store, again)
-    assert outcome == CaptureOutcome(status=CaptureStatus.DUPLICATE, available_nano=88)
+    assert outcome == CaptureOutcome(
+        status=CaptureStatus.DUPLICATE, available_nano=88, epoch=first.epoch, seq=first.seq
+    )
     assert [record.kind for record in await store.records()] == ["grant", "capture"]
 
 
@@ -177,7 +192,10 @@ async def test_a_late_capture_after_an_orphan_is_charged_in_full(store):
     placed = await store.balances.place_hold(hold)
     await store.expire(hold_id_of(1))
     outcome = await capture(store, event_of(hold, 12, placed), quota_lines(hold, 7))
-    assert outcome == CaptureOutcome(status=CaptureStatus.LATE, booked_nano=12, available_nano=88)
+    assert replace(outcome, epoch=0, seq=0) == CaptureOutcome(
+        status=CaptureStatus.LATE, booked_nano=12, available_nano=88
+    )
+    assert (outcome.epoch, outcome.seq) == await standing(store)
     assert await store.numbers() == (100, 12, 0, 88)
     assert (await store.fields())[take.line.field.encode()] == b"7"
     assert [record.kind for record in await store.records()] == ["grant", "orphan", "capture"]
@@ -213,7 +231,7 @@ async def test_usage_of_an_unknown_or_released_hold_is_late(store):
     released = await capture(store, event_of(hold_of(facts, 1, 10), 4))
     assert (released.status, released.booked_nano) == (CaptureStatus.LATE, 4)
     unknown = await capture(store, event_of(hold_of(facts, 2, 10), 9))
-    assert (unknown.status, unknown.overage_nano) == (CaptureStatus.LATE, 3)
+    assert (unknown.status, unknown.overspent_nano) == (CaptureStatus.LATE, 3)
     assert await store.numbers() == (10, 13, 0, -3)
 
 
@@ -222,8 +240,8 @@ async def test_overage_is_what_credit_did_not_cover_and_is_counted_once(store):
     first, second = hold_of(facts, 1, 50), hold_of(facts, 2, 50)
     await store.balances.place_hold(first)
     await store.balances.place_hold(second)
-    assert (await capture(store, event_of(first, 60))).overage_nano == 10
-    assert (await capture(store, event_of(second, 50))).overage_nano == 0
+    assert (await capture(store, event_of(first, 60))).overspent_nano == 10
+    assert (await capture(store, event_of(second, 50))).overspent_nano == 0
     assert await store.numbers() == (100, 110, 0, -10)
     assert sum(record.overage_nano for record in await store.records()) == 10
 
@@ -233,8 +251,8 @@ async def test_what_a_hold_covers_is_no_overage_even_when_others_overdrew(store)
     covered = hold_of(facts, 1, 10)
     await store.balances.place_hold(covered)
     late = await capture(store, event_of(hold_of(facts, 2, 0), 25))
-    assert late.overage_nano == 25
-    assert (await capture(store, event_of(covered, 10))).overage_nano == 0
+    assert late.overspent_nano == 25
+    assert (await capture(store, event_of(covered, 10))).overspent_nano == 0
     assert await store.numbers() == (10, 35, 0, -25)
 
 
@@ -242,27 +260,27 @@ async def test_a_hold_that_was_let_through_without_credit_is_overage_when_captur
     facts = await store.add_customer(granted=4)
     hold = hold_of(facts, 1, 10, credit_required=False)
     await store.balances.place_hold(hold)
-    assert (await capture(store, event_of(hold, 10))).overage_nano == 6
+    assert (await capture(store, event_of(hold, 10))).overspent_nano == 6
     second = hold_of(facts, 2, 5, credit_required=False)
     await store.balances.place_hold(second)
-    assert (await capture(store, event_of(second, 3))).overage_nano == 3
+    assert (await capture(store, event_of(second, 3))).overspent_nano == 3
     assert await store.numbers() == (4, 13, 0, -9)
 
 
 async def test_a_correction_gives_back_at_most_the_overage_it_had_booked(store):
     facts = await store.add_customer(granted=10)
     estimated = event_of(hold_of(facts, 1, 0), 15, estimated=True, usage=TokenUsage())
-    assert (await capture(store, estimated)).overage_nano == 5
+    assert (await capture(store, estimated)).overspent_nano == 5
     await capture(store, event_of(hold_of(facts, 2, 0), 7))
     corrected = await capture(store, event_of(hold_of(facts, 1, 0), 2))
-    assert (corrected.booked_nano, corrected.overage_nano) == (-13, -5)
+    assert (corrected.booked_nano, corrected.overspent_nano) == (-13, 0)
     assert await store.numbers() == (10, 9, 0, 1)
 
 
 async def test_a_postpaid_capture_has_no_overage(store):
     facts = await store.add_customer()
     outcome = await capture(store, event_of(hold_of(facts, 1, 0), 5), prepaid=False)
-    assert (outcome.overage_nano, outcome.available_nano) == (0, -5)
+    assert (outcome.overspent_nano, outcome.available_nano) == (0, -5)
     assert (await store.records())[-1].prepaid is False
 
 
@@ -314,7 +332,7 @@ async def test_a_damaged_marker_conflicts_rather_than_booking_twice(store):
 async def test_usage_beyond_the_largest_balance_is_refused_and_not_wrapped(store):
     facts = await store.add_customer()
     largest = event_of(hold_of(facts, 1, 0), AMOUNT_NANO_MAX)
-    assert (await capture(store, largest)).overage_nano == AMOUNT_NANO_MAX
+    assert (await capture(store, largest)).overspent_nano == AMOUNT_NANO_MAX
     refused = await capture(store, event_of(hold_of(facts, 2, 0), 1))
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS
     assert await store.numbers() == (0, AMOUNT_NANO_MAX, 0, -AMOUNT_NANO_MAX)

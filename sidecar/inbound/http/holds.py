@@ -9,7 +9,6 @@ from sidecar.domain.holds import Bound, HoldState
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.inbound.http.admin import customer_id_of
-from sidecar.inbound.http.admin_models import LimitQuery
 from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
@@ -20,6 +19,7 @@ from sidecar.inbound.http.field_types import (
     ResponseModel,
     SignedAmountText,
 )
+from sidecar.inbound.http.paging import LimitQuery
 from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.open_holds import HoldPosition
 from sidecar.services.ports import StoredHold

@@ -5,7 +5,6 @@ from typing import Any
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
-from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
@@ -14,6 +13,7 @@ from sidecar.outbound.redis.keys import Keyspace, quota_field, total_field
 from sidecar.outbound.redis.placing import (
     check_amount,
     check_counted,
+    part_arguments,
     place_arguments,
     read_outcome,
 )
@@ -178,21 +178,22 @@ class RedisBalances:
             event.currency,
             event.price_version,
             event_to_bytes(event),
-            AMOUNT_NANO_MAX - amount,
-            amount - AMOUNT_NANO_MAX,
+            *part_arguments(event.parts_nano, amount),
             len(quota_lines),
         ]
         for line in quota_lines:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overage, held, available = reply[:5]
+        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
-            overage_nano=int(overage),
+            overspent_nano=int(overspent),
             held_nano=int(held),
             available_nano=int(available),
+            epoch=int(epoch),
+            seq=int(seq),
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -229,6 +230,9 @@ class RedisBalances:
         """
         Drop windows, slices and levels that count no more, of at most `limit` counters.
 
+        Grants that begin or end by time are counters in this sense: they do so here if no
+        other script has come by.
+
         Returns:
             How many counters were looked at; fewer than `limit` means that no more were due.
 
@@ -245,7 +249,12 @@ class RedisBalances:
             try:
                 await self._connection.run(
                     scripts.PRUNE,
-                    (keys.customer(customer_id), keys.shard(shard), keys.windows(shard)),
+                    (
+                        keys.customer(customer_id),
+                        keys.shard(shard),
+                        keys.windows(shard),
+                        keys.usage(shard),
+                    ),
                     (counter, customer_id),
                 )
             except StoreDamaged as error:

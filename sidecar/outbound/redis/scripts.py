@@ -23,20 +23,24 @@ def _load(name: str, *shared: str) -> Script:
     return Script(name=name, source=source, sha=sha)
 
 
-PLACE = _load("place", "counters", "takes")
-RELEASE = _load("release", "counters")
+PLACE = _load("place", "counters", "takes", "book", "burning")
+RELEASE = _load("release", "counters", "book", "burning")
 EXTEND = _load("extend")
 READ = _load("read")
 RESERVE = _load("reserve")
-CAPTURE = _load("capture", "counters")
+CAPTURE = _load("capture", "counters", "book", "burning")
 DUE = _load("due")
-ORPHAN = _load("orphan", "counters")
+ORPHAN = _load("orphan", "counters", "book", "burning")
 STALE = _load("stale")
-PRUNE = _load("prune", "counters")
-CUSTOMER = _load("customer")
+PRUNE = _load("prune", "counters", "book")
+CUSTOMER = _load("customer", "counters", "book")
 CREDENTIAL = _load("credential")
 STANDING = _load("standing")
-GRANT = _load("grant")
+GRANT = _load("grant", "counters", "book")
+WITHDRAW = _load("withdraw", "counters", "book")
+AUDIT = _load("audit", "counters", "book")
+MEND = _load("mend", "counters", "book")
+SETTLED = _load("settled")
 
 ALL = (
     PLACE,
@@ -53,4 +57,8 @@ ALL = (
     CREDENTIAL,
     STANDING,
     GRANT,
+    WITHDRAW,
+    AUDIT,
+    MEND,
+    SETTLED,
 )
