@@ -45,6 +45,12 @@ STORE_CALL_DURATION = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+REDIS_REDIRECTIONS = Counter(
+    "sidecar_redis_redirections_total",
+    "Commands that a node of a Redis Cluster refused unheard, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
 HOLDS = Counter(
     "sidecar_holds_total",
     "Holds by transition: placed, captured, released, expired, extended.",

@@ -265,7 +265,7 @@ class RedisBalances:
 
     async def ping(self) -> None:
         """Whether the store answers."""
-        await self._connection.command("PING")
+        await self._connection.ping()
 
     async def _open_terms(self, customer_id: str, hold_id: str) -> HoldTerms | None:
         stored = await self.read_hold(customer_id, hold_id)
