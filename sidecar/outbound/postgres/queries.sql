@@ -794,6 +794,21 @@ FROM usage_events e
 WHERE e.decided_at >= $1 AND e.decided_at < $2 AND ($3 = '' OR e.customer_id = $3)
 ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind
 
+-- name: count_orphans
+-- Of the newest holds alone, so that a busy customer costs no more than others. A hold whose
+-- usage came after all is none.
+SELECT count(*) AS holds, count(*) FILTER (WHERE orphaned) AS orphans
+FROM (
+    SELECT bool_and(kind = 'orphan' OR (kind = 'capture' AND estimate_reason = 'orphaned'))
+        AS orphaned
+    FROM (
+        SELECT hold_id, kind, estimate_reason FROM usage_events
+        WHERE customer_id = $1 AND occurred_at >= $2
+        ORDER BY occurred_at DESC LIMIT $3
+    ) newest
+    GROUP BY hold_id
+) ended
+
 -- name: read_credit
 -- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.
 -- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more. One
