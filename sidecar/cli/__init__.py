@@ -25,6 +25,7 @@ from sidecar.cli import (
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
+from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
@@ -45,6 +46,7 @@ app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
+app.command("reconcile")(reconcile)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
