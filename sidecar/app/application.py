@@ -341,6 +341,7 @@ class Application:
             credits=self.credit.credit,
             schedules=self.credit.schedules,
             top_ups=self.credit.top_ups,
+            withdrawals=self.credit.withdrawals,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
