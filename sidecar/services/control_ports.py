@@ -399,12 +399,13 @@ class UsageStream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLease:
-    """A worker's time-bounded right to settle a shard; `fence` only grows."""
+    """A worker's time-bounded right to settle a shard; `fence` only grows, as does `epoch`."""
 
     shard: int
     owner: str
     fence: int
     offset: str
+    epoch: int = 0
 
 
 class Ledger(Protocol):

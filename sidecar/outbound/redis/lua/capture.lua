@@ -71,7 +71,22 @@ local function append(kind, booked, overage, held, late)
   call('XADD', usage, '*', 'v', '1', 'k', kind, 'id', id, 'c', ARGV[2], 'cur', ARGV[7],
     'amt', booked, 'held', held, 'ov', overage, 'avail', call('HGET', customer, 'avail'),
     'at', text(moment.instant), 'pre', ARGV[6], 'late', late, 'pv', ARGV[8], 'ev', ARGV[9],
-    'seq', text(moment.seq), 'ep', moment.epoch)
+    'qt', table.concat(moved, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
+end
+
+-- Ask Postgres by way of the stream, once for each thing that is said of the id.
+local function claim()
+  if marker and marker.digest == digest then return reply('claimed') end
+  local claimed = tombstone('claimed', ARGV[2])
+  claimed.digest, claimed.estimated = digest, estimated
+  remember(done, id, claimed)
+  commit(shard, moment)
+  for _, line in ipairs(lines) do
+    moved[#moved + 1] = line[1]
+    moved[#moved + 1] = line[2]
+  end
+  append('claim', amount, '0', '0', '1')
+  return reply('claimed')
 end
 
 -- A second event for a captured id.
@@ -112,6 +127,10 @@ local hold = row[5] and read_hold(row[5])
 if (row[5] and not hold) or (row[6] and not reservation) then return reply('out_of_bounds') end
 local refused = refusal(hold and hold.lines or {})
 if refused then return reply(refused) end
+if (marker and marker.state == 'claimed')
+  or not (hold or marker or reservation) and forgotten(shard, id, moment.instant) then
+  return claim()
+end
 
 local ended = marker or tombstone('captured', ARGV[2])
 local held = hold and hold.amount or '0'

@@ -104,15 +104,13 @@ local function moment_of(shard)
     raw = raw,
     instant = instant,
     seq = tonumber(stored[2] or '0') or 0,
-    -- The instant of the shard's first decision tells one life of the store from another.
-    epoch = stored[3] or text(instant),
+    epoch = stored[3],
   }
 end
 
 local function commit(shard, moment)
   moment.seq = moment.seq + 1
-  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq),
-    'epoch', moment.epoch)
+  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq))
 end
 
 -- Records are lines of text, then (where there is one) an opaque tail.

@@ -1,0 +1,12 @@
+-- Give a shard its epoch: from here on scripts work on it. The last step of a rebuild.
+-- KEYS: 1 shard
+-- ARGV: 1 epoch, 2 least clock ms, 3 whether usage from before now has to be claimed
+-- Reply: 'open' | 'superseded'
+
+local shard = KEYS[1]
+local moment = moment_of(shard)
+local instant = math.max(moment.instant, tonumber(ARGV[2]))
+call('HSET', shard, 'clock', text(instant), 'seq', '0', 'epoch', ARGV[1])
+if ARGV[3] == '1' then call('HSET', shard, 'since', text(instant)) end
+call('HDEL', shard, 'building')
+return 'open'
