@@ -17,6 +17,7 @@ from sidecar import telemetry
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.recovery import Recovery
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -29,6 +30,7 @@ from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, LedgerRootKeys, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.ended_holds import PostgresClaims
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
@@ -38,6 +40,7 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
+from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
@@ -49,6 +52,7 @@ from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.claim_settling import Claims
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
@@ -160,6 +164,7 @@ class Application:
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()
             await self.policies.publish()
+            await self.recovery.open_if_new()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
         # listeners are registered later still, so they have closed by then.
@@ -197,6 +202,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.recovery = Recovery(settings, self.stores.redis, self.keyspace)
+        self.recovery.show_facts_again(self.rate_cards, self.directory)
         self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
@@ -235,8 +242,17 @@ class Application:
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
         )
         self.foresight.use_postgres(self.pool)
-        if not settings.has(Role.SETTLEMENT):
-            return
+        if settings.has(Role.SETTLEMENT):
+            self._make_settlement()
+        self.recovery.use_postgres(
+            self.pool,
+            policies=self.policies,
+            cards=self.rate_cards,
+            settle=self.settlement.settle_shard if settings.has(Role.SETTLEMENT) else None,
+        )
+
+    def _make_settlement(self) -> None:
+        settings = self.settings
         shards = range(settings.shards)
         self.sweeper = Sweeper(
             balances=self.balances,
@@ -264,6 +280,11 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
+            claims=Claims(
+                charged=PostgresClaims(self.pool),
+                holds=RedisClaimedHolds(self.stores.redis, self.keyspace),
+                metering=self.metering,
+            ),
         )
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
@@ -328,6 +349,7 @@ class Application:
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.recovery.start(self._workers, after=known, looks=self._runs_workers)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)

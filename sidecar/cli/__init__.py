@@ -15,6 +15,7 @@ from sidecar.cli import config, credentials, customers, decisions, envoy, ledger
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
+from sidecar.cli.rebuild import rebuild
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
@@ -35,6 +36,7 @@ app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
+app.command("rebuild")(rebuild)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")

@@ -332,6 +332,10 @@ class Accounts(Protocol):
         """Good if none was set."""
 
 
+CLAIM = "claim"
+"""Kind of a record that decides nothing: usage that may have been charged before a loss."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRecord:
     """
@@ -341,7 +345,8 @@ class StreamRecord:
     number ("correction:1"). `amount_nano` is signed for corrections. `overage_nano` is by how
     much the customer's deficit grew (negative: what a grant paid of it). `movements` are what
     the decision moved of which grant: they sum up to the change of the customer's credit.
-    (`epoch`, `seq`) order the decisions of a shard.
+    (`epoch`, `seq`) order the decisions of a shard. `counted` are fields of counters and by how
+    much captures moved them; those of a CLAIM are what its capture has to count.
     """
 
     entry_id: str
@@ -363,6 +368,7 @@ class StreamRecord:
     withdrawal_id: str = ""
     epoch: int = 0
     seq: int = 0
+    counted: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -163,7 +163,7 @@ class CaptureStatus(StrEnum):
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
     CLAIMED = "claimed"
-    """It may have been charged before the store lost data; the ledger decides, then it is booked."""
+    """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
     OUT_OF_BOUNDS = "out_of_bounds"
     """A balance would leave 64 bits; nothing was booked."""

@@ -146,9 +146,7 @@ class RebuildRecord(Protocol):
     async def open_new(self, shards: Sequence[int]) -> Mapping[int, int]:
         """Number the first epochs where there are no customers; empty where that is not so."""
 
-    def begin(
-        self, expected: Mapping[int, int]
-    ) -> AbstractAsyncContextManager[RebuildSnapshot]:
+    def begin(self, expected: Mapping[int, int]) -> AbstractAsyncContextManager[RebuildSnapshot]:
         """
         Lock shards, raise their epochs and read; it commits at the end.
 
@@ -222,18 +220,30 @@ class Rebuilder:
         Raises:
             StoreUnavailable: Repeat it.
         """
-        lost = await self._find_lost()
-        if not lost:
-            if not await self._live.is_opened():
-                await self._live.set_opened()
-            return 0
-        first = all(found.epoch == 0 and row.epoch == 0 for found, row in lost.values())
-        if first and await self._open_new(list(lost)):
-            return 0
-        if not self._automatic:
+        lost = await self.open_if_new()
+        if lost and not self._automatic:
             self._tell(frozenset(lost))
             return 0
-        return await self._rebuild(lost)
+        made = await self._rebuild(lost) if lost else 0
+        if not await self._live.is_opened():
+            await self._live.set_opened()
+        return made
+
+    async def open_if_new(self) -> dict[int, tuple[FoundShard, RecordedShard]]:
+        """
+        Open a store that was never opened, where there are no customers yet.
+
+        Returns:
+            What is lost otherwise.
+
+        Raises:
+            StoreUnavailable: Repeat it.
+        """
+        lost = await self._find_lost()
+        first = all(found.epoch == 0 and row.epoch == 0 for found, row in lost.values())
+        if lost and first and await self._open_new(list(lost)):
+            return {}
+        return lost
 
     async def rebuild(self, shards: Sequence[int] | None, *, force: bool) -> int:
         """
@@ -320,7 +330,7 @@ class Rebuilder:
         telemetry.REBUILD_DURATION.observe(seconds)
         telemetry.REBUILT_CUSTOMERS.inc(customers)
         telemetry.get_logger().warning(
-            "rebuild_finished", shards=sorted(epochs), customers=customers, seconds=round(seconds, 3)
+            "rebuild_finished", shards=sorted(epochs), customers=customers, seconds=seconds
         )
         return len(epochs)
 

@@ -221,6 +221,7 @@ async def _open_accounts(
     redis: Redis, shards: int, ring: KeyRing, customers: Sequence[Customer]
 ) -> list[str]:
     keyspace = await fix_shards(redis.connection, shards)
+    await open_shards(redis.connection, keyspace)
     accounts, digests = RedisLiveAccounts(redis.connection, keyspace), KeyedDigests(ring)
     secrets = []
     for customer in customers:

@@ -81,6 +81,7 @@ class Streams:
         redis = Redis(redis_url)
         try:
             keyspace = await fix_shards(redis.connection, shards)
+            await open_shards(redis.connection, keyspace)
             templates = await _write_templates(folder, redis, customers, keyspace)
             yield cls(redis, keyspace, customers, templates, int(time.time()) - 7_200)
         finally:

@@ -10,6 +10,7 @@ import asyncpg
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.ledger_chain import ChainHead, extend
+from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
@@ -88,6 +89,7 @@ class SettlementSteps:
         windows_for = await self._customers()
         events = await self._insert_events()
         await self._insert_client_keys(events)
+        await add_counted(self._connection, events)
         lines = make_lines(
             events, await self._stored_lines(events), windows_for, self._reported_meters
         )
@@ -107,6 +109,7 @@ class SettlementSteps:
             batch.offset,
             head.seq,
             head.hash if head.seq else None,
+            *batch.settled,
         )
         return Posted(events=len(events), grants=len(grants), aside=aside)
 

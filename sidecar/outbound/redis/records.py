@@ -15,8 +15,8 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
+from sidecar.domain.usage_digests import digest_of
 from sidecar.outbound.redis.keys import quota_field
-from sidecar.outbound.redis.usage_digests import digest_of
 from sidecar.services.control_ports import (
     CLAIM,
     AnyRecord,
@@ -360,9 +360,8 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
 def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
     """Fields of counters and by how much they were moved, from lines that take turns."""
     parts = text.decode().split("\n") if text else []
-    return tuple(
-        (quota_field(field), int(moved)) for field, moved in zip(parts[::2], parts[1::2], strict=True)
-    )
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return tuple((quota_field(field), int(moved)) for field, moved in pairs)
 
 
 def _flag(text: bytes) -> bool:

@@ -137,9 +137,7 @@ class RedisLiveShards:
         arguments = (epoch, clock_ms, int(claims))
         await self._run(scripts.OPEN, (self._keyspace.shard(shard),), arguments)
         push = encode_push(ShardPush(shard=shard, epoch=epoch))
-        await self._connection.commands(
-            [("DEL", loss_key(shard)), ("PUBLISH", PUSH_CHANNEL, push)]
-        )
+        await self._connection.commands([("DEL", loss_key(shard)), ("PUBLISH", PUSH_CHANNEL, push)])
 
     async def set_opened(self) -> None:
         """Note that every shard has been opened, for which gateways wait."""
