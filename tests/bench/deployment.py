@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
+from fixtures.live_store import open_shards
 from fixtures.stack import REPOSITORY, Process, free_port
 
 from sidecar.outbound.embedded import read_key_file

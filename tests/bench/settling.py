@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 from bench.deployment import Redis, Worker, running_gateway
 from bench.results import Row, medians
+from fixtures.live_store import open_shards
 
 from sidecar.domain.holds import make_hold_id
 from sidecar.domain.periods import from_epoch_ms

@@ -5,9 +5,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
-from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of
+from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of, open_shards
 
-from sidecar.domain.errors import ConfigError, Conflict, InvalidInput, NotFound
+from sidecar.domain.errors import (
+    ConfigError,
+    Conflict,
+    InvalidInput,
+    NotFound,
+    StoreUnavailable,
+)
 from sidecar.domain.pricing import Billing, Meter, Package, PerUnit, PriceLine, RateCard
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.redis.connection import fix_shards
@@ -106,6 +112,9 @@ async def test_a_revision_does_not_come_up_again_after_a_loss(store):
     await store.accounts.put_customer(ADA)
     before = (await store.facts()).revision
     await store.connection.command("FLUSHALL")
+    with pytest.raises(StoreUnavailable):
+        await store.accounts.put_customer(replace(ADA, plan="free"))
+    await open_shards(store.connection, store.keyspace, epoch=2)
     await store.accounts.put_customer(replace(ADA, plan="free"))
     assert (await store.facts()).revision > before - 1
     assert before > 1_700_000_000_000

@@ -110,11 +110,15 @@ class ShardWatch:
     async def run_reports(self, reports: Reports, stop: asyncio.Event) -> None:
         """Tell of shards that went back, until they have a new epoch; a failure is tried again."""
         while not stop.is_set():
-            for shard, epoch in self.lost.items():
-                with suppress(StoreUnavailable):
-                    await reports.report(shard, epoch)
+            with suppress(StoreUnavailable):
+                await self.report_once(reports)
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _REPORT_SECONDS)
+
+    async def report_once(self, reports: Reports) -> None:
+        """Tell of the shards that went back. Raises StoreUnavailable."""
+        for shard, epoch in self.lost.items():
+            await reports.report(shard, epoch)
 
     def _lose(self, key: str, kind: str) -> None:
         if kind == "absent":
