@@ -94,6 +94,10 @@ class Settings(BaseModel):
     admin_token_file: Path | None = None
     stripe_api_key_file: Path | None = None
     stripe_base_url: str = ""
+    # A token may stand in its query.
+    top_up_url: str = Field(default="", repr=False)
+    top_up_secret_file: Path | None = None
+    top_up_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
 
     shards: int = Field(default=64, ge=1, le=1_024)
     hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)

@@ -92,6 +92,24 @@ DECISION_RECORDS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+GRANTS = Counter(
+    "sidecar_grants_total",
+    "Grants asked for, by kind and outcome: given, repeated, waiting (a store is away), refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+WITHDRAWALS = Counter(
+    "sidecar_withdrawals_total",
+    "Withdrawals brought to the live store, by kind and outcome: applied, waiting, refused.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+TOP_UPS = Counter(
+    "sidecar_top_ups_total",
+    "Automatic top-ups, by outcome: paid, declined, unanswered, limited (held back by a guard).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 SETTLED_EVENTS = Counter(
     "sidecar_settled_events_total",
     "Stream records settled, by outcome (posted, repeated, quarantined).",
@@ -101,6 +119,17 @@ SETTLED_EVENTS = Counter(
 SETTLEMENT_LAG = Gauge(
     "sidecar_settlement_lag_seconds",
     "Age of the newest settled decision when it was settled.",
+    registry=REGISTRY,
+)
+RECONCILE_DIFFERENCES = Gauge(
+    "sidecar_reconcile_differences",
+    "Differences that the last run of reconcile found, by kind; `unknown` must be 0.",
+    ["kind"],
+    registry=REGISTRY,
+)
+RECONCILE_UNREAD = Gauge(
+    "sidecar_reconcile_unread_customers",
+    "Customers that the last run of reconcile could not compare.",
     registry=REGISTRY,
 )
 REPORTS = Counter(

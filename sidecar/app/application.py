@@ -14,10 +14,11 @@ from functools import partial
 from typing import Self
 
 from sidecar import telemetry
+from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
-from sidecar.app.recovery import Recovery
+from sidecar.app.recovery import Recovery, make_claims
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -30,7 +31,6 @@ from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, LedgerRootKeys, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.accounts import PostgresAccounts
-from sidecar.outbound.postgres.ended_holds import PostgresClaims
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
@@ -40,7 +40,6 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
-from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
@@ -52,7 +51,6 @@ from sidecar.outbound.redis.used_counters import RedisUsedCounters
 from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.claim_settling import Claims
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
@@ -232,14 +230,25 @@ class Application:
 
     def _make_control_plane(self) -> None:
         settings = self.settings
+        accounts = PostgresAccounts(self.pool)
+        live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
-            accounts=PostgresAccounts(self.pool),
-            live=RedisLiveAccounts(self.stores.redis, self.keyspace),
+            accounts=accounts,
+            live=live,
             policies=self.loaded,
             digests=self.digests,
             clock=self.clock,
             new_id=new_id,
             new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
+        )
+        self.credit = make_credit(
+            settings,
+            self._stack,
+            accounts=accounts,
+            live=live,
+            policies=self.loaded,
+            clock=self.clock,
+            pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
         if settings.has(Role.SETTLEMENT):
@@ -280,11 +289,7 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
-            claims=Claims(
-                charged=PostgresClaims(self.pool),
-                holds=RedisClaimedHolds(self.stores.redis, self.keyspace),
-                metering=self.metering,
-            ),
+            claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
         )
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
@@ -334,6 +339,9 @@ class Application:
         known = (self.loaded, self.directory, self.balances)
         use_cases = AdminUseCases(
             accounts=self.accounts,
+            credits=self.credit.credit,
+            schedules=self.credit.schedules,
+            top_ups=self.credit.top_ups,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
@@ -365,9 +373,8 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
-            seconds = settings.sweep_interval_seconds
-            run_grants = partial(self.accounts.run_pending, interval_seconds=seconds)
-            start("grants", run_grants, after=known)
+            for name, run in self.credit.workers.items():
+                start(name, run, after=known)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 

@@ -8,14 +8,18 @@ from sidecar import telemetry
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import SidecarError
 from sidecar.outbound.postgres.counter_totals import forget_counted
+from sidecar.outbound.postgres.ended_holds import PostgresClaims
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.rebuilding import PostgresRebuildRecord
+from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.shards import RedisLiveShards
 from sidecar.outbound.redis.stream import RedisUsageStream
+from sidecar.services.claim_settling import Claims
+from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Policies
 from sidecar.services.rebuilding import Rebuilder
 from sidecar.settings import Rebuild, Settings
@@ -126,6 +130,17 @@ class Recovery:
                 telemetry.get_logger().warning("counter_totals_failed", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _FORGET_SECONDS)
+
+
+def make_claims(
+    pool: Pool, redis: RedisConnection, keyspace: Keyspace, metering: MeteringService
+) -> Claims:
+    """What settlement settles claims with."""
+    return Claims(
+        charged=PostgresClaims(pool),
+        holds=RedisClaimedHolds(redis, keyspace),
+        metering=metering,
+    )
 
 
 async def _settle_nothing(_: int) -> int:

@@ -1,5 +1,7 @@
 """Every error that Sidecar raises on purpose; an edge turns each into its own protocol's words."""
 
+from dataclasses import dataclass
+
 
 class SidecarError(Exception):
     """Base of all errors raised on purpose."""
@@ -23,6 +25,27 @@ class NotFound(SidecarError):  # noqa: N818
 
 class Conflict(SidecarError):  # noqa: N818
     """The write contradicts one that has been accepted before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """One part of a repeated write that is not as it was the first time; in words for people."""
+
+    field: str
+    before: str
+    now: str
+
+    def __str__(self) -> str:
+        """For the end of a sentence."""
+        return f"{self.field} was {self.before}, is {self.now}"
+
+
+class Differs(Conflict):
+    """A repeat of a write whose content is not that of the first time."""
+
+    def __init__(self, message: str, differences: tuple[Difference, ...]) -> None:
+        super().__init__(f"{message}: {'; '.join(str(one) for one in differences)}")
+        self.differences = differences
 
 
 class StoreUnavailable(SidecarError):  # noqa: N818

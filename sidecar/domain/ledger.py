@@ -3,18 +3,23 @@ The ledger's accounts and balanced transactions.
 
 Per customer and currency, in credit-positive terms: `customer_credit` is what we owe the
 customer (prepaid credit), `customer_overage` what was captured beyond it,
-`customer_receivable` what a postpaid customer owes, `funding` where grants come from,
-`revenue` what usage earned. Each transaction sums to zero per currency.
+`customer_receivable` what a postpaid customer owes, `funding` where paid grants come from,
+`promotion` where promotional ones do, `breakage` paid credit that expired, `revenue` what usage
+earned. Each transaction sums to zero per currency.
 
     available = customer_credit + customer_overage + customer_receivable
 
-(the last two are negative or zero), which equals granted - used.
+which equals granted - voided - expired - used. The overage is what no grant has paid yet (or,
+above zero, what a correction gave back and no grant owns). Each change of customer_credit is the
+sum of what grants were moved by.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from sidecar.domain.errors import InvariantViolated
+from sidecar.domain.grants import GrantKind
 
 
 class Account(StrEnum):
@@ -24,6 +29,8 @@ class Account(StrEnum):
     CUSTOMER_OVERAGE = "customer_overage"
     CUSTOMER_RECEIVABLE = "customer_receivable"
     FUNDING = "funding"
+    PROMOTION = "promotion"
+    BREAKAGE = "breakage"
     REVENUE = "revenue"
 
 
@@ -35,11 +42,38 @@ class Entry:
     amount_nano: int
 
 
-def grant_entries(amount_nano: int) -> tuple[Entry, ...]:
-    """Entries of a grant."""
+def grant_entries(amount_nano: int, *, repaid_nano: int, kind: GrantKind) -> tuple[Entry, ...]:
+    """Entries of a grant; `repaid_nano` of it paid for overage at once."""
     return _balanced(
-        Entry(account=Account.FUNDING, amount_nano=-amount_nano),
-        Entry(account=Account.CUSTOMER_CREDIT, amount_nano=amount_nano),
+        (_source(kind), -amount_nano),
+        (Account.CUSTOMER_CREDIT, amount_nano - repaid_nano),
+        (Account.CUSTOMER_OVERAGE, repaid_nano),
+    )
+
+
+def expiry_entries(amount_nano: int, *, repaid_nano: int, kind: GrantKind) -> tuple[Entry, ...]:
+    """Entries of credit that expired; `repaid_nano` more of the grant paid for overage first."""
+    kept = Account.BREAKAGE if kind is GrantKind.PAID else Account.PROMOTION
+    return _balanced(
+        (Account.CUSTOMER_CREDIT, -(amount_nano + repaid_nano)),
+        (Account.CUSTOMER_OVERAGE, repaid_nano),
+        (kept, amount_nano),
+    )
+
+
+def rollover_entries(amount_nano: int) -> tuple[Entry, ...]:
+    """Entries of what a rollover's minimum gave beyond what was free before."""
+    return _balanced((Account.PROMOTION, -amount_nano), (Account.CUSTOMER_CREDIT, amount_nano))
+
+
+def withdrawal_entries(
+    amount_nano: int, *, overage_nano: int, kind: GrantKind
+) -> tuple[Entry, ...]:
+    """Entries of credit taken back; `overage_nano` of it had been spent already."""
+    return _balanced(
+        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano)),
+        (Account.CUSTOMER_OVERAGE, -overage_nano),
+        (_source(kind), amount_nano),
     )
 
 
@@ -54,17 +88,27 @@ def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tupl
     """
     if not prepaid:
         return _balanced(
-            Entry(account=Account.CUSTOMER_RECEIVABLE, amount_nano=-amount_nano),
-            Entry(account=Account.REVENUE, amount_nano=amount_nano),
+            (Account.CUSTOMER_RECEIVABLE, -amount_nano), (Account.REVENUE, amount_nano)
         )
     return _balanced(
-        Entry(account=Account.CUSTOMER_CREDIT, amount_nano=-(amount_nano - overage_nano)),
-        Entry(account=Account.CUSTOMER_OVERAGE, amount_nano=-overage_nano),
-        Entry(account=Account.REVENUE, amount_nano=amount_nano),
+        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano)),
+        (Account.CUSTOMER_OVERAGE, -overage_nano),
+        (Account.REVENUE, amount_nano),
     )
 
 
-def _balanced(*entries: Entry) -> tuple[Entry, ...]:
-    if sum(entry.amount_nano for entry in entries) != 0:
-        raise InvariantViolated(f"entries do not sum to zero: {entries}")
-    return tuple(entry for entry in entries if entry.amount_nano != 0)
+def credit_change(entries: Iterable[Entry]) -> int:
+    """What entries change of the customer's credit: what their grants must have been moved by."""
+    return sum(entry.amount_nano for entry in entries if entry.account is Account.CUSTOMER_CREDIT)
+
+
+def _source(kind: GrantKind) -> Account:
+    return Account.FUNDING if kind is GrantKind.PAID else Account.PROMOTION
+
+
+def _balanced(*lines: tuple[Account, int]) -> tuple[Entry, ...]:
+    if sum(amount for _, amount in lines) != 0:
+        raise InvariantViolated(f"entries do not sum to zero: {lines}")
+    return tuple(
+        Entry(account=account, amount_nano=amount) for account, amount in lines if amount != 0
+    )

@@ -18,10 +18,12 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from sidecar.domain.ledger import usage_entries
+from sidecar.domain.ledger import Account, usage_entries
 from sidecar.domain.periods import EPOCH
 
 _TRANSACTION: Final = "sidecar-ledger-transaction-1"
+_MOVING_TRANSACTION: Final = "sidecar-ledger-transaction-2"
+"""Of a transaction that moves grants; the movements stand at the end of its content."""
 _ROOT: Final = "sidecar-ledger-root-1"
 _GENESIS: Final = "sidecar-ledger-chain-1"
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -35,6 +37,13 @@ class PostedEvent(NamedTuple):
     amount_nano: int
     overage_nano: int
     prepaid: bool
+
+
+class PostedMovement(NamedTuple):
+    """What a transaction moves of a grant: into it (positive) or out of it."""
+
+    grant_id: str
+    amount_nano: int
 
 
 class PostedEntry(NamedTuple):
@@ -59,6 +68,7 @@ class ChainedTransaction:
     posted_at: datetime
     entries: tuple[PostedEntry, ...]
     events: tuple[PostedEvent, ...] = ()
+    movements: tuple[PostedMovement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +131,8 @@ class BreakKind(StrEnum):
     """The link does not continue the one before it."""
     UNBALANCED = "unbalanced"
     """The entries do not sum to zero."""
+    MOVEMENTS = "movements"
+    """The movements of grants do not sum up to the change of the customer's credit."""
     HEAD = "head"
     """The chain does not end where its shard says."""
     ROOT = "root"
@@ -131,6 +143,10 @@ class BreakKind(StrEnum):
     """Entries without a transaction."""
     STRAY_EVENTS = "stray_events"
     """Usage events that no transaction of the chain posted."""
+    STRAY_MOVEMENTS = "stray_movements"
+    """Movements of grants without a transaction."""
+    REMAINING = "remaining"
+    """What is left of a grant is not what its movements come to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +167,14 @@ def genesis(chain: int) -> bytes:
 
 
 def canonical_content(transaction: ChainedTransaction) -> bytes:
-    """A transaction as the bytes that are hashed: entries by account, events by hold and kind."""
+    """
+    A transaction as the bytes that are hashed: entries by account, events by hold and kind.
+
+    One without movements is written as it was before there were any, so that older links hold.
+    """
     return _canonical(
         [
-            _TRANSACTION,
+            _MOVING_TRANSACTION if transaction.movements else _TRANSACTION,
             transaction.customer_id,
             transaction.transaction_id,
             transaction.kind,
@@ -166,6 +186,7 @@ def canonical_content(transaction: ChainedTransaction) -> bytes:
             _microseconds(transaction.posted_at),
             sorted(transaction.entries),
             sorted(transaction.events),
+            *([sorted(transaction.movements)] if transaction.movements else []),
         ]
     )
 
@@ -237,6 +258,8 @@ class ChainWalk:
         if total := sum(entry.amount_nano for entry in transaction.entries):
             detail = f"its entries come to {total} {transaction.currency} nano, not to zero"
             return _broken(link, BreakKind.UNBALANCED, detail)
+        if transaction.movements and (detail := _unmoved(transaction)):
+            return _broken(link, BreakKind.MOVEMENTS, detail)
         self.head = head
         self.transactions += 1
         self.events += len(transaction.events)
@@ -249,6 +272,8 @@ def _differences(transaction: ChainedTransaction, made: ChainLink, link: ChainLi
     entries = {entry.account: entry.amount_nano for entry in transaction.entries}
     if total := sum(entries.values()):
         found.append(f"its entries come to {total} {transaction.currency} nano, not to zero")
+    if transaction.movements and (detail := _unmoved(transaction)):
+        found.append(detail)
     if transaction.kind == "usage":
         if len(transaction.events) != transaction.event_count:
             there = len(transaction.events)
@@ -260,6 +285,19 @@ def _differences(transaction: ChainedTransaction, made: ChainLink, link: ChainLi
             "its amounts agree with each other: an id, kind, currency, count or time is new"
         )
     return "; ".join(found) + _hashes(made.content_hash, link.content_hash)
+
+
+def _unmoved(transaction: ChainedTransaction) -> str:
+    """How movements and the entry of the customer's credit differ; "" if they do not."""
+    moved = sum(movement.amount_nano for movement in transaction.movements)
+    credit = sum(
+        entry.amount_nano
+        for entry in transaction.entries
+        if entry.account == Account.CUSTOMER_CREDIT
+    )
+    if moved == credit:
+        return ""
+    return f"its grants are moved by {moved}, the customer's credit by {credit}"
 
 
 def _entries_of(events: Iterable[PostedEvent]) -> dict[str, int]:

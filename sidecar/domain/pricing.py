@@ -194,14 +194,19 @@ class RateCard:
         Raises:
             InvalidInput: If it exceeds the largest amount.
         """
-        total = 0
-        for meter, quantity in quantities.items():
-            found = self.line_for(meter, model)
-            if found is not None:
-                total += found[1].price.upper_bound(quantity)
+        total = sum(self.upper_bounds(quantities, model).values())
         if total > AMOUNT_NANO_MAX:
             raise InvalidInput("the request's largest possible amount is beyond any balance")
         return total
+
+    def upper_bounds(self, quantities: Mapping[str, int], model: str) -> dict[str, int]:
+        """The same by meter, of those that have a price for the model."""
+        bounds = {}
+        for meter, quantity in quantities.items():
+            found = self.line_for(meter, model)
+            if found is not None:
+                bounds[meter] = found[1].price.upper_bound(quantity)
+        return bounds
 
 
 def parse_rate_card(content: str) -> RateCard:

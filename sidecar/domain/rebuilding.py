@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from sidecar.domain.counters import Counter, CounterKind
+from sidecar.domain.grants import GrantTerms
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.policy import Policy
+from sidecar.domain.reconciliation import GrantLine
 from sidecar.domain.standing import StandingFact
 from sidecar.domain.windows import RollingWindow
 
@@ -34,22 +36,55 @@ class RecordedCredential:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedGrant:
+    """
+    A grant of record; amounts in nano.
+
+    `begun` is whether the ledger has it; then `remaining_nano` is left of it. `ended_by` is the
+    withdrawal that ended it early, as the live store words it ("void w1"). `since` is when it
+    was given.
+    """
+
+    terms: GrantTerms
+    begun: bool
+    remaining_nano: int
+    since: datetime
+    ended_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedWithdrawal:
+    """Credit that was taken back: how much was asked for (None: all) and taken, in nano."""
+
+    withdrawal_id: str
+    grant_id: str
+    kind: str
+    amount_nano: int | None
+    withdrawn_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCustomer:
     """
     All that a customer's live state is made of; amounts in nano.
 
-    `grants` are posted ones: id and the digest of what was given. `counted` is what captures
-    counted, by the field of the counter; `totals` the quantities that running totals have given
-    away, by the total's name.
+    `prepaid_nano` is what the ledger says of credit: what is left of grants, less what usage
+    took beyond them. `counted` is what captures counted, by the field of the counter; `totals`
+    the quantities that running totals have given away, by the total's name.
     """
 
     customer_id: str
     currency: str
     plan: str
     labels: Mapping[str, str]
+    overdraft_nano: int = 0
     granted_nano: int = 0
     used_nano: int = 0
-    grants: Mapping[str, str] = field(default_factory=dict)
+    voided_nano: int = 0
+    expired_nano: int = 0
+    prepaid_nano: int = 0
+    grants: tuple[RecordedGrant, ...] = ()
+    withdrawals: tuple[RecordedWithdrawal, ...] = ()
     standing: StandingFact | None = None
     credentials: tuple[RecordedCredential, ...] = ()
     counted: Mapping[str, int] = field(default_factory=dict)
@@ -74,12 +109,15 @@ class RecordedUsage:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveState:
     """
-    A customer's hash, and when the sweep looks at each of its counters.
+    A customer's hash, its grants apart, and when the sweep looks at each of its counters.
 
-    `look_at` has the counters' heads (kind and name) with epoch milliseconds.
+    `grants` are those that still matter, in burn order; `given` all that was given. `look_at`
+    has the counters' heads (kind and name) with epoch milliseconds.
     """
 
     fields: Mapping[str, str]
+    grants: tuple[GrantLine, ...]
+    given: tuple[GrantTerms, ...]
     look_at: Mapping[str, int]
 
 
@@ -100,19 +138,28 @@ def live_state(
         "currency": customer.currency,
         "plan": customer.plan,
         "labels": json.dumps(dict(customer.labels), sort_keys=True, separators=(",", ":")),
-        "granted": str(customer.granted_nano),
-        "used": str(customer.used_nano),
-        "held": "0",
-        "avail": str(customer.granted_nano - customer.used_nano),
     }
-    fields |= {f"g:{grant_id}": digest for grant_id, digest in customer.grants.items()}
+    fields |= {name: str(amount) for name, amount in _balances(customer).items()}
+    fields |= {f"x:{one.withdrawal_id}": _withdrawn(one) for one in customer.withdrawals}
     fields |= {f"t:{name}": str(total) for name, total in customer.totals.items() if total}
     if customer.standing is not None:
         fields |= _standing_fields(customer.standing)
     for credential in customer.credentials:
         fields[f"k:{credential.credential_id}"] = _generation(credential)
     counted, look_at = _counter_fields(customer.counted, counters, now)
-    return LiveState(fields=fields | counted, look_at=look_at)
+    lines = sorted(
+        (line for grant in customer.grants if (line := _grant_line(grant)) is not None),
+        key=lambda line: line.burn_order,
+    )
+    due = [ms for line in lines if (ms := _due_ms(line)) is not None]
+    if due:
+        look_at["g:"] = min(due)
+    return LiveState(
+        fields=fields | counted,
+        grants=tuple(lines),
+        given=tuple(grant.terms for grant in customer.grants),
+        look_at=look_at,
+    )
 
 
 def window_counters(policy: Policy) -> dict[str, Counter]:
@@ -120,6 +167,65 @@ def window_counters(policy: Policy) -> dict[str, Counter]:
     found = [rule.counter for rule in policy.rules if rule.counter is not None]
     found += [quota.counter for quota in policy.quotas.values()]
     return {counter.name: counter for counter in found if counter.window is not None}
+
+
+def _balances(customer: RecordedCustomer) -> dict[str, int]:
+    """
+    The book's numbers, with nothing held.
+
+    What grants have left, less the deficit, is what the ledger says of credit.
+    """
+    left = sum(grant.remaining_nano for grant in customer.grants if grant.begun)
+    ended = customer.voided_nano + customer.expired_nano
+    return {
+        "overdraft": customer.overdraft_nano,
+        "granted": customer.granted_nano,
+        "used": customer.used_nano,
+        "held": 0,
+        "avail": customer.granted_nano - ended - customer.used_nano,
+        "voided": customer.voided_nano,
+        "expired": customer.expired_nano,
+        "deficit": left - customer.prepaid_nano,
+        "uncov": 0,
+    }
+
+
+def _grant_line(grant: RecordedGrant) -> GrantLine | None:
+    """
+    A grant as the book has it, None where it matters no more.
+
+    What has expired by now is still active: the next script lets it expire, as a decision that
+    reaches the ledger. What a hold had pinned of a withdrawn grant is free, and is withdrawn so.
+    """
+    terms, rolls = grant.terms, grant.terms.rollover
+    if grant.begun and not grant.remaining_nano:
+        return None
+    return GrantLine(
+        grant_id=terms.grant_id,
+        state=(grant.ended_by or "active") if grant.begun else "scheduled",
+        kind=terms.kind.value,
+        priority=terms.priority,
+        effective_ms=to_epoch_ms(terms.effective_at or grant.since),
+        expires_ms=None if terms.expires_at is None else to_epoch_ms(terms.expires_at),
+        meters=",".join(sorted(terms.meters)),
+        free_nano=grant.remaining_nano if grant.begun else terms.amount_nano,
+        pinned_nano=0,
+        rolls=""
+        if grant.begun or rolls is None
+        else f"{rolls.from_grant_id} {rolls.least_nano} {rolls.most_nano}",
+    )
+
+
+def _due_ms(line: GrantLine) -> int | None:
+    """When something becomes due of it; at once for what a withdrawal has ended."""
+    if line.scheduled:
+        return line.effective_ms
+    return line.expires_ms if line.state == "active" else line.effective_ms
+
+
+def _withdrawn(one: RecordedWithdrawal) -> str:
+    asked = "" if one.amount_nano is None else one.amount_nano
+    return f"{one.withdrawn_nano} {one.grant_id} {one.kind} {asked}"
 
 
 def _standing_fields(fact: StandingFact) -> dict[str, str]:

@@ -202,3 +202,12 @@ class UsageEvent:
     def amount_nano(self) -> int:
         """What the event costs: the sum of its lines."""
         return sum(line.amount_nano for line in self.lines)
+
+    @property
+    def parts_nano(self) -> dict[str, int]:
+        """What it costs by meter: grants may be good for some meters only."""
+        parts: dict[str, int] = {}
+        for line in self.lines:
+            if line.amount_nano:
+                parts[line.meter] = parts.get(line.meter, 0) + line.amount_nano
+        return parts

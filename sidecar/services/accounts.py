@@ -1,30 +1,25 @@
 """
-Customers, credentials, grants and standing: written to the record first, then to the live store.
+Customers, credentials and standing: written to the record first, then to the live store.
 
 Each write is safe to repeat: the record's row decides what it is, the live store applies it
-once. If the live store is away the caller is told so and repeats; a grant's intent is also
-picked up by `apply_pending`.
+once. If the live store is away the caller is told so and repeats.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from sidecar import telemetry
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
-from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import StandingFact
 from sidecar.services.control_ports import (
     Accounts,
-    Balance,
     Credential,
     CredentialState,
     Customer,
-    Grant,
     LiveAccounts,
 )
-from sidecar.services.converging import converge
+from sidecar.services.converging import converge, put_customer_live
 from sidecar.services.erasing import erase_customer
 from sidecar.services.ports import Clock, Policies, RequestDigests, StoredHold
 
@@ -46,7 +41,7 @@ class IssuedCredential:
 
 
 class AccountService:
-    """The control plane's use cases about who pays, and with what."""
+    """The control plane's use cases about who pays, and who may call."""
 
     def __init__(
         self,
@@ -92,12 +87,12 @@ class AccountService:
                 field="currency",
             )
         stored = await self._accounts.create_customer(customer)
-        await self._put_live(stored)
+        await put_customer_live(self._accounts, self._live, stored)
         return stored
 
     async def update_customer(self, customer: Customer) -> Customer:
         """
-        Change plan, labels and Stripe customer; each is what it is here afterwards.
+        Change plan, labels, Stripe customer and overdraft; each is what it is here afterwards.
 
         Args:
             customer: With currency "" to leave it unsaid.
@@ -123,7 +118,7 @@ class AccountService:
         stored = await self._accounts.update_customer(customer)
         if stored is None:
             raise NotFound(f"there is no customer {customer.customer_id!r}")
-        await self._put_live(stored)
+        await put_customer_live(self._accounts, self._live, stored)
         return stored
 
     async def erase_customer(self, customer_id: str) -> Customer:
@@ -236,30 +231,6 @@ class AccountService:
         await self.read_customer(customer_id)
         return await self._accounts.list_credentials(customer_id, after=after, limit=limit)
 
-    async def create_grant(self, grant: Grant) -> Grant:
-        """
-        Give credit: the intent is recorded, then applied by script and posted from the stream.
-
-        Raises:
-            InvalidInput: Not positive, or too large.
-            NotFound: Unknown customer.
-            Conflict: Another currency than the customer's, or the id has other content.
-            StoreUnavailable: The intent may stand; it is applied once the store is back.
-        """
-        if not 0 < grant.amount_nano <= AMOUNT_NANO_MAX:
-            raise InvalidInput(
-                f"amount must be above zero and at most {format_amount(AMOUNT_NANO_MAX)}",
-                field="amount",
-            )
-        stored = await self._accounts.create_grant(grant)
-        await self._live.apply_grant(stored)
-        return stored
-
-    async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
-        """A page of a customer's grants. Raises NotFound."""
-        await self.read_customer(customer_id)
-        return await self._accounts.list_grants(customer_id, after=after, limit=limit)
-
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set a customer's standing. Raises NotFound, StoreUnavailable."""
         await self._accounts.put_standing(customer_id, standing)
@@ -274,51 +245,10 @@ class AccountService:
         await self.read_customer(customer_id)
         return await self._accounts.read_standing(customer_id)
 
-    async def read_balance(self, customer_id: str) -> Balance:
-        """The live balance. Raises NotFound, StoreUnavailable."""
-        balance = await self._live.read_balance(customer_id)
-        if balance is None:
-            raise NotFound(f"there is no customer {customer_id!r}")
-        return balance
-
     async def list_open_holds(self, customer_id: str, *, limit: int) -> Sequence[StoredHold]:
         """Holds in flight. Raises NotFound, StoreUnavailable."""
         await self.read_customer(customer_id)
         return await self._live.list_open_holds(customer_id, limit)
-
-    async def apply_pending(self, *, limit: int = 100) -> int:
-        """
-        Apply grants whose intent was recorded while the live store was away.
-
-        One that the live store refuses stays an intent, and keeps no other from being applied.
-
-        Returns:
-            How many were applied.
-
-        Raises:
-            StoreUnavailable: Repeat it.
-        """
-        applied = 0
-        for grant in await self._accounts.pending_grants(limit=limit):
-            try:
-                applied += await self._apply(grant)
-            except (InvalidInput, NotFound, Conflict) as error:
-                telemetry.WORKER_FAILURES.labels("grants").inc()
-                telemetry.get_logger().warning(
-                    "grant_refused",
-                    grant_id=grant.grant_id,
-                    customer_id=grant.customer_id,
-                    error=str(error),
-                )
-        return applied
-
-    async def _apply(self, grant: Grant) -> bool:
-        customer = await self._accounts.read_customer(grant.customer_id)
-        if customer is None:
-            return False
-        await self._put_live(customer)
-        await self._live.apply_grant(grant)
-        return True
 
     def _plan_currency(self, customer: Customer) -> str:
         """The currency of the customer's plan. Raises InvalidInput, for too many labels too."""
@@ -329,16 +259,11 @@ class AccountService:
                 f"plan {customer.plan!r} is not in the policy; it has {', '.join(sorted(cards))}",
                 field="plan",
             )
+        if not 0 <= customer.overdraft_nano <= AMOUNT_NANO_MAX:
+            raise InvalidInput("overdraft must be zero or more", field="overdraft")
         if len(customer.labels) > LABELS_MAX:
             raise InvalidInput(f"at most {LABELS_MAX} labels are allowed", field="labels")
         return card.currency
-
-    async def _put_live(self, customer: Customer) -> None:
-        await converge(
-            customer,
-            put=self._live.put_customer,
-            read=lambda: self.read_customer(customer.customer_id),
-        )
 
     async def _find_credential(self, credential_id: str) -> Credential:
         credential = await self._accounts.find_credential(credential_id)
@@ -368,16 +293,3 @@ class AccountService:
         if retired.replaced_by is not None:
             raise Conflict(f"{found} has been rotated; rotate {retired.replaced_by!r} instead")
         raise Conflict(f"{found} has ended; issue another")
-
-    async def run_pending(self, stop: asyncio.Event, *, interval_seconds: float) -> None:
-        """Apply pending grants until stopped."""
-        while not stop.is_set():
-            try:
-                await self.apply_pending()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("grants").inc()
-                telemetry.get_logger().warning("grants_pending_failed", error=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), interval_seconds)
-            except TimeoutError:
-                continue

@@ -7,6 +7,7 @@ from sidecar.domain.holds import HoldTerms
 from sidecar.domain.matching import RequestView
 from sidecar.domain.planning import Ask, CheckPlan
 from sidecar.domain.policy import Policy
+from sidecar.domain.pricing import Billing
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.services.ports import PlaceHold
 
@@ -77,6 +78,8 @@ def place_demand(
         ttl_ms=ttl_ms,
         deadline=request.deadline,
         probe=plan.ask is Ask.PROBE,
+        prepaid=card.billing is Billing.PREPAID,
+        parts=card.upper_bounds(plan.quantities, plan.model),
     )
 
 

@@ -18,6 +18,7 @@ from sidecar.domain.grants import (
     Rollover,
     WithdrawalKind,
 )
+from sidecar.domain.schedules import GrantSchedule
 from sidecar.domain.standing import StandingFact
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.ports import StoredHold
@@ -85,7 +86,11 @@ class Rotation:
 
 
 class GrantState(StrEnum):
-    """An intent is written first, applied by script, and posted from the stream."""
+    """
+    An intent is written first, applied by script, and posted from the stream.
+
+    A grant that begins later stays an intent until its record comes, when it begins.
+    """
 
     INTENT = "intent"
     POSTED = "posted"
@@ -257,7 +262,7 @@ class Accounts(Protocol):
         """One customer."""
 
     async def update_customer(self, customer: Customer) -> Customer | None:
-        """Change plan, labels and Stripe customer; None for an unknown one."""
+        """Change plan, labels, Stripe customer and overdraft; None for an unknown one."""
 
     async def erase_customer(self, customer_id: str) -> Customer | None:
         """Clear what may name a person, and revoke all keys; None for an unknown customer."""
@@ -304,7 +309,14 @@ class Accounts(Protocol):
         """A customer's grants by id."""
 
     async def pending_grants(self, *, limit: int) -> Sequence[Grant]:
-        """Intents that may not have been applied yet, oldest first."""
+        """
+        Intents that may not have been applied yet, oldest first.
+
+        One that begins later and is known to be with the live store is left out until it begins.
+        """
+
+    async def note_applied(self, grant: Grant) -> None:
+        """Note that the live store has a grant; a repeat changes nothing."""
 
     async def read_grant(self, customer_id: str, grant_id: str) -> Grant | None:
         """One grant."""
@@ -324,6 +336,52 @@ class Accounts(Protocol):
 
     async def pending_withdrawals(self, *, limit: int) -> Sequence[Withdrawal]:
         """Intents that may not have been applied yet, oldest first."""
+
+    async def create_schedule(self, schedule: GrantSchedule) -> GrantSchedule:
+        """
+        Store it with its first occurrence as the next one to issue.
+
+        Raises:
+            InvalidInput: See `check_schedule`.
+            NotFound: Unknown customer.
+            Conflict: Another currency than the customer's, or the id has other content.
+        """
+
+    async def read_schedule(self, customer_id: str, schedule_id: str) -> GrantSchedule | None:
+        """One schedule."""
+
+    async def list_schedules(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[GrantSchedule]:
+        """A customer's schedules by id, also those that have ended."""
+
+    async def end_schedule(
+        self, customer_id: str, schedule_id: str, *, ends_at: datetime
+    ) -> GrantSchedule | None:
+        """
+        Issue no occurrence that starts at or after an instant; the earliest such word counts.
+
+        Grants that are issued already stay: void them. None for an unknown schedule.
+        """
+
+    async def due_schedules(
+        self, now: datetime, *, limit: int, lease_seconds: int
+    ) -> Sequence[GrantSchedule]:
+        """
+        Schedules whose next occurrence is to be issued, longest due first.
+
+        Each is left to the caller for the lease's time: no other worker is given it.
+        """
+
+    async def advance_schedule(
+        self, schedule: GrantSchedule, *, next_start: datetime | None
+    ) -> GrantSchedule:
+        """
+        Note that the next occurrence was issued, and which one is next (None: there is none).
+
+        Nothing changes if the schedule has moved on from `schedule.next_start` already.
+        Raises NotFound.
+        """
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set it. Raises NotFound for an unknown customer."""

@@ -3,6 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from sidecar.domain.errors import NotFound
+from sidecar.services.control_ports import Accounts, Customer, LiveAccounts
+
 _ROUNDS_MAX = 3
 
 V = TypeVar("V")
@@ -23,3 +26,15 @@ async def converge(
         if recorded == value:
             return
         value = recorded
+
+
+async def put_customer_live(accounts: Accounts, live: LiveAccounts, customer: Customer) -> None:
+    """Bring a customer to the live store as it stands on record. Raises NotFound."""
+
+    async def read() -> Customer:
+        found = await accounts.read_customer(customer.customer_id)
+        if found is None:
+            raise NotFound(f"there is no customer {customer.customer_id!r}")
+        return found
+
+    await converge(customer, put=live.put_customer, read=read)

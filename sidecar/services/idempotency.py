@@ -10,21 +10,24 @@ answers of writes that succeeded are kept; a refused write gives its key back.
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from urllib.parse import quote, unquote
 
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 
 KEY_LENGTH_MAX = 255
+SHOWN_CHARS_MAX = 200
+"""Longest value, as JSON, that is kept to name a difference with."""
 KEY = re.compile(rf"[!-~]{{1,{KEY_LENGTH_MAX}}}", re.ASCII)
 
 
 class KeyReused(Conflict):
-    """The key has been used for another request; `fields` are the parts that differ."""
+    """The key has been used for another request; `fields` say how each part differs."""
 
-    def __init__(self, fields: tuple[str, ...]) -> None:
+    def __init__(self, fields: Mapping[str, str]) -> None:
         super().__init__(
             "this Idempotency-Key was used for another request; they differ in " + ", ".join(fields)
         )
@@ -113,14 +116,19 @@ def check_key(key: str) -> str:
     return key
 
 
-def hash_fields(body: Mapping[str, object]) -> str:
+def hash_fields(body: Mapping[str, object], shown: Collection[str] = ()) -> str:
     """
     A body as `name:hash` words, sorted by name: equal content has an equal text.
 
     Each top-level field has its own SHA-256 (cut to 128 bits, over canonical JSON), so that
-    two requests' differing fields can be named; what they hold cannot be told from it.
+    two requests' differing fields can be named; what they hold cannot be told from it. Fields
+    of `shown` keep what they hold as well (`name:hash=value`, quoted), where it is short: amounts
+    and the like, never a secret or a personal text.
     """
-    return " ".join(f"{name}:{_hash(body[name])}" for name in sorted(body))
+    return " ".join(
+        f"{name}:{_hash(body[name])}{_shown(body[name]) if name in shown else ''}"
+        for name in sorted(body)
+    )
 
 
 def derived_id(prefix: str, claim: IdempotencyClaim) -> str:
@@ -178,16 +186,37 @@ def _replay(claim: IdempotencyClaim, record: IdempotencyRecord) -> WriteAnswer:
     )
 
 
-def _differing(claim: IdempotencyClaim, record: IdempotencyRecord) -> tuple[str, ...]:
+def _differing(claim: IdempotencyClaim, record: IdempotencyRecord) -> dict[str, str]:
+    """How each part differs, in words; values only where both requests show theirs."""
     if claim.route != record.route:
-        return (f"the route ({record.route} before)",)
+        return {f"the route ({record.route} before)": f"is {claim.route} now"}
     ours, theirs = _read_hashes(claim.body_hash), _read_hashes(record.body_hash)
-    return tuple(name for name in sorted({*ours, *theirs}) if ours.get(name) != theirs.get(name))
+    found = {}
+    for name in sorted({*ours, *theirs}):
+        our_hash, our_value = ours.get(name, ("", ""))
+        their_hash, their_value = theirs.get(name, ("", ""))
+        if our_hash != their_hash:
+            found[name] = "differs from the first request with this key"
+            if our_value and their_value:
+                found[name] = (
+                    f"was {their_value} in the first request with this key, is {our_value}"
+                )
+    return found
 
 
-def _read_hashes(body_hash: str) -> dict[str, str]:
-    pairs = (word.partition(":") for word in body_hash.split())
-    return {name: digest for name, _, digest in pairs}
+def _read_hashes(body_hash: str) -> dict[str, tuple[str, str]]:
+    """Each field's hash and, where it is shown, its value as JSON."""
+    found = {}
+    for word in body_hash.split():
+        name, _, rest = word.partition(":")
+        digest, _, value = rest.partition("=")
+        found[name] = (digest, unquote(value))
+    return found
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return f"={quote(text, safe='')}" if len(text) <= SHOWN_CHARS_MAX else ""
 
 
 def _hash(value: object) -> str:

@@ -177,7 +177,12 @@ class MeteringService:
         )
         if not extended and report.hold_token:
             # A store that lost the hold takes it back from its token.
-            extended = await self._balances.restore_hold(terms, self._hold_ttl_ms)
+            card = await self._rate_cards.read(terms.price_version)
+            extended = await self._balances.restore_hold(
+                terms,
+                self._hold_ttl_ms,
+                prepaid=card is None or card.billing is Billing.PREPAID,
+            )
             if extended:
                 telemetry.HOLDS.labels("restored").inc()
         telemetry.USAGE_EVENTS.labels(report.edge, "heartbeat").inc()
@@ -255,15 +260,15 @@ class MeteringService:
         return (await self._book(replace(priced, quota_lines=lines), terms)).status
 
     async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
-        """Capture, then count a hold that it ended and what went beyond the customer's credit."""
+        """Capture, then count a hold that it ended and what no credit or overdraft covered."""
         outcome = await self._balances.capture_hold(
             priced.event, priced.quota_lines, prepaid=priced.card.billing is Billing.PREPAID
         )
         if outcome.status is CaptureStatus.CAPTURED:
             telemetry.HOLDS.labels("captured").inc()
-        if outcome.overage_nano > 0:
+        if outcome.overspent_nano > 0:
             bound = _overspend_bound(terms, priced.event, outcome)
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overage_nano)
+            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
         return outcome
 
     async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:

@@ -8,7 +8,7 @@ Length: the contracts of one process, which are read side by side; there is no l
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -120,6 +120,8 @@ class PlaceHold:
     `terms.decided_at_ms` and `expires_at_ms` are 0 here; the store decides them.
     `ttl_ms` is how long an unheard-of hold lives. `fingerprint` is what a repeat must match.
     `probe` asks for the numbers only: the answer is `denied`, and nothing is taken.
+    `parts` says what the amount is for by meter, in nano: grants may be good for some meters
+    only. `prepaid` is whether credit pays, so that grants are pinned.
     """
 
     terms: HoldTerms
@@ -131,6 +133,8 @@ class PlaceHold:
     ttl_ms: int
     deadline: datetime
     probe: bool = False
+    prepaid: bool = True
+    parts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,13 +178,14 @@ class CaptureOutcome:
     """
     The capture script's answer; amounts in nano.
 
-    `booked_nano` is what this call changed (a correction's is signed), `overage_nano` the
-    part beyond the customer's credit, `held_nano` what the hold had set aside (0 if none).
+    `booked_nano` is what this call changed (a correction's is signed), `overspent_nano` the
+    part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
+    aside (0 if none).
     """
 
     status: CaptureStatus
     booked_nano: int = 0
-    overage_nano: int = 0
+    overspent_nano: int = 0
     held_nano: int = 0
     available_nano: int = 0
 
@@ -218,7 +223,7 @@ class Balances(Protocol):
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
 
-    async def restore_hold(self, terms: HoldTerms, ttl_ms: int) -> bool:
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
         """Place a hold again that a loss of the store took; False if it was not lost."""
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:

@@ -31,6 +31,8 @@ TABLES = (
     "ledger_entries",
     "account_balances",
     "report_windows",
+    "grant_movements",
+    "grants",
     "quarantine",
     "shards",
 )
@@ -42,12 +44,15 @@ FULL JOIN (
         coalesce(sum(amount_nano) FILTER (WHERE account = 'customer_overage'), 0) AS overage,
         coalesce(sum(amount_nano) FILTER (WHERE account = 'customer_receivable'), 0) AS owed,
         coalesce(sum(amount_nano) FILTER (WHERE account = 'funding'), 0) AS funding,
+        coalesce(sum(amount_nano) FILTER (WHERE account = 'promotion'), 0) AS promotion,
+        coalesce(sum(amount_nano) FILTER (WHERE account = 'breakage'), 0) AS breakage,
         coalesce(sum(amount_nano) FILTER (WHERE account = 'revenue'), 0) AS revenue
     FROM ledger_entries e JOIN ledger_transactions t USING (customer_id, transaction_id)
     GROUP BY t.customer_id, t.currency
 ) e USING (customer_id, currency)
 WHERE (customer_credit_nano, customer_overage_nano, customer_receivable_nano, funding_nano,
-    revenue_nano) IS DISTINCT FROM (credit, overage, owed, funding, revenue)
+    promotion_nano, breakage_nano, revenue_nano)
+    IS DISTINCT FROM (credit, overage, owed, funding, promotion, breakage, revenue)
 """
 
 
@@ -292,10 +297,12 @@ async def test_set_aside_and_unreadable_records_go_to_quarantine_once(postgres_p
 
 
 async def test_balances_are_the_sums_of_the_entries(postgres_pool, accounts, ledger, lease):
-    await accounts.create_grant(
-        Grant(grant_id="g1", customer_id="cus_b", amount_nano=10**15, currency="USD")
-    )
-    records = [grant_record("g1", 10**15, entry=0, customer_id="cus_b")]
+    records = []
+    for place, customer_id in enumerate(("cus_a", "cus_b")):
+        await accounts.create_grant(
+            Grant(grant_id="g1", customer_id=customer_id, amount_nano=10**15, currency="USD")
+        )
+        records.append(grant_record("g1", 10**15, entry=place - 1, customer_id=customer_id))
     for number in range(1, 200):
         prepaid = number % 3 == 0
         records.append(
@@ -307,7 +314,7 @@ async def test_balances_are_the_sums_of_the_entries(postgres_pool, accounts, led
                 quantities={"input-tokens": number, "output-tokens": number * 7},
             )
         )
-    for start in range(0, 200, 23):
+    for start in range(0, 201, 23):
         await ledger.settle(lease, records[start : start + 23], REPORTED)
     assert await postgres_pool.fetch(BALANCES_AGAINST_ENTRIES) == []
     total = await postgres_pool.fetchval("SELECT sum(amount_nano) FROM usage_events")

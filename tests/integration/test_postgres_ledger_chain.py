@@ -156,6 +156,50 @@ async def test_a_changed_column_is_found(pool, table, column):
     assert [one.kind for one in verdict.breaks if one.chain == 1] in ([], [BreakKind.STRAY_EVENTS])
 
 
+MOVEMENT_COLUMNS = {
+    "customer_id": "'cus_z'",
+    "transaction_id": "'usage:0:0:9-9'",
+    "grant_id": "'g2'",
+    "amount_nano": "amount_nano + 1",
+}
+
+
+async def test_each_column_of_the_movements_is_tampered_with_below(pool):
+    rows = await pool.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = 'grant_movements'"
+    )
+    assert {row["column_name"] for row in rows} == set(MOVEMENT_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        *(f"UPDATE grant_movements SET {c} = {v}" for c, v in MOVEMENT_COLUMNS.items()),
+        "DELETE FROM grant_movements",
+        """
+        INSERT INTO grant_movements (customer_id, transaction_id, grant_id, amount_nano)
+        SELECT customer_id, transaction_id, 'g' || n, n * 2 - 5 FROM ledger_transactions,
+            generate_series(2, 3) n WHERE transaction_id LIKE 'usage:1:%'
+        """,
+    ],
+)
+async def test_a_change_of_a_usage_transactions_movements_is_found(pool, statement):
+    if "WHERE" not in statement:
+        statement += " WHERE transaction_id LIKE 'usage:1:%'"
+    await tamper(pool, statement)
+    found = [one for one in (await verify(pool)).breaks if one.chain == 1]
+    assert [one.kind for one in found] == [BreakKind.CONTENT]
+
+
+async def test_how_movements_and_credit_differ_is_told(pool):
+    await tamper(
+        pool,
+        "UPDATE grant_movements SET amount_nano = -9 WHERE transaction_id LIKE 'usage:1:%'",
+    )
+    found = next(one for one in (await verify(pool)).breaks if one.chain == 1)
+    assert "its grants are moved by -9, the customer's credit by -10000" in found.detail
+
+
 @pytest.mark.parametrize(
     ("statements", "kind", "seq"),
     [
@@ -195,7 +239,11 @@ VALUES ('cus_a', 'usage:0:0:5-0', 'usage', 'USD', 0, '5-0', '5-0', 1)
 """
 INSERT_ENTRIES = """
 INSERT INTO ledger_entries (customer_id, transaction_id, account, amount_nano)
-VALUES ('cus_a', 'usage:0:0:5-0', 'funding', -5), ('cus_a', 'usage:0:0:5-0', 'customer_credit', 5)
+VALUES ('cus_a', 'usage:0:0:5-0', 'funding', -5), ('cus_a', 'usage:0:0:5-0', 'promotion', 5)
+"""
+INSERT_MOVEMENTS = """
+INSERT INTO grant_movements (customer_id, transaction_id, grant_id, amount_nano)
+VALUES ('cus_c', 'usage:1:0:9-9', 'g1', -3), ('cus_c', 'usage:1:0:9-9', 'g2', 3)
 """
 INSERT_EVENT = """
 INSERT INTO usage_events
@@ -221,6 +269,11 @@ async def test_inserted_rows_are_found_and_never_taken_in_later(pool):
     ("statements", "kind"),
     [
         ([INSERT_ENTRIES], BreakKind.STRAY_ENTRIES),
+        ([INSERT_MOVEMENTS], BreakKind.STRAY_MOVEMENTS),
+        (
+            ["UPDATE grants SET remaining_nano = 5 WHERE grant_id = 'g1'"],
+            BreakKind.REMAINING,
+        ),
         ([INSERT_EVENT], BreakKind.CONTENT),
         (
             [INSERT_EVENT, "UPDATE usage_events SET posted_at = now() WHERE kind <> 'capture'"],

@@ -24,7 +24,7 @@ async def pool(postgres_pool):
     return postgres_pool
 
 
-@pytest.mark.parametrize("table", ["ledger_entries", "ledger_transactions"])
+@pytest.mark.parametrize("table", ["ledger_entries", "ledger_transactions", "grant_movements"])
 @pytest.mark.parametrize(
     "statement",
     [
@@ -65,7 +65,20 @@ async def test_two_unbalanced_transactions_do_not_balance_each_other(pool):
 
 
 async def test_a_balanced_transaction_is_accepted(pool):
-    await insert_transaction(pool, [("revenue", 5), ("customer_credit", -3), ("funding", -2)])
+    await insert_transaction(pool, [("revenue", 5), ("customer_overage", -3), ("funding", -2)])
+
+
+async def test_credit_that_no_grant_moved_is_refused(pool):
+    with pytest.raises(asyncpg.CheckViolationError, match="movements of grants"):
+        await insert_transaction(pool, [("revenue", 5), ("customer_credit", -5)])
+
+
+async def test_movements_are_not_added_to_a_transaction_later(pool):
+    with pytest.raises(asyncpg.CheckViolationError, match="movements of grants"):
+        await pool.execute(
+            "INSERT INTO grant_movements SELECT customer_id, transaction_id, 'g1', -1"
+            " FROM ledger_transactions WHERE kind = 'usage'"
+        )
 
 
 @pytest.mark.parametrize(
@@ -93,6 +106,12 @@ async def test_an_entry_of_zero_or_of_an_unknown_account_is_refused(pool, entrie
         "UPDATE account_balances SET revenue_nano = revenue_nano + 1",
         "UPDATE grants SET amount_nano = 0",
         "UPDATE grants SET state = 'intent'",
+        "UPDATE grants SET remaining_nano = -1",
+        "UPDATE grants SET effective_at = now(), expires_at = now()",
+        "UPDATE grants SET rolls_most_nano = 5",
+        "UPDATE grants SET rolls_from = 'g0', rolls_least_nano = 5, rolls_most_nano = 4",
+        "UPDATE account_balances SET granted_nano = granted_nano + 1",
+        "UPDATE customers SET overdraft_nano = -1",
         "UPDATE report_windows SET window_start = window_start + interval '1 minute'",
         "UPDATE report_windows SET state = 'sent'",
         "UPDATE report_windows SET identifier = 'x'",

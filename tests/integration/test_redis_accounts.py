@@ -141,7 +141,7 @@ async def test_a_grant_that_does_not_fit_is_refused(store):
     await store.add_customer()
     await store.grant(70)
     grant = Grant(grant_id="g", customer_id=CUSTOMER, amount_nano=5, currency="USD")
-    with pytest.raises(Conflict, match="another amount"):
+    with pytest.raises(Conflict, match="other content"):
         await store.grant(71)
     with pytest.raises(Conflict, match="EUR"):
         await store.accounts.apply_grant(replace(grant, currency="EUR"))
@@ -323,7 +323,7 @@ async def test_the_stream_is_read_in_pages_and_trimmed_to_an_offset(store):
     ("field", "value", "problem"),
     [
         ("v", "2", "version"),
-        ("k", "refund", "refund"),
+        ("k", "chargeback", "chargeback"),
         ("k", "correction", "kind"),
         ("k", "capture:1", "kind"),
         ("amt", "1.5", "invalid literal"),
@@ -332,6 +332,8 @@ async def test_the_stream_is_read_in_pages_and_trimmed_to_an_offset(store):
         ("id", "0" * 40, "different holds"),
         ("c", "cus_bob", "different holds"),
         ("pre", "yes", "flag"),
+        ("mv", "grant-1 much", "invalid literal"),
+        ("mv", None, "no field"),
         ("at", None, "no field"),
     ],
 )

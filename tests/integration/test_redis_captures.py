@@ -213,7 +213,7 @@ async def test_usage_of_an_unknown_or_released_hold_is_late(store):
     released = await capture(store, event_of(hold_of(facts, 1, 10), 4))
     assert (released.status, released.booked_nano) == (CaptureStatus.LATE, 4)
     unknown = await capture(store, event_of(hold_of(facts, 2, 10), 9))
-    assert (unknown.status, unknown.overage_nano) == (CaptureStatus.LATE, 3)
+    assert (unknown.status, unknown.overspent_nano) == (CaptureStatus.LATE, 3)
     assert await store.numbers() == (10, 13, 0, -3)
 
 
@@ -222,8 +222,8 @@ async def test_overage_is_what_credit_did_not_cover_and_is_counted_once(store):
     first, second = hold_of(facts, 1, 50), hold_of(facts, 2, 50)
     await store.balances.place_hold(first)
     await store.balances.place_hold(second)
-    assert (await capture(store, event_of(first, 60))).overage_nano == 10
-    assert (await capture(store, event_of(second, 50))).overage_nano == 0
+    assert (await capture(store, event_of(first, 60))).overspent_nano == 10
+    assert (await capture(store, event_of(second, 50))).overspent_nano == 0
     assert await store.numbers() == (100, 110, 0, -10)
     assert sum(record.overage_nano for record in await store.records()) == 10
 
@@ -233,8 +233,8 @@ async def test_what_a_hold_covers_is_no_overage_even_when_others_overdrew(store)
     covered = hold_of(facts, 1, 10)
     await store.balances.place_hold(covered)
     late = await capture(store, event_of(hold_of(facts, 2, 0), 25))
-    assert late.overage_nano == 25
-    assert (await capture(store, event_of(covered, 10))).overage_nano == 0
+    assert late.overspent_nano == 25
+    assert (await capture(store, event_of(covered, 10))).overspent_nano == 0
     assert await store.numbers() == (10, 35, 0, -25)
 
 
@@ -242,27 +242,27 @@ async def test_a_hold_that_was_let_through_without_credit_is_overage_when_captur
     facts = await store.add_customer(granted=4)
     hold = hold_of(facts, 1, 10, credit_required=False)
     await store.balances.place_hold(hold)
-    assert (await capture(store, event_of(hold, 10))).overage_nano == 6
+    assert (await capture(store, event_of(hold, 10))).overspent_nano == 6
     second = hold_of(facts, 2, 5, credit_required=False)
     await store.balances.place_hold(second)
-    assert (await capture(store, event_of(second, 3))).overage_nano == 3
+    assert (await capture(store, event_of(second, 3))).overspent_nano == 3
     assert await store.numbers() == (4, 13, 0, -9)
 
 
 async def test_a_correction_gives_back_at_most_the_overage_it_had_booked(store):
     facts = await store.add_customer(granted=10)
     estimated = event_of(hold_of(facts, 1, 0), 15, estimated=True, usage=TokenUsage())
-    assert (await capture(store, estimated)).overage_nano == 5
+    assert (await capture(store, estimated)).overspent_nano == 5
     await capture(store, event_of(hold_of(facts, 2, 0), 7))
     corrected = await capture(store, event_of(hold_of(facts, 1, 0), 2))
-    assert (corrected.booked_nano, corrected.overage_nano) == (-13, -5)
+    assert (corrected.booked_nano, corrected.overspent_nano) == (-13, 0)
     assert await store.numbers() == (10, 9, 0, 1)
 
 
 async def test_a_postpaid_capture_has_no_overage(store):
     facts = await store.add_customer()
     outcome = await capture(store, event_of(hold_of(facts, 1, 0), 5), prepaid=False)
-    assert (outcome.overage_nano, outcome.available_nano) == (0, -5)
+    assert (outcome.overspent_nano, outcome.available_nano) == (0, -5)
     assert (await store.records())[-1].prepaid is False
 
 
@@ -314,7 +314,7 @@ async def test_a_damaged_marker_conflicts_rather_than_booking_twice(store):
 async def test_usage_beyond_the_largest_balance_is_refused_and_not_wrapped(store):
     facts = await store.add_customer()
     largest = event_of(hold_of(facts, 1, 0), AMOUNT_NANO_MAX)
-    assert (await capture(store, largest)).overage_nano == AMOUNT_NANO_MAX
+    assert (await capture(store, largest)).overspent_nano == AMOUNT_NANO_MAX
     refused = await capture(store, event_of(hold_of(facts, 2, 0), 1))
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS
     assert await store.numbers() == (0, AMOUNT_NANO_MAX, 0, -AMOUNT_NANO_MAX)

@@ -56,12 +56,12 @@ async def test_amounts_beyond_a_double_stay_exact_in_every_step(store):
         event_of(hold, 2 * EXACT + 3, placed), (), prepaid=True
     )
     assert captured.held_nano == EXACT
-    assert captured.overage_nano == 0
+    assert captured.overspent_nano == 0
     assert captured.available_nano == EXACT - 3
     late = await store.balances.capture_hold(
         event_of(hold_of(facts, 4, 0), EXACT), (), prepaid=True
     )
-    assert late.overage_nano == 3
+    assert late.overspent_nano == 3
     assert await store.numbers() == (3 * EXACT, 3 * EXACT + 3, 0, -3)
     amounts = [record.amount_nano for record in await store.records()]
     assert amounts == [3 * EXACT, 2 * EXACT + 3, EXACT]

@@ -355,14 +355,14 @@ async def test_a_hold_that_ended_is_not_put_back(world, redis):
     await world.settle()
     released = await world.place(ADA, 2, 100)
     await world.store.balances.release_hold(ADA, released.terms.hold_id)
-    assert not await world.store.balances.restore_hold(released.terms, TTL_MS)
+    assert not await world.store.balances.restore_hold(released.terms, TTL_MS, prepaid=True)
     await lose(world, redis)
     await world.recover()
-    assert not await world.store.balances.restore_hold(captured.terms, TTL_MS)
+    assert not await world.store.balances.restore_hold(captured.terms, TTL_MS, prepaid=True)
     fresh = await world.hold(ADA, 3, 10)
     later = int(datetime.now(UTC).timestamp()) + 5
     unplaced = replace(fresh.terms, hold_id=make_hold_id(later, b"\2" * 16))
-    assert not await world.store.balances.restore_hold(unplaced, TTL_MS)
+    assert not await world.store.balances.restore_hold(unplaced, TTL_MS, prepaid=True)
 
 
 async def test_a_replica_that_lags_is_noticed_and_made_anew(redis, postgres_pool):

@@ -296,11 +296,11 @@ class HoldMachine(RuleBasedStateMachine):
         expected = CaptureStatus.CAPTURED if hold else CaptureStatus.LATE
         assert outcome.status is (CaptureStatus.CORRECTED if captured else expected)
         assert outcome.booked_nano == amount - before.amount
-        assert outcome.overage_nano == overage
+        assert outcome.overspent_nano == overage
         assert outcome.held_nano == (hold.amount if hold else 0)
         assert outcome.available_nano == account.available
         if hold and not hold.uncovered and amount <= hold.amount:
-            assert outcome.overage_nano == 0
+            assert outcome.overspent_nano == 0
 
     @staticmethod
     def is_known(

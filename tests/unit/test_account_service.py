@@ -29,7 +29,7 @@ async def test_a_new_customer_is_on_record_and_live():
     cases = await made()
     assert cases.record.customers["cus_1"].created_at is not None
     assert cases.account.customer.plan == "prepaid"
-    assert (await cases.accounts.read_balance("cus_1")).available_nano == 0
+    assert (await cases.credits.read_balance("cus_1")).available_nano == 0
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_a_key_for_nobody_is_not_found():
 async def test_a_grant_is_above_zero_and_below_the_largest_balance(amount: int):
     cases = await made()
     with pytest.raises(InvalidInput, match=r"at most 4000000000\.00") as caught:
-        await cases.accounts.create_grant(replace(GRANT, amount_nano=amount))
+        await cases.credits.create_grant(replace(GRANT, amount_nano=amount))
     assert caught.value.field == "amount"
     assert cases.record.grants == {}
 
@@ -98,17 +98,17 @@ async def test_a_grant_is_above_zero_and_below_the_largest_balance(amount: int):
 async def test_a_grant_counts_once_however_often_it_is_sent():
     cases = await made()
     for _ in range(3):
-        await cases.accounts.create_grant(GRANT)
-    await cases.accounts.apply_pending()
+        await cases.credits.create_grant(GRANT)
+    await cases.pending.apply_grants()
     assert cases.account.granted == 5
 
 
 async def test_a_grant_in_another_currency_or_with_other_content_is_a_conflict():
     cases = await made()
-    await cases.accounts.create_grant(GRANT)
+    await cases.credits.create_grant(GRANT)
     for changes in ({"currency": "EUR", "grant_id": "g_2"}, {"amount_nano": 6}):
         with pytest.raises(Conflict):
-            await cases.accounts.create_grant(replace(GRANT, **changes))
+            await cases.credits.create_grant(replace(GRANT, **changes))
     assert cases.account.granted == 5
 
 
@@ -116,19 +116,19 @@ async def test_a_grant_whose_live_store_was_away_is_applied_afterwards():
     cases = await made()
     cases.state.away = True
     with pytest.raises(StoreUnavailable):
-        await cases.accounts.create_grant(GRANT)
+        await cases.credits.create_grant(GRANT)
     with pytest.raises(StoreUnavailable):
-        await cases.accounts.apply_pending()
+        await cases.pending.apply_grants()
     cases.state.away = False
-    assert await cases.accounts.apply_pending() == 1
+    assert await cases.pending.apply_grants() == 1
     assert cases.account.granted == 5
 
 
 async def test_pending_grants_bring_back_a_customer_that_the_live_store_lost():
     cases = await made()
-    await cases.accounts.create_grant(GRANT)
+    await cases.credits.create_grant(GRANT)
     cases.state.accounts.clear()
-    await cases.accounts.apply_pending()
+    await cases.pending.apply_grants()
     assert cases.account.granted == 5
 
 
@@ -149,7 +149,7 @@ async def test_a_grant_that_the_live_store_refuses_keeps_no_other_from_being_app
 
     cases.live.apply_grant = refuse_one
     failed = Grown("sidecar_worker_failures_total", worker="grants")
-    assert await cases.accounts.apply_pending() == 2
+    assert await cases.pending.apply_grants() == 2
     assert (cases.account.grants, failed.by) == ({"g_1", "g_2"}, 1)
 
 
@@ -158,7 +158,7 @@ async def test_posted_grants_are_not_pending_and_the_rest_goes_in_batches():
     for number in range(5):
         state = GrantState.POSTED if number == 0 else GrantState.INTENT
         await cases.record.create_grant(replace(GRANT, grant_id=f"g_{number}", state=state))
-    assert await cases.accounts.apply_pending(limit=3) == 3
+    assert await cases.pending.apply_grants(limit=3) == 3
     assert cases.account.grants == {"g_1", "g_2", "g_3"}
 
 
@@ -168,7 +168,7 @@ async def test_the_worker_outlives_a_record_that_is_away_and_stops_when_told():
     cases.record.away = True
     stop = asyncio.Event()
     failed = Grown("sidecar_worker_failures_total", worker="grants")
-    work = asyncio.create_task(cases.accounts.run_pending(stop, interval_seconds=0.001))
+    work = asyncio.create_task(cases.pending.run(stop))
     await until(lambda: failed.by >= 2)
     cases.record.away = False
     await until(lambda: cases.account.granted)
@@ -190,13 +190,13 @@ async def test_a_standing_bites_at_the_next_check():
 
 READS: list[Callable[[UseCases], object]] = [
     lambda cases: cases.accounts.read_customer("cus_x"),
-    lambda cases: cases.accounts.read_balance("cus_x"),
+    lambda cases: cases.credits.read_balance("cus_x"),
     lambda cases: cases.accounts.read_standing("cus_x"),
     lambda cases: cases.accounts.put_standing("cus_x", DELINQUENT),
     lambda cases: cases.accounts.list_open_holds("cus_x", limit=5),
-    lambda cases: cases.accounts.list_grants("cus_x", after="", limit=5),
+    lambda cases: cases.credits.list_grants("cus_x", after="", limit=5),
     lambda cases: cases.accounts.list_credentials("cus_x", after="", limit=5),
-    lambda cases: cases.accounts.create_grant(replace(GRANT, customer_id="cus_x")),
+    lambda cases: cases.credits.create_grant(replace(GRANT, customer_id="cus_x")),
 ]
 
 

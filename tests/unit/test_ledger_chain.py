@@ -13,6 +13,7 @@ from sidecar.domain.ledger_chain import (
     ChainWalk,
     PostedEntry,
     PostedEvent,
+    PostedMovement,
     canonical_content,
     extend,
     genesis,
@@ -55,6 +56,7 @@ CHANGES = [
     {"entries": ONE.entries[:1]},
     {"events": ONE.events[:1]},
     {"events": (ONE.events[0], ONE.events[1]._replace(amount_nano=4))},
+    {"movements": (PostedMovement("g1", 1), PostedMovement("g2", -1))},
 ]
 
 
@@ -66,6 +68,21 @@ def test_the_form_of_the_content_is_fixed():
     assert link.content_hash == hashlib.sha256(WRITTEN.encode()).digest()
     assert link.hash == hashlib.sha256(genesis(3) + WRITTEN.encode()).digest() == head.hash
     assert (link.seq, head.seq) == (1, 1)
+
+
+def test_the_form_of_a_transaction_that_moves_grants_is_fixed():
+    moving = replace(ONE, movements=(PostedMovement("g2", 7), PostedMovement("g1", -7)))
+    written = WRITTEN.replace("transaction-1", "transaction-2", 1)[:-1]
+    assert canonical_content(moving) == (written + ',[["g1",-7],["g2",7]]]').encode()
+
+
+def test_movements_that_are_not_the_change_of_the_credit_break_a_chain_that_hashed_them():
+    moving = replace(ONE, movements=(PostedMovement("g1", -7),))
+    (link,), _ = extend(ChainHead.empty(3), [moving])
+    found = ChainWalk(ChainHead.empty(3)).step(link, moving)
+    assert found is not None
+    assert found.kind is BreakKind.MOVEMENTS
+    assert "moved by -7, the customer's credit by 0" in found.detail
 
 
 def test_the_order_in_which_rows_are_read_does_not_matter():

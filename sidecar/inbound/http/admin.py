@@ -1,17 +1,12 @@
 """The admin role's resources: thin words between JSON and the account use cases."""
 
-import base64
-import binascii
-from collections.abc import Sequence
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TypeVar
 from urllib.parse import quote
 
-from sidecar.domain.errors import InvalidInput
 from sidecar.domain.money import parse_amount
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.inbound.http.admin_models import (
-    BalanceAnswer,
     CredentialAnswer,
     CredentialBody,
     CredentialPage,
@@ -19,28 +14,27 @@ from sidecar.inbound.http.admin_models import (
     CustomerBody,
     CustomerChangeBody,
     CustomerPage,
-    CustomerPageQuery,
-    GrantAnswer,
-    GrantBody,
-    GrantPage,
+    CustomerPatchBody,
     HoldAnswer,
     HoldList,
     IssuedCredentialAnswer,
-    LimitQuery,
-    PageQuery,
     RotationBody,
     StandingAnswer,
     StandingBody,
 )
-from sidecar.inbound.http.edge import ADMIN, EDGE
+from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.paging import (
+    CustomerPageQuery,
+    LimitQuery,
+    PageQuery,
+    page_of,
+    read_cursor,
+)
 from sidecar.inbound.http.problems import ProblemError
-from sidecar.inbound.http.routing import Answer, Call
-from sidecar.inbound.principals import is_name
+from sidecar.inbound.http.routing import Answer, Call, is_path_id, path_id_chars
 from sidecar.services.accounts import AccountService
-from sidecar.services.control_ports import Customer, Grant
+from sidecar.services.control_ports import Customer
 from sidecar.services.idempotency import derived_id
-
-T = TypeVar("T")
 
 
 async def post_customer(call: Call) -> Answer:
@@ -53,6 +47,7 @@ async def post_customer(call: Call) -> Answer:
             currency=call.body.currency,
             labels=call.body.labels,
             stripe_customer_id=call.body.stripe_customer_id,
+            overdraft_nano=parse_amount(call.body.overdraft, field="overdraft"),
         )
     )
     return Answer(
@@ -66,15 +61,11 @@ async def list_customers(call: Call) -> Answer:
     """A page of customers, by id."""
     assert isinstance(call.query, PageQuery)
     found = await _accounts(call).list_customers(
-        after=_read_cursor(call.query), limit=call.query.limit + 1
+        after=read_cursor(call.query), limit=call.query.limit + 1
     )
-    page = found[: call.query.limit]
-    return Answer(
-        body=CustomerPage(
-            items=[CustomerAnswer.of(item) for item in page],
-            next=_next(found, call.query, page[-1].customer_id if page else ""),
-        )
-    )
+    page, following = page_of(found, call.query, lambda customer: customer.customer_id)
+    items = [CustomerAnswer.of(item) for item in page]
+    return Answer(body=CustomerPage(items=items, next=following))
 
 
 async def get_customer(call: Call) -> Answer:
@@ -92,9 +83,28 @@ async def put_customer(call: Call) -> Answer:
             currency=call.body.currency or "",
             labels=call.body.labels,
             stripe_customer_id=call.body.stripe_customer_id,
+            overdraft_nano=parse_amount(call.body.overdraft, field="overdraft"),
         )
     )
     return Answer(body=CustomerAnswer.of(customer))
+
+
+async def patch_customer(call: Call) -> Answer:
+    """Change parts of a customer; of two that change it at a time, the last one's word counts."""
+    assert isinstance(call.body, CustomerPatchBody)
+    body, told = call.body, call.body.model_fields_set
+    accounts = _accounts(call)
+    found = await accounts.read_customer(customer_id_of(call))
+    if body.plan is not None:
+        found = replace(found, plan=body.plan)
+    if body.labels is not None:
+        found = replace(found, labels=body.labels)
+    if "stripe_customer_id" in told:
+        found = replace(found, stripe_customer_id=body.stripe_customer_id)
+    if body.overdraft is not None:
+        overdraft_nano = parse_amount(body.overdraft, field="overdraft")
+        found = replace(found, overdraft_nano=overdraft_nano)
+    return Answer(body=CustomerAnswer.of(await accounts.update_customer(found)))
 
 
 async def erase_customer(call: Call) -> Answer:
@@ -102,11 +112,6 @@ async def erase_customer(call: Call) -> Answer:
     return Answer(
         body=CustomerAnswer.of(await _accounts(call).erase_customer(customer_id_of(call)))
     )
-
-
-async def get_balance(call: Call) -> Answer:
-    """The live balance."""
-    return Answer(body=BalanceAnswer.of(await _accounts(call).read_balance(customer_id_of(call))))
 
 
 async def get_standing(call: Call) -> Answer:
@@ -167,7 +172,7 @@ async def rotate_credential(call: Call) -> Answer:
     """
     assert isinstance(call.body, RotationBody)
     issued = await _accounts(call).rotate_credential(
-        _path_name(call, "credential_id"),
+        path_name(call, "credential_id"),
         overlap=call.body.overlap,
         successor_id=derived_id("crd", call.claim) if call.claim else None,
     )
@@ -177,7 +182,7 @@ async def rotate_credential(call: Call) -> Answer:
 async def revoke_credential(call: Call) -> Answer:
     """End a credential at once; again changes nothing."""
     accounts = _accounts(call)
-    credential = await accounts.revoke_credential(_path_name(call, "credential_id"))
+    credential = await accounts.revoke_credential(path_name(call, "credential_id"))
     return Answer(body=CredentialAnswer.of(credential, accounts.now()))
 
 
@@ -186,52 +191,11 @@ async def list_credentials(call: Call) -> Answer:
     assert isinstance(call.query, CustomerPageQuery)
     query, accounts = call.query, _accounts(call)
     found = await accounts.list_credentials(
-        query.customer_id, after=_read_cursor(query), limit=query.limit + 1
+        query.customer_id, after=read_cursor(query), limit=query.limit + 1
     )
-    page = found[: query.limit]
-    return Answer(
-        body=CredentialPage(
-            items=[CredentialAnswer.of(item, accounts.now()) for item in page],
-            next=_next(found, query, page[-1].credential_id if page else ""),
-        )
-    )
-
-
-async def post_grant(call: Call) -> Answer:
-    """
-    Give credit.
-
-    Under an Idempotency-Key the grant is named after the key, so that a repeat gives no
-    second credit even where the first attempt died before its answer was kept.
-    """
-    assert isinstance(call.body, GrantBody)
-    new_id = call.request.app[EDGE].new_id
-    grant = await _accounts(call).create_grant(
-        Grant(
-            grant_id=derived_id("grt", call.claim) if call.claim else new_id("grt"),
-            customer_id=call.body.customer_id,
-            amount_nano=parse_amount(call.body.amount),
-            currency=call.body.currency,
-            kind=call.body.kind,
-        )
-    )
-    return Answer(status=HTTPStatus.CREATED, body=GrantAnswer.of(grant))
-
-
-async def list_grants(call: Call) -> Answer:
-    """A page of a customer's grants, by id."""
-    assert isinstance(call.query, CustomerPageQuery)
-    query = call.query
-    found = await _accounts(call).list_grants(
-        query.customer_id, after=_read_cursor(query), limit=query.limit + 1
-    )
-    page = found[: query.limit]
-    return Answer(
-        body=GrantPage(
-            items=[GrantAnswer.of(item) for item in page],
-            next=_next(found, query, page[-1].grant_id if page else ""),
-        )
-    )
+    page, following = page_of(found, query, lambda credential: credential.credential_id)
+    items = [CredentialAnswer.of(item, accounts.now()) for item in page]
+    return Answer(body=CredentialPage(items=items, next=following))
 
 
 def _accounts(call: Call) -> AccountService:
@@ -240,32 +204,13 @@ def _accounts(call: Call) -> AccountService:
 
 def customer_id_of(call: Call) -> str:
     """The customer in the path. Raises ProblemError if it cannot be one."""
-    return _path_name(call, "customer_id")
+    return path_name(call, "customer_id")
 
 
-def _path_name(call: Call, parameter: str) -> str:
+def path_name(call: Call, parameter: str) -> str:
+    """An id in the path. Raises ProblemError if it cannot be one."""
     name = call.request.match_info[parameter]
-    if not is_name(name):
-        what = parameter.replace("_", " ")
-        raise ProblemError.of_field(parameter, f"is no {what}: 1 to 64 of A-Z a-z 0-9 _ . : -")
+    if not is_path_id(parameter, name):
+        what, most = parameter.replace("_", " "), path_id_chars(parameter)
+        raise ProblemError.of_field(parameter, f"is no {what}: 1 to {most} of A-Z a-z 0-9 _ . : -")
     return name
-
-
-def _next(found: Sequence[T], query: PageQuery, last_id: str) -> str | None:
-    """The cursor of the next page: one more than the page was asked for, to know of it."""
-    if len(found) <= query.limit:
-        return None
-    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
-
-
-def _read_cursor(query: PageQuery) -> str:
-    if query.after is None:
-        return ""
-    try:
-        padded = query.after + "=" * (-len(query.after) % 4)
-        last_id = base64.b64decode(padded, altchars=b"-_", validate=True).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError):
-        last_id = ""
-    if not is_name(last_id):
-        raise InvalidInput("after is not a cursor of this list", field="after")
-    return last_id

@@ -1,10 +1,9 @@
-"""Bodies and queries of the admin role: customers, credentials, grants, standing, holds."""
+"""Bodies and answers of the admin role: customers, credentials, standing, holds."""
 
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from sidecar.domain.holds import Bound, HoldState
 from sidecar.domain.money import format_amount
@@ -13,16 +12,12 @@ from sidecar.domain.standing import Standing, StandingFact
 from sidecar.inbound.http.field_types import (
     AmountText,
     Currency,
-    Cursor,
     CustomerId,
     Instant,
     Labels,
     NanoInt,
-    NotYet,
     Overlap,
-    PageLimit,
     PlanName,
-    QueryModel,
     RequestModel,
     ResponseModel,
     SignedAmountText,
@@ -31,45 +26,13 @@ from sidecar.inbound.http.field_types import (
 )
 from sidecar.services.accounts import IssuedCredential
 from sidecar.services.control_ports import (
-    Balance,
     Credential,
     CredentialState,
     Customer,
-    Grant,
-    GrantState,
 )
 from sidecar.services.ports import StoredHold
 
-_PAGE_DEFAULT = 50
-
 StripeCustomerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
-
-
-def _paid_only(value: object) -> object:
-    if value == "promotional":
-        raise PydanticCustomError(
-            "unsupported", "promotional is not supported in this version; supported: paid"
-        )
-    return value
-
-
-class PageQuery(QueryModel):
-    """Which page of a list."""
-
-    limit: PageLimit = _PAGE_DEFAULT
-    after: Cursor | None = None
-
-
-class CustomerPageQuery(PageQuery):
-    """Which page of one customer's things."""
-
-    customer_id: CustomerId
-
-
-class LimitQuery(QueryModel):
-    """How many at most."""
-
-    limit: PageLimit = _PAGE_DEFAULT
 
 
 class CustomerBody(RequestModel):
@@ -80,6 +43,7 @@ class CustomerBody(RequestModel):
     currency: Currency
     labels: Annotated[Labels, Field(default_factory=dict)]
     stripe_customer_id: StripeCustomerId | None = None
+    overdraft: AmountText = "0"
 
 
 class CustomerChangeBody(RequestModel):
@@ -89,16 +53,28 @@ class CustomerChangeBody(RequestModel):
     labels: Annotated[Labels, Field(default_factory=dict)]
     stripe_customer_id: StripeCustomerId | None = None
     currency: Currency | None = None
+    overdraft: AmountText = "0"
+
+
+class CustomerPatchBody(RequestModel):
+    """What is to change of a customer: what is left out stays. null takes the Stripe customer."""
+
+    plan: PlanName | None = None
+    labels: Labels | None = None
+    stripe_customer_id: StripeCustomerId | None = None
+    overdraft: AmountText | None = None
 
 
 class CustomerAnswer(ResponseModel):
-    """A customer."""
+    """A customer. `overdraft` is how far prepaid usage may go beyond all credit."""
 
     id: str
     plan: str
     currency: str
     labels: dict[str, str]
     stripe_customer_id: str | None
+    overdraft: SignedAmountText
+    overdraft_nano: NanoInt
     created_at: Instant | None
 
     @classmethod
@@ -110,6 +86,8 @@ class CustomerAnswer(ResponseModel):
             currency=customer.currency,
             labels=dict(customer.labels),
             stripe_customer_id=customer.stripe_customer_id,
+            overdraft=format_amount(customer.overdraft_nano),
+            overdraft_nano=customer.overdraft_nano,
             created_at=customer.created_at,
         )
 
@@ -206,83 +184,6 @@ class CredentialPage(ResponseModel):
 
     items: list[CredentialAnswer]
     next: str | None
-
-
-class GrantBody(RequestModel):
-    """Credit to give. Only paid grants that are valid at once and for good, in this version."""
-
-    customer_id: CustomerId
-    amount: AmountText
-    currency: Currency
-    kind: Annotated[Literal["paid"], BeforeValidator(_paid_only)] = "paid"
-    priority: NotYet = None
-    effective_at: NotYet = None
-    expires_at: NotYet = None
-
-
-class GrantAnswer(ResponseModel):
-    """A grant. `state` is intent until the ledger has posted it; its credit counts at once."""
-
-    id: str
-    customer_id: str
-    amount: SignedAmountText
-    amount_nano: NanoInt
-    currency: str
-    kind: str
-    state: GrantState
-    created_at: Instant | None
-
-    @classmethod
-    def of(cls, grant: Grant) -> "GrantAnswer":
-        """From the record."""
-        return cls(
-            id=grant.grant_id,
-            customer_id=grant.customer_id,
-            amount=format_amount(grant.amount_nano),
-            amount_nano=grant.amount_nano,
-            currency=grant.currency,
-            kind=grant.kind,
-            state=grant.state,
-            created_at=grant.created_at,
-        )
-
-
-class GrantPage(ResponseModel):
-    """A page of grants."""
-
-    items: list[GrantAnswer]
-    next: str | None
-
-
-class BalanceAnswer(ResponseModel):
-    """Live balance: available = granted - used - held."""
-
-    currency: str
-    granted: SignedAmountText
-    used: SignedAmountText
-    held: SignedAmountText
-    available: SignedAmountText
-    granted_nano: NanoInt
-    used_nano: NanoInt
-    held_nano: NanoInt
-    available_nano: NanoInt
-    as_of: Instant
-
-    @classmethod
-    def of(cls, balance: Balance) -> "BalanceAnswer":
-        """From the live store's numbers."""
-        return cls(
-            currency=balance.currency,
-            granted=format_amount(balance.granted_nano),
-            used=format_amount(balance.used_nano),
-            held=format_amount(balance.held_nano),
-            available=format_amount(balance.available_nano),
-            granted_nano=balance.granted_nano,
-            used_nano=balance.used_nano,
-            held_nano=balance.held_nano,
-            available_nano=balance.available_nano,
-            as_of=balance.as_of,
-        )
 
 
 class StandingBody(RequestModel):

@@ -10,6 +10,7 @@ from sidecar.inbound.http.routing import Role
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
+from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
@@ -17,7 +18,9 @@ from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 from sidecar.services.reloading import PolicyReloads
+from sidecar.services.schedules import ScheduleService
 from sidecar.services.thresholds import ThresholdRecord
+from sidecar.services.top_ups import TopUpService
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -63,6 +66,9 @@ class AdminUseCases:
     """What the admin role's routes call."""
 
     accounts: AccountService
+    credits: CreditService
+    schedules: ScheduleService
+    top_ups: TopUpService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries

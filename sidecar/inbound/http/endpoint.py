@@ -118,7 +118,7 @@ def _claim(route: Route, call: Call) -> IdempotencyClaim | None:
         principal=call.principal.name,
         key=check_key(keys[0]),
         route=f"{route.method} {call.request.path}",
-        body_hash=hash_fields(content),
+        body_hash=hash_fields(content, route.shown_fields),
     )
 
 

@@ -14,10 +14,11 @@ from pydantic import (
     PlainSerializer,
     WithJsonSchema,
 )
-from pydantic_core import PydanticCustomError
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.grants import PRIORITY_MAX
 from sidecar.domain.money import parse_currency
+from sidecar.domain.windows import EVERY_MAX
 from sidecar.services.accounts import LABELS_MAX, OVERLAP_MAX
 
 T = TypeVar("T")
@@ -114,15 +115,6 @@ def _read_whole(value: Any) -> Any:
     return value
 
 
-def only_default(value: Any) -> Any:
-    """A field of the contract that this version keeps at its default: null."""
-    if value is not None:
-        raise PydanticCustomError(
-            "unsupported", "is not supported in this version; leave it out or send null"
-        )
-    return value
-
-
 # Printable text: no control characters, since Postgres text holds no NUL and logs are lines.
 Text128 = Annotated[str, Field(max_length=128, pattern=_PRINTABLE)]
 Text256 = Annotated[str, Field(max_length=256, pattern=_PRINTABLE)]
@@ -190,6 +182,17 @@ Overlap = Annotated[
 ]
 # The bounds stand first: behind a validator they are left out of the documents.
 OverdueDays = Annotated[int, Field(ge=0, le=36_500), BeforeValidator(_whole_double)]
+Priority = Annotated[int, Field(ge=0, le=PRIORITY_MAX), BeforeValidator(_whole_double)]
+Every = Annotated[int, Field(ge=1, le=EVERY_MAX), BeforeValidator(_whole_double)]
+ZoneName = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_+/-]+$",
+        description="An IANA time zone such as Europe/Berlin.",
+    ),
+]
 PageLimit = Annotated[int, Field(ge=1, le=200), BeforeValidator(_read_whole)]
 Cursor = Annotated[
     str,
@@ -200,4 +203,3 @@ Cursor = Annotated[
         description="`next` of the page before; opaque.",
     ),
 ]
-NotYet = Annotated[None, BeforeValidator(only_default)]

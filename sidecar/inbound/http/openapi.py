@@ -14,7 +14,7 @@ from sidecar.inbound.denials import PROBLEM_CONTENT_TYPE
 from sidecar.inbound.grpc.metadata import GATEWAY_HEADER, TOKEN_HEADER
 from sidecar.inbound.http.gateway_models import UsageItem
 from sidecar.inbound.http.problems import ProblemBody
-from sidecar.inbound.http.routing import Auth, Role, Route
+from sidecar.inbound.http.routing import Auth, Role, Route, path_id_pattern
 from sidecar.inbound.http.system import Readiness, Unreadiness
 from sidecar.services.idempotency import KEY_LENGTH_MAX
 
@@ -22,7 +22,7 @@ _REF = "#/components/schemas/{model}"
 _PATH_PARAMETER = re.compile(r"\{(\w+)\}")
 _TITLES = {
     Role.GATEWAY: "Sidecar gateway API: checks and usage",
-    Role.ADMIN: "Sidecar admin API: customers, credentials, grants",
+    Role.ADMIN: "Sidecar admin API: customers, credentials, credit",
 }
 
 Schema = dict[str, Any]
@@ -105,8 +105,7 @@ def _parameters(
     route: Route, names: dict[type[BaseModel], Schema], schemas: dict[str, Schema]
 ) -> Iterable[Schema]:
     for name in _PATH_PARAMETER.findall(route.path):
-        pattern = "^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$"
-        schema = {"type": "string", "pattern": pattern}
+        schema = {"type": "string", "pattern": path_id_pattern(name)}
         yield {"name": name, "in": "path", "required": True, "schema": schema}
     if route.query_model is not None:
         model = schemas[names[route.query_model]["$ref"].rpartition("/")[2]]

@@ -7,7 +7,14 @@ from http import HTTPStatus
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError, StoreUnavailable
+from sidecar.domain.errors import (
+    Conflict,
+    Differs,
+    InvalidInput,
+    NotFound,
+    SidecarError,
+    StoreUnavailable,
+)
 from sidecar.inbound.denials import (
     PROBLEM_CONTENT_TYPE,
     PROBLEM_TYPE_PREFIX,
@@ -121,13 +128,21 @@ def problem_of(error: SidecarError) -> ProblemError | None:
                 ProblemCode.IDEMPOTENCY_KEY_REUSED,
                 str(error),
                 errors=tuple(
-                    FieldError(field=name, message="differs from the first request with this key")
-                    for name in error.fields
+                    FieldError(field=name, message=message)
+                    for name, message in error.fields.items()
                 ),
             )
         case KeyInProgress():
             return ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_IN_PROGRESS, str(error), headers=_RETRY_SOON
+            )
+        case Differs():
+            return ProblemError(
+                ProblemCode.CONFLICT,
+                str(error),
+                errors=tuple(
+                    FieldError(field=one.field, message=str(one)) for one in error.differences
+                ),
             )
         case Conflict():
             return ProblemError(ProblemCode.CONFLICT, str(error))

@@ -1,5 +1,6 @@
 """What a row of the route table is, and what a handler is given and gives back."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,7 +13,28 @@ from sidecar.inbound.principals import AdminPrincipal
 from sidecar.services.idempotency import IdempotencyClaim
 from sidecar.services.metering import MeterPrincipal
 
-WRITING_METHODS = frozenset({"POST", "PUT"})
+WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
+
+
+PATH_ID_CHARS_MAX = 64
+_LONGER_IDS = {"grant_id": 191}
+"""A grant may be named after a payment or after its schedule."""
+
+
+def path_id_chars(parameter: str) -> int:
+    """The longest id that a parameter of a path takes."""
+    return _LONGER_IDS.get(parameter, PATH_ID_CHARS_MAX)
+
+
+def path_id_pattern(parameter: str) -> str:
+    """What a parameter of a path looks like."""
+    return f"^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{path_id_chars(parameter) - 1}}}$"
+
+
+def is_path_id(parameter: str, text: str) -> bool:
+    """Whether the text can be what the parameter names."""
+    # `$` alone would take a line break at the end.
+    return "\n" not in text and re.match(path_id_pattern(parameter), text, re.ASCII) is not None
 
 
 class Role(StrEnum):
@@ -68,7 +90,8 @@ class Route:
 
     `statuses` begins with the success, then those errors that are the route's own; the ones
     that come with its kind (a body, a principal) are added. `secret_fields` of an answer are
-    shown once: a repeat under the same Idempotency-Key reads null there.
+    shown once: a repeat under the same Idempotency-Key reads null there. `shown_fields` of a body
+    are told in the 409 of a key that was used with other ones.
     """
 
     method: str
@@ -83,6 +106,7 @@ class Route:
     response_model: type[BaseModel] | None = None
     response_type: str = "application/json"
     secret_fields: tuple[str, ...] = ()
+    shown_fields: tuple[str, ...] = ()
 
     @property
     def takes_key(self) -> bool:

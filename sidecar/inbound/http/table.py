@@ -1,4 +1,4 @@
-"""The one route table: a resource is added here, and nowhere else."""
+"""The one route table: a resource is added here, one of credit in `credit_table`."""
 
 from http import HTTPStatus
 
@@ -11,10 +11,12 @@ from sidecar.inbound.http import (
     gateway_models,
     meter_models,
     meters,
+    paging,
     rules,
     system,
     usage,
 )
+from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -112,7 +114,7 @@ ROUTES: tuple[Route, ...] = (
         auth=Auth.ADMIN,
         summary="List customers by id",
         statuses=(_OK,),
-        query_model=admin_models.PageQuery,
+        query_model=paging.PageQuery,
         response_model=admin_models.CustomerPage,
     ),
     Route(
@@ -131,20 +133,22 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.put_customer,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
-        summary="Change plan, labels and Stripe customer",
+        summary="Change plan, labels, Stripe customer and overdraft",
         statuses=(_OK, _NOT_FOUND),
         request_model=admin_models.CustomerChangeBody,
         response_model=admin_models.CustomerAnswer,
     ),
     Route(
-        method="GET",
-        path=f"{_CUSTOMER}/balance",
-        handler=admin.get_balance,
+        method="PATCH",
+        path=_CUSTOMER,
+        handler=admin.patch_customer,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
-        summary="Read the live balance",
+        summary="Change parts of a customer; what is left out stays",
         statuses=(_OK, _NOT_FOUND),
-        response_model=admin_models.BalanceAnswer,
+        request_model=admin_models.CustomerPatchBody,
+        response_model=admin_models.CustomerAnswer,
+        shown_fields=("plan", "overdraft"),
     ),
     Route(
         method="DELETE",
@@ -185,7 +189,7 @@ ROUTES: tuple[Route, ...] = (
         auth=Auth.ADMIN,
         summary="List open holds",
         statuses=(_OK, _NOT_FOUND),
-        query_model=admin_models.LimitQuery,
+        query_model=paging.LimitQuery,
         response_model=admin_models.HoldList,
     ),
     Route(
@@ -196,7 +200,7 @@ ROUTES: tuple[Route, ...] = (
         auth=Auth.ADMIN,
         summary="List the thresholds of quotas that a customer has reached, the newest first",
         statuses=(_OK, _NOT_FOUND),
-        query_model=admin_models.LimitQuery,
+        query_model=paging.LimitQuery,
         response_model=rules.ThresholdList,
     ),
     Route(
@@ -219,7 +223,7 @@ ROUTES: tuple[Route, ...] = (
         auth=Auth.ADMIN,
         summary="List a customer's credentials by id",
         statuses=(_OK, _NOT_FOUND),
-        query_model=admin_models.CustomerPageQuery,
+        query_model=paging.CustomerPageQuery,
         response_model=admin_models.CredentialPage,
     ),
     Route(
@@ -244,28 +248,8 @@ ROUTES: tuple[Route, ...] = (
         statuses=(_OK, _NOT_FOUND),
         response_model=admin_models.CredentialAnswer,
     ),
-    Route(
-        method="POST",
-        path="/api/v1/grants",
-        handler=admin.post_grant,
-        role=Role.ADMIN,
-        auth=Auth.ADMIN,
-        summary="Give credit",
-        statuses=(_CREATED, _NOT_FOUND),
-        request_model=admin_models.GrantBody,
-        response_model=admin_models.GrantAnswer,
-    ),
-    Route(
-        method="GET",
-        path="/api/v1/grants",
-        handler=admin.list_grants,
-        role=Role.ADMIN,
-        auth=Auth.ADMIN,
-        summary="List a customer's grants by id",
-        statuses=(_OK, _NOT_FOUND),
-        query_model=admin_models.CustomerPageQuery,
-        response_model=admin_models.GrantPage,
-    ),
+    *GRANT_ROUTES,
+    *RECURRING_ROUTES,
     Route(
         method="GET",
         path="/api/v1/meters",

@@ -1,4 +1,4 @@
-"""Customers, credentials, grants and standings of record: the port `Accounts`."""
+"""Accounts of record: the port `Accounts`, with `grants` and `schedules`."""
 
 import json
 from collections.abc import Sequence
@@ -9,16 +9,24 @@ import asyncpg
 
 from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.outbound.postgres.comparing import check_same
 from sidecar.outbound.postgres.credentials import insert_credential, read_credential, rotate
+from sidecar.outbound.postgres.grants import LIST_MAX, PostgresGrants
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.control_ports import Credential, Customer, Grant, GrantState, Rotation
+from sidecar.outbound.postgres.schedules import PostgresSchedules
+from sidecar.services.control_ports import Credential, Customer, Rotation
 
-LIST_MAX: Final = 1_000
-"""Most rows of one page, whatever the caller asks for."""
+_CUSTOMER_CONTENT: Final = (
+    "plan",
+    "currency",
+    "labels",
+    "stripe_customer_id",
+    "overdraft_nano",
+)
 
 
-class PostgresAccounts:
+class PostgresAccounts(PostgresGrants, PostgresSchedules):
     """Writes are inserts that a repeat finds again; a repeat with other content is a Conflict."""
 
     def __init__(self, pool: Pool) -> None:
@@ -34,18 +42,12 @@ class PostgresAccounts:
                 customer.currency,
                 json.dumps(dict(customer.labels)),
                 customer.stripe_customer_id,
+                customer.overdraft_nano,
             )
         stored = await self.read_customer(customer.customer_id)
         if stored is None:
             raise InvariantViolated("a customer that was just stored is gone")
-        same = (
-            stored.plan == customer.plan
-            and stored.currency == customer.currency
-            and dict(stored.labels) == dict(customer.labels)
-            and stored.stripe_customer_id == customer.stripe_customer_id
-        )
-        if not same:
-            raise Conflict(f"customer {customer.customer_id!r} exists with other content")
+        check_same(f"customer {customer.customer_id!r}", stored, customer, _CUSTOMER_CONTENT)
         return stored
 
     async def read_customer(self, customer_id: str) -> Customer | None:
@@ -55,7 +57,7 @@ class PostgresAccounts:
         return None if row is None else _customer(row)
 
     async def update_customer(self, customer: Customer) -> Customer | None:
-        """Change plan, labels and Stripe customer; None for an unknown one."""
+        """Change plan, labels, Stripe customer and overdraft; None for an unknown one."""
         with translate_errors():
             row = await self._pool.fetchrow(
                 query("update_customer"),
@@ -63,6 +65,7 @@ class PostgresAccounts:
                 customer.plan,
                 json.dumps(dict(customer.labels)),
                 customer.stripe_customer_id,
+                customer.overdraft_nano,
             )
         return None if row is None else _customer(row)
 
@@ -76,6 +79,9 @@ class PostgresAccounts:
                 row = await connection.fetchrow(query("erase_customer"), customer_id)
                 await connection.execute(query("erase_credentials"), customer_id)
                 await connection.execute(query("erase_standing"), customer_id)
+                await connection.execute(query("erase_withdrawals"), customer_id)
+                # Nobody is to be asked to pay for a customer who asked to be forgotten.
+                await connection.execute(query("delete_top_up_rule"), customer_id)
         return None if row is None else _customer(row)
 
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
@@ -152,56 +158,6 @@ class PostgresAccounts:
             )
         return [Credential(**dict(row)) for row in rows]
 
-    async def create_grant(self, grant: Grant) -> Grant:
-        """
-        Write the intent, or return the grant if it is there, posted or not.
-
-        Raises:
-            NotFound: Unknown customer.
-            Conflict: Another currency than the customer's, or the id has other content.
-        """
-        customer = await self.read_customer(grant.customer_id)
-        if customer is None:
-            raise NotFound(f"there is no customer {grant.customer_id!r}")
-        if customer.currency != grant.currency:
-            raise Conflict(
-                f"the grant is in {grant.currency}, the customer's currency is {customer.currency}"
-            )
-        with translate_errors():
-            await self._pool.execute(
-                query("insert_grant"),
-                grant.customer_id,
-                grant.grant_id,
-                grant.amount_nano,
-                grant.currency,
-                grant.kind,
-            )
-            row = await self._pool.fetchrow(query("read_grant"), grant.customer_id, grant.grant_id)
-        if row is None:
-            raise InvariantViolated("a grant that was just stored is gone")
-        stored = _grant(row)
-        if (stored.amount_nano, stored.currency, stored.kind) != (
-            grant.amount_nano,
-            grant.currency,
-            grant.kind,
-        ):
-            raise Conflict(f"grant {grant.grant_id!r} exists with other content")
-        return stored
-
-    async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
-        """A customer's grants by id; at most LIST_MAX."""
-        with translate_errors():
-            rows = await self._pool.fetch(
-                query("list_grants"), customer_id, after, min(limit, LIST_MAX)
-            )
-        return [_grant(row) for row in rows]
-
-    async def pending_grants(self, *, limit: int) -> Sequence[Grant]:
-        """Intents that may not have been applied yet, oldest first; at most LIST_MAX."""
-        with translate_errors():
-            rows = await self._pool.fetch(query("pending_grants"), min(limit, LIST_MAX))
-        return [_grant(row) for row in rows]
-
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set it. Raises NotFound for an unknown customer."""
         with translate_errors():
@@ -238,7 +194,3 @@ def _content(credential: Credential) -> tuple[object, ...]:
 
 def _customer(row: asyncpg.Record) -> Customer:
     return Customer(**dict(row) | {"labels": json.loads(row["labels"])})
-
-
-def _grant(row: asyncpg.Record) -> Grant:
-    return Grant(**dict(row) | {"state": GrantState(row["state"])})

@@ -5,7 +5,12 @@ from typing import Final
 
 import asyncpg
 
-from sidecar.domain.ledger_chain import ChainedTransaction, PostedEntry, PostedEvent
+from sidecar.domain.ledger_chain import (
+    ChainedTransaction,
+    PostedEntry,
+    PostedEvent,
+    PostedMovement,
+)
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
 
@@ -26,6 +31,7 @@ async def read_contents(
     """
     rows = await _by_key(connection, "read_transactions", keys)
     entries = await _by_key(connection, "read_entries", keys)
+    movements = await _by_key(connection, "read_movements", keys)
     piece: list[TransactionKey] = []
     waiting = 0
     for key in keys:
@@ -39,7 +45,12 @@ async def read_contents(
         for one in piece:
             yield (
                 one,
-                _transaction(rows[one][0], entries.get(one, ()), events.get(one, ()))
+                _transaction(
+                    rows[one][0],
+                    entries.get(one, ()),
+                    events.get(one, ()),
+                    movements.get(one, ()),
+                )
                 if one in rows
                 else None,
             )
@@ -78,10 +89,14 @@ async def _events(
 
 
 def _transaction(
-    row: asyncpg.Record, entries: Sequence[asyncpg.Record], events: Sequence[PostedEvent]
+    row: asyncpg.Record,
+    entries: Sequence[asyncpg.Record],
+    events: Sequence[PostedEvent],
+    movements: Sequence[asyncpg.Record],
 ) -> ChainedTransaction:
     return ChainedTransaction(
         **dict(row),
         entries=tuple(PostedEntry(entry["account"], entry["amount_nano"]) for entry in entries),
         events=tuple(events),
+        movements=tuple(PostedMovement(row["grant_id"], row["amount_nano"]) for row in movements),
     )

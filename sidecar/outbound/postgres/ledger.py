@@ -89,7 +89,7 @@ class PostgresLedger:
         batch, posted = done
         if batch is not None:
             _count(batch, posted)
-        return posted.events + posted.grants + posted.aside
+        return posted.decided + posted.aside
 
     async def _settle_locked(
         self,
@@ -104,7 +104,7 @@ class PostgresLedger:
             records, shard=lease.shard, epoch=row["epoch"], offset=row["stream_offset"]
         )
         if batch is None:
-            return None, Posted(events=0, grants=0, aside=0)
+            return None, Posted(events=0, grants=0, changes=0, aside=0)
         head = _head(lease.shard, row)
         if not row["chain_began"]:
             head, began = await _begin_chain(connection, head)
@@ -122,7 +122,9 @@ class PostgresLedger:
 
     async def read_available(self, customer_id: str) -> int:
         """
-        What the ledger says: granted - used, in nano and in the customer's currency.
+        What the ledger says: granted - voided - expired - used.
+
+        In nano and in the customer's currency.
 
         Raises:
             NotFound: Unknown customer.
@@ -194,10 +196,10 @@ def _link_row(link: ChainLink) -> tuple[int, int, str, str, bytes, bytes]:
 
 def _count(batch: Batch, posted: Posted) -> None:
     """After the commit, so that a batch that is rolled back and repeated counts once."""
-    decided = len(batch.usage) + len(batch.grants)
+    decided = len(batch.usage) + len(batch.grants) + len(batch.changes)
     counts = {
-        "posted": posted.events + posted.grants,
-        "repeated": decided - posted.events - posted.grants,
+        "posted": posted.decided,
+        "repeated": decided - posted.decided,
         "quarantined": posted.aside,
     }
     for outcome, count in counts.items():

@@ -214,19 +214,11 @@ class _Audit:
         return waiting
 
     async def _strays(self, whole: dict[int, int]) -> None:
-        """Entries of no transaction, and events that intact chains did not post."""
-        row = None
-        if self._chain is None:  # Such entries tell no shard.
-            row = await self._connection.fetchrow(query("count_stray_entries"))
-        if row is not None:
-            self._breaks.append(
-                LedgerBreak(
-                    kind=BreakKind.STRAY_ENTRIES,
-                    detail=f"{row['entries']} entries belong to no transaction, this one first",
-                    customer_id=row["customer_id"],
-                    transaction_id=row["transaction_id"],
-                )
-            )
+        """Rows of no transaction, and events that intact chains did not post."""
+        if self._chain is None:  # Such rows tell no shard.
+            await self._strays_of("count_stray_entries", BreakKind.STRAY_ENTRIES, "entries")
+            await self._strays_of("count_stray_movements", BreakKind.STRAY_MOVEMENTS, "movements")
+            await self._remaining()
         if not whole:
             return
         counted = await self._connection.fetch(query("count_events"), self._chain)
@@ -239,6 +231,30 @@ class _Audit:
                 self._breaks.append(
                     LedgerBreak(kind=BreakKind.STRAY_EVENTS, detail=detail, chain=chain)
                 )
+
+    async def _strays_of(self, name: str, kind: BreakKind, what: str) -> None:
+        row = await self._connection.fetchrow(query(name))
+        if row is not None:
+            self._breaks.append(
+                LedgerBreak(
+                    kind=kind,
+                    detail=f"{row['strays']} {what} belong to no transaction, this one first",
+                    customer_id=row["customer_id"],
+                    transaction_id=row["transaction_id"],
+                )
+            )
+
+    async def _remaining(self) -> None:
+        """Grants whose remainder is not what their movements come to."""
+        row = await self._connection.fetchrow(query("grants_that_differ"))
+        if row is not None:
+            detail = (
+                f"{row['grants']} grants have something else left than their movements come to,"
+                f" {row['grant_id']!r} first: {row['remaining_nano']}, not {row['moved_nano']}"
+            )
+            self._breaks.append(
+                LedgerBreak(kind=BreakKind.REMAINING, detail=detail, customer_id=row["customer_id"])
+            )
 
 
 def _end(head: ChainHead, row: asyncpg.Record) -> LedgerBreak | None:

@@ -1,23 +1,23 @@
 -- Every statement that Sidecar sends to Postgres: parameters only, columns listed.
 
 -- name: insert_customer
-INSERT INTO customers (customer_id, plan, currency, labels, stripe_customer_id)
-VALUES ($1, $2, $3, $4::jsonb, $5)
+INSERT INTO customers (customer_id, plan, currency, labels, stripe_customer_id, overdraft_nano)
+VALUES ($1, $2, $3, $4::jsonb, $5, $6)
 ON CONFLICT (customer_id) DO NOTHING
 
 -- name: read_customer
-SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
+SELECT customer_id, plan, currency, labels, stripe_customer_id, overdraft_nano, created_at
 FROM customers WHERE customer_id = $1
 
 -- name: update_customer
-UPDATE customers SET plan = $2, labels = $3::jsonb, stripe_customer_id = $4
+UPDATE customers SET plan = $2, labels = $3::jsonb, stripe_customer_id = $4, overdraft_nano = $5
 WHERE customer_id = $1
-RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
+RETURNING customer_id, plan, currency, labels, stripe_customer_id, overdraft_nano, created_at
 
 -- name: erase_customer
 UPDATE customers SET labels = '{}', stripe_customer_id = NULL
 WHERE customer_id = $1
-RETURNING customer_id, plan, currency, labels, stripe_customer_id, created_at
+RETURNING customer_id, plan, currency, labels, stripe_customer_id, overdraft_nano, created_at
 
 -- name: erase_credentials
 UPDATE credentials SET name = '', user_id = '', team_id = '',
@@ -27,8 +27,11 @@ WHERE customer_id = $1
 -- name: erase_standing
 UPDATE standings SET reason = '' WHERE customer_id = $1
 
+-- name: erase_withdrawals
+UPDATE withdrawals SET reason = '' WHERE customer_id = $1 AND reason <> ''
+
 -- name: list_customers
-SELECT customer_id, plan, currency, labels, stripe_customer_id, created_at
+SELECT customer_id, plan, currency, labels, stripe_customer_id, overdraft_nano, created_at
 FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
 
 -- name: insert_credential
@@ -77,21 +80,114 @@ RETURNING credential_id, customer_id, secret_hash, team_id, user_id, name, gener
     expires_at, revoked_at, replaced_by
 
 -- name: insert_grant
-INSERT INTO grants (customer_id, grant_id, amount_nano, currency, kind)
-VALUES ($1, $2, $3, $4, $5)
+INSERT INTO grants (
+    customer_id, grant_id, amount_nano, currency, kind, priority, effective_at, expires_at, meters,
+    rolls_from, rolls_least_nano, rolls_most_nano, schedule_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 ON CONFLICT (customer_id, grant_id) DO NOTHING
 
 -- name: read_grant
-SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
+SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
+    meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
+    created_at
 FROM grants WHERE customer_id = $1 AND grant_id = $2
 
 -- name: list_grants
-SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
+SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
+    meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
+    created_at
 FROM grants WHERE customer_id = $1 AND grant_id > $2 ORDER BY grant_id LIMIT $3
 
 -- name: pending_grants
-SELECT grant_id, customer_id, amount_nano, currency, kind, state, created_at
-FROM grants WHERE state = 'intent' ORDER BY created_at, grant_id LIMIT $1
+-- What begins later and has been applied rests until it begins; then it is applied once more,
+-- should the live store have lost it meanwhile. What was taken back before it began never comes.
+SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
+    meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
+    created_at
+FROM grants g
+WHERE state = 'intent' AND (applied_at IS NULL OR coalesce(effective_at, created_at) <= now())
+    AND NOT EXISTS (
+        SELECT FROM withdrawals w
+        WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
+            AND w.state = 'applied' AND w.withdrawn_nano = 0)
+ORDER BY created_at, grant_id LIMIT $1
+
+-- name: note_applied
+UPDATE grants SET applied_at = coalesce(applied_at, now()) WHERE customer_id = $1 AND grant_id = $2
+
+-- name: insert_withdrawal
+INSERT INTO withdrawals (customer_id, withdrawal_id, grant_id, kind, amount_nano, reason)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (customer_id, withdrawal_id) DO NOTHING
+
+-- name: read_withdrawal
+SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
+    created_at
+FROM withdrawals WHERE customer_id = $1 AND withdrawal_id = $2
+
+-- name: finish_withdrawal
+UPDATE withdrawals SET state = $3, withdrawn_nano = $4, finished_at = now()
+WHERE customer_id = $1 AND withdrawal_id = $2 AND state = 'intent'
+
+-- name: list_withdrawals
+SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
+    created_at
+FROM withdrawals WHERE customer_id = $1 AND withdrawal_id > $2 ORDER BY withdrawal_id LIMIT $3
+
+-- name: pending_withdrawals
+SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
+    created_at
+FROM withdrawals WHERE state = 'intent' ORDER BY created_at, withdrawal_id LIMIT $1
+
+-- name: insert_schedule
+INSERT INTO grant_schedules (
+    customer_id, schedule_id, amount_nano, currency, kind, priority, meters, unit, every, anchor,
+    tz, starts_at, ends_at, rolls_least_nano, rolls_most_nano, next_start, due_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+ON CONFLICT (customer_id, schedule_id) DO NOTHING
+
+-- name: read_schedule
+SELECT schedule_id, customer_id, amount_nano, currency, unit, anchor, starts_at, every, tz, ends_at,
+    kind, priority, meters, rolls_least_nano, rolls_most_nano, next_start, created_at
+FROM grant_schedules WHERE customer_id = $1 AND schedule_id = $2
+
+-- name: list_schedules
+SELECT schedule_id, customer_id, amount_nano, currency, unit, anchor, starts_at, every, tz, ends_at,
+    kind, priority, meters, rolls_least_nano, rolls_most_nano, next_start, created_at
+FROM grant_schedules WHERE customer_id = $1 AND schedule_id > $2 ORDER BY schedule_id LIMIT $3
+
+-- name: end_schedule
+UPDATE grant_schedules SET ends_at = least(ends_at, $3),
+    next_start = CASE WHEN next_start < $3 THEN next_start END,
+    due_at = CASE WHEN next_start < $3 THEN due_at END
+WHERE customer_id = $1 AND schedule_id = $2
+RETURNING schedule_id, customer_id, amount_nano, currency, unit, anchor, starts_at, every, tz, ends_at,
+    kind, priority, meters, rolls_least_nano, rolls_most_nano, next_start, created_at
+
+-- name: due_schedules
+WITH due AS (
+    SELECT customer_id, schedule_id FROM grant_schedules
+    WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until <= now())
+    ORDER BY due_at LIMIT $2
+    FOR UPDATE SKIP LOCKED),
+leased AS (
+    UPDATE grant_schedules s SET leased_until = now() + $3::interval
+    FROM due WHERE s.customer_id = due.customer_id AND s.schedule_id = due.schedule_id
+    RETURNING s.*)
+SELECT schedule_id, customer_id, amount_nano, currency, unit, anchor, starts_at, every, tz, ends_at,
+    kind, priority, meters, rolls_least_nano, rolls_most_nano, next_start, created_at
+FROM leased ORDER BY due_at, customer_id, schedule_id
+
+-- name: advance_schedule
+-- The schedule may have been given an end since it was read.
+UPDATE grant_schedules
+SET next_start = n.next_start, due_at = CASE WHEN n.next_start IS NOT NULL THEN $5::timestamptz END,
+    leased_until = NULL
+FROM (SELECT customer_id, schedule_id,
+        CASE WHEN ends_at IS NULL OR $4 < ends_at THEN $4::timestamptz END AS next_start
+    FROM grant_schedules WHERE customer_id = $1 AND schedule_id = $2) n
+WHERE grant_schedules.customer_id = n.customer_id AND grant_schedules.schedule_id = n.schedule_id
+    AND grant_schedules.next_start = $3::timestamptz
 
 -- name: put_standing
 INSERT INTO standings (
@@ -194,6 +290,11 @@ SELECT e.customer_id, e.transaction_id, e.account, e.amount_nano
 FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
 JOIN ledger_entries e USING (customer_id, transaction_id)
 
+-- name: read_movements
+SELECT m.customer_id, m.transaction_id, m.grant_id, m.amount_nano
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
+JOIN grant_movements m USING (customer_id, transaction_id)
+
 -- name: read_posted_events
 SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid
 FROM usage_events
@@ -221,11 +322,28 @@ WHERE c.chain IS NULL AND ($1::integer IS NULL OR t.shard = $1)
 GROUP BY t.shard ORDER BY t.shard
 
 -- name: count_stray_entries
-SELECT e.customer_id, e.transaction_id, count(*) OVER () AS entries
+SELECT e.customer_id, e.transaction_id, count(*) OVER () AS strays
 FROM ledger_entries e
 LEFT JOIN ledger_transactions t USING (customer_id, transaction_id)
 WHERE t.shard IS NULL
 ORDER BY e.customer_id, e.transaction_id LIMIT 1
+
+-- name: count_stray_movements
+SELECT m.customer_id, m.transaction_id, count(*) OVER () AS strays
+FROM grant_movements m
+LEFT JOIN ledger_transactions t USING (customer_id, transaction_id)
+WHERE t.shard IS NULL
+ORDER BY m.customer_id, m.transaction_id LIMIT 1
+
+-- name: grants_that_differ
+SELECT g.customer_id, g.grant_id, g.remaining_nano,
+    g.opening_nano + coalesce(m.moved_nano, 0) AS moved_nano, count(*) OVER () AS grants
+FROM grants g
+LEFT JOIN (
+    SELECT customer_id, grant_id, sum(amount_nano) AS moved_nano
+    FROM grant_movements GROUP BY customer_id, grant_id) m USING (customer_id, grant_id)
+WHERE g.remaining_nano <> g.opening_nano + coalesce(m.moved_nano, 0)
+ORDER BY g.customer_id, g.grant_id LIMIT 1
 
 -- name: count_events
 SELECT shard AS chain, count(*) AS events FROM usage_events
@@ -340,6 +458,16 @@ FROM unnest($1::text[], $2::text[]) AS k (customer_id, grant_id)
 JOIN grants g USING (customer_id, grant_id)
 WHERE g.state = 'posted'
 
+-- name: kinds_of_grants
+SELECT g.customer_id, g.grant_id, g.kind
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, grant_id)
+JOIN grants g USING (customer_id, grant_id)
+
+-- name: known_withdrawals
+SELECT w.customer_id, w.withdrawal_id, w.grant_id, w.kind
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
+JOIN withdrawals w USING (customer_id, withdrawal_id)
+
 -- name: insert_transactions
 -- With their links: neither can be there without the other.
 WITH linked AS (
@@ -353,22 +481,44 @@ SELECT * FROM unnest(
     $8::integer[])
 
 -- name: insert_entries
+-- With their movements: the triggers, which fire at the statement's end, compare the two. An
+-- unknown grant and one that would have less than nothing left are refused by constraints.
+WITH movements AS (
+    SELECT * FROM unnest($5::text[], $6::text[], $7::text[], $8::bigint[])
+        AS m (customer_id, transaction_id, grant_id, amount_nano)),
+moved AS (
+    INSERT INTO grant_movements (customer_id, transaction_id, grant_id, amount_nano)
+    SELECT customer_id, transaction_id, grant_id, amount_nano FROM movements),
+remaining AS (
+    UPDATE grants SET remaining_nano = grants.remaining_nano + m.amount_nano
+    FROM (SELECT customer_id, grant_id, sum(amount_nano) AS amount_nano
+        FROM movements GROUP BY customer_id, grant_id) m
+    WHERE grants.customer_id = m.customer_id AND grants.grant_id = m.grant_id)
 INSERT INTO ledger_entries (customer_id, transaction_id, account, amount_nano)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
 
 -- name: add_to_balances
 INSERT INTO account_balances AS b (
     customer_id, currency, customer_credit_nano, customer_overage_nano,
-    customer_receivable_nano, funding_nano, revenue_nano)
+    customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
+    granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
     $1::text[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
-    $7::numeric[])
+    $7::numeric[], $8::numeric[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
+    $13::numeric[], $14::numeric[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
     customer_receivable_nano = b.customer_receivable_nano + excluded.customer_receivable_nano,
     funding_nano = b.funding_nano + excluded.funding_nano,
+    promotion_nano = b.promotion_nano + excluded.promotion_nano,
+    breakage_nano = b.breakage_nano + excluded.breakage_nano,
     revenue_nano = b.revenue_nano + excluded.revenue_nano,
+    granted_nano = b.granted_nano + excluded.granted_nano,
+    used_nano = b.used_nano + excluded.used_nano,
+    used_prepaid_nano = b.used_prepaid_nano + excluded.used_prepaid_nano,
+    voided_nano = b.voided_nano + excluded.voided_nano,
+    expired_nano = b.expired_nano + excluded.expired_nano,
     updated_at = now()
 
 -- name: read_available
@@ -548,6 +698,57 @@ SELECT customer_id, quota, subject, period_start, percent, used, quota_limit
 FROM threshold_events WHERE customer_id = $1
 ORDER BY event_number DESC LIMIT $2
 
+-- name: put_top_up_rule
+INSERT INTO top_up_rules (customer_id, threshold_nano, amount_nano, target_nano)
+SELECT customer_id, $2, $3, $4 FROM customers WHERE customer_id = $1
+ON CONFLICT (customer_id) DO UPDATE SET threshold_nano = excluded.threshold_nano,
+    amount_nano = excluded.amount_nano, target_nano = excluded.target_nano,
+    looked_at = '-infinity'
+RETURNING threshold_nano, amount_nano, target_nano
+
+-- name: read_top_up_rule
+SELECT threshold_nano, amount_nano, target_nano FROM top_up_rules WHERE customer_id = $1
+
+-- name: delete_top_up_rule
+DELETE FROM top_up_rules WHERE customer_id = $1
+
+-- name: claim_top_up_rules
+WITH due AS (
+    SELECT customer_id FROM top_up_rules WHERE looked_at <= $1::timestamptz - $3::interval
+    ORDER BY looked_at LIMIT $2
+    FOR UPDATE SKIP LOCKED)
+UPDATE top_up_rules r SET looked_at = $1
+FROM due WHERE r.customer_id = due.customer_id
+RETURNING r.customer_id, r.threshold_nano, r.amount_nano, r.target_nano
+
+-- name: list_top_up_attempts
+SELECT customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+FROM top_up_attempts WHERE customer_id = $1 ORDER BY number DESC LIMIT $2
+
+-- name: begin_top_up_attempt
+INSERT INTO top_up_attempts (customer_id, number, amount_nano, currency, state, asked_at)
+VALUES ($1, $2, $3, $4, 'asked', $5)
+ON CONFLICT DO NOTHING
+RETURNING number
+
+-- name: note_top_up_try
+UPDATE top_up_attempts SET tries = tries + 1, tried_at = $4
+WHERE customer_id = $1 AND number = $2 AND tries = $3 AND state = 'asked'
+RETURNING customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+
+-- name: note_top_up_state
+UPDATE top_up_attempts
+SET state = $3, provider_reference = $4, ended_at = CASE WHEN $3 <> 'paid' THEN $5::timestamptz END
+WHERE customer_id = $1 AND number = $2
+    AND (state, $3::text) IN (('asked', 'paid'), ('asked', 'declined'), ('paid', 'given'))
+
+-- name: read_top_up_attempt
+SELECT customer_id, number, amount_nano, currency, state, tries, asked_at, tried_at, ended_at,
+    provider_reference
+FROM top_up_attempts WHERE customer_id = $1 AND number = $2
+
 -- name: insert_decisions
 INSERT INTO decisions (
     customer_id, day, decision_id, allowed, decided_at, epoch, seq, unplaced, shard, entry_id,
@@ -645,9 +846,12 @@ SELECT decided_at FROM usage_events WHERE shard = $1 ORDER BY posted_at DESC LIM
 SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
 
 -- name: rebuild_customers
-SELECT c.customer_id, c.plan, c.currency, c.labels,
-    coalesce(-b.funding_nano, 0)::bigint AS granted_nano,
-    coalesce(b.revenue_nano, 0)::bigint AS used_nano,
+SELECT c.customer_id, c.plan, c.currency, c.labels, c.overdraft_nano,
+    coalesce(b.granted_nano, 0)::bigint AS granted_nano,
+    coalesce(b.used_nano, 0)::bigint AS used_nano,
+    coalesce(b.voided_nano, 0)::bigint AS voided_nano,
+    coalesce(b.expired_nano, 0)::bigint AS expired_nano,
+    coalesce(b.customer_credit_nano + b.customer_overage_nano, 0)::bigint AS prepaid_nano,
     s.standing, s.reason, s.until, s.overdue_since, s.overdue_nano, s.disputed
 FROM customers c
 LEFT JOIN account_balances b USING (customer_id, currency)
@@ -660,8 +864,34 @@ SELECT customer_id, credential_id, secret_hash, team_id, user_id, generation, ex
 FROM credentials WHERE customer_id = ANY ($1::text[])
 
 -- name: rebuild_grants
-SELECT customer_id, grant_id, amount_nano FROM grants
-WHERE customer_id = ANY ($1::text[]) AND state = 'posted'
+-- What was given, and what rests until it begins. An intent that should have begun is left out,
+-- unless something rolls over into it: it is applied anew.
+SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency, g.kind, g.priority, g.effective_at,
+    g.expires_at, g.meters, g.rolls_from, g.rolls_least_nano, g.rolls_most_nano, g.schedule_id,
+    g.state, g.remaining_nano, g.created_at, w.kind AS ended_kind, w.withdrawal_id AS ended_by
+FROM grants g
+LEFT JOIN LATERAL (
+    SELECT w.kind, w.withdrawal_id FROM withdrawals w
+    WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id AND w.state = 'applied'
+        AND w.kind <> 'dispute' AND w.amount_nano IS NULL
+    ORDER BY w.finished_at LIMIT 1) w ON true
+WHERE g.customer_id = ANY ($1::text[]) AND (g.state = 'posted'
+    OR (g.applied_at IS NOT NULL AND w.withdrawal_id IS NULL
+        AND (coalesce(g.effective_at, g.created_at) > now() OR g.rolls_from IS NOT NULL)))
+
+-- name: forget_unposted_withdrawals
+UPDATE withdrawals SET state = 'intent', withdrawn_nano = 0, finished_at = NULL
+WHERE customer_id = ANY ($1::text[]) AND state = 'applied' AND posted_at IS NULL
+    AND withdrawn_nano > 0
+
+-- name: rebuild_withdrawals
+SELECT customer_id, withdrawal_id, grant_id, kind, amount_nano, withdrawn_nano FROM withdrawals
+WHERE customer_id = ANY ($1::text[]) AND state = 'applied'
+
+-- name: note_posted_withdrawals
+UPDATE withdrawals w SET posted_at = now()
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
+WHERE w.customer_id = k.customer_id AND w.withdrawal_id = k.withdrawal_id AND w.posted_at IS NULL
 
 -- name: rebuild_counters
 SELECT customer_id, field, quantity::bigint AS quantity FROM counter_totals

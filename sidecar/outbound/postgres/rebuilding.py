@@ -9,9 +9,16 @@ from typing import Any, Final
 import asyncpg
 
 from sidecar.domain.periods import to_epoch_ms
-from sidecar.domain.rebuilding import RecordedCredential, RecordedCustomer, RecordedUsage
+from sidecar.domain.rebuilding import (
+    RecordedCredential,
+    RecordedCustomer,
+    RecordedGrant,
+    RecordedUsage,
+    RecordedWithdrawal,
+)
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.postgres.ended_holds import by_hold
+from sidecar.outbound.postgres.grants import read_grant
 from sidecar.outbound.postgres.pool import (
     ACQUIRE_SECONDS_MAX,
     Connection,
@@ -19,6 +26,7 @@ from sidecar.outbound.postgres.pool import (
     translate_errors,
 )
 from sidecar.outbound.postgres.queries import query
+from sidecar.services.control_ports import GrantState
 from sidecar.services.rebuilding import PriceUse, RecordedShard
 
 DEDUPE_HORIZON: Final = timedelta(hours=48)
@@ -115,6 +123,8 @@ class PostgresSnapshot:
         self, ids: Sequence[str]
     ) -> Sequence[tuple[RecordedCustomer, Sequence[PriceUse]]]:
         """These customers, without totals, and what their totals are made of."""
+        await self._connection.execute(query("forget_unposted_withdrawals"), list(ids))
+        withdrawals = await self._grouped("rebuild_withdrawals", ids)
         credentials = await self._grouped("rebuild_credentials", ids)
         grants = await self._grouped("rebuild_grants", ids)
         counted = await self._grouped("rebuild_counters", ids)
@@ -126,12 +136,16 @@ class PostgresSnapshot:
                     currency=row["currency"],
                     plan=row["plan"],
                     labels=json.loads(row["labels"]),
+                    overdraft_nano=row["overdraft_nano"],
                     granted_nano=row["granted_nano"],
                     used_nano=row["used_nano"],
-                    grants={
-                        one["grant_id"]: str(one["amount_nano"])
-                        for one in grants.get(row["customer_id"], ())
-                    },
+                    voided_nano=row["voided_nano"],
+                    expired_nano=row["expired_nano"],
+                    prepaid_nano=row["prepaid_nano"],
+                    grants=tuple(_grant(one) for one in grants.get(row["customer_id"], ())),
+                    withdrawals=tuple(
+                        _withdrawal(one) for one in withdrawals.get(row["customer_id"], ())
+                    ),
                     standing=_standing(row),
                     credentials=tuple(
                         _credential(one) for one in credentials.get(row["customer_id"], ())
@@ -184,6 +198,30 @@ def _credential(row: asyncpg.Record) -> RecordedCredential:
         generation=row["generation"],
         ends_at=row["expires_at"],
         revoked=row["revoked"],
+    )
+
+
+def _grant(row: asyncpg.Record) -> RecordedGrant:
+    fields = {name: value for name, value in row.items() if name not in ("ended_kind", "ended_by")}
+    grant = read_grant(fields)
+    assert grant.created_at is not None
+    ended = "" if row["ended_by"] is None else f"{row['ended_kind']} {row['ended_by']}"
+    return RecordedGrant(
+        terms=grant.terms,
+        begun=grant.state is GrantState.POSTED,
+        remaining_nano=grant.remaining_nano,
+        since=grant.created_at,
+        ended_by=ended,
+    )
+
+
+def _withdrawal(row: asyncpg.Record) -> RecordedWithdrawal:
+    return RecordedWithdrawal(
+        withdrawal_id=row["withdrawal_id"],
+        grant_id=row["grant_id"],
+        kind=row["kind"],
+        amount_nano=row["amount_nano"],
+        withdrawn_nano=row["withdrawn_nano"],
     )
 
 

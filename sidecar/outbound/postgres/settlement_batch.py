@@ -7,8 +7,6 @@ from typing import Any, Final, TypeVar
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
-from sidecar.domain.ledger import Account, Entry, grant_entries, usage_entries
-from sidecar.domain.ledger_chain import ChainedTransaction, PostedEntry, PostedEvent
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage
 from sidecar.services.control_ports import (
@@ -28,7 +26,7 @@ WindowKey = tuple[str, str, datetime]
 
 UNREADABLE: Final = "unreadable"
 _NO_USAGE: Final = TokenUsage()
-_ACCOUNTS: Final = tuple(Account)
+_OF_GRANTS: Final = frozenset(kind.value for kind in EventKind if kind.of_grant)
 _Key = TypeVar("_Key")
 
 
@@ -47,6 +45,9 @@ class Batch:
     settled: tuple[int, int]
     usage: tuple[StreamRecord, ...]
     grants: tuple[StreamRecord, ...]
+    """Those that begin."""
+    changes: tuple[StreamRecord, ...]
+    """What else was decided about grants: expiries, rollovers, withdrawals."""
     aside: tuple[SetAsideRecord | UnreadableRecord, ...]
 
 
@@ -61,39 +62,6 @@ class Line:
     window: WindowKey | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     text_hash: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerTransaction:
-    """A balanced transaction of one customer and currency, and the stream entries it posts."""
-
-    customer_id: str
-    transaction_id: str
-    kind: str
-    currency: str
-    first_entry_id: str
-    last_entry_id: str
-    event_count: int
-    entries: tuple[Entry, ...]
-    events: tuple[PostedEvent, ...] = ()
-
-    def as_chained(self, shard: int, posted_at: datetime) -> ChainedTransaction:
-        """What the shard's chain covers of it."""
-        return ChainedTransaction(
-            customer_id=self.customer_id,
-            transaction_id=self.transaction_id,
-            kind=self.kind,
-            currency=self.currency,
-            shard=shard,
-            first_entry_id=self.first_entry_id,
-            last_entry_id=self.last_entry_id,
-            event_count=self.event_count,
-            posted_at=posted_at,
-            entries=tuple(
-                PostedEntry(entry.account.value, entry.amount_nano) for entry in self.entries
-            ),
-            events=self.events,
-        )
 
 
 def make_batch(
@@ -111,8 +79,13 @@ def make_batch(
         epoch=epoch,
         offset=fresh[-1].entry_id,
         settled=max(((record.epoch, record.seq) for record in told), default=(0, 0)),
-        usage=tuple(record for record in decided if record.kind != EventKind.GRANT),
+        usage=tuple(record for record in decided if record.kind not in _OF_GRANTS),
         grants=tuple(record for record in decided if record.kind == EventKind.GRANT),
+        changes=tuple(
+            record
+            for record in decided
+            if record.kind in _OF_GRANTS and record.kind != EventKind.GRANT
+        ),
         aside=tuple(record for record in fresh if not isinstance(record, StreamRecord)),
     )
 
@@ -271,97 +244,19 @@ def make_lines(
     return lines
 
 
-def usage_transactions(
-    new: Iterable[StreamRecord], ids: Mapping[tuple[str, str], str]
-) -> list[LedgerTransaction]:
-    """One transaction per customer and currency, from the new records alone."""
-    groups: dict[tuple[str, str], list[StreamRecord]] = {}
-    for record in new:
-        groups.setdefault((record.customer_id, record.currency), []).append(record)
-    return [
-        LedgerTransaction(
-            customer_id=customer_id,
-            transaction_id=ids[customer_id, currency],
-            kind="usage",
-            currency=currency,
-            first_entry_id=records[0].entry_id,
-            last_entry_id=records[-1].entry_id,
-            event_count=len(records),
-            entries=_usage_entries(records),
-            events=tuple(
-                PostedEvent(
-                    record.hold_id,
-                    record.kind,
-                    record.amount_nano,
-                    record.overage_nano,
-                    record.prepaid,
-                )
-                for record in records
-            ),
-        )
-        for (customer_id, currency), records in sorted(groups.items())
-    ]
-
-
-def grant_transactions(new: Sequence[StreamRecord]) -> list[LedgerTransaction]:
-    """One transaction per grant, named by the grant: posting it twice cannot succeed."""
-    return [
-        LedgerTransaction(
-            customer_id=record.customer_id,
-            transaction_id=f"grant:{record.grant_id}",
-            kind="grant",
-            currency=record.currency,
-            first_entry_id=record.entry_id,
-            last_entry_id=record.entry_id,
-            event_count=1,
-            entries=grant_entries(record.amount_nano),
-        )
-        for record in new
-    ]
-
-
-def balance_rows(transactions: Iterable[LedgerTransaction]) -> list[tuple[Any, ...]]:
-    """Sums by customer and currency with a column per account, in key order."""
-    sums: dict[tuple[str, str], dict[Account, int]] = {}
-    for transaction in transactions:
-        accounts = sums.setdefault((transaction.customer_id, transaction.currency), {})
-        for entry in transaction.entries:
-            accounts[entry.account] = accounts.get(entry.account, 0) + entry.amount_nano
-    return [
-        (*key, *(accounts.get(account, 0) for account in _ACCOUNTS))
-        for key, accounts in sorted(sums.items())
-    ]
-
-
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
     """What the batch adds to each report window."""
-    return _summed((line.window, line.quantity) for line in lines if line.window is not None)
+    return summed((line.window, line.quantity) for line in lines if line.window is not None)
 
 
-def columns(rows: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
-    """Rows as one array per column, for unnest."""
-    return list(zip(*rows, strict=True))
+def columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[Sequence[Any]]:
+    """Rows as one array per column, for unnest; `width` says how many if there may be no row."""
+    return list(zip(*rows, strict=True)) or [()] * width
 
 
 def day_of(record: StreamRecord) -> date:
     """The UTC day inside the record's hold id."""
     return hold_day(record.hold_id)
-
-
-def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
-    """Entries are linear in amounts, so those of the sums are the sums of those."""
-    totals = {True: [0, 0], False: [0, 0]}
-    for record in records:
-        totals[record.prepaid][0] += record.amount_nano
-        totals[record.prepaid][1] += record.overage_nano
-    entries = _summed(
-        (entry.account, entry.amount_nano)
-        for prepaid, (amount, overage) in totals.items()
-        for entry in usage_entries(amount, overage_nano=overage, prepaid=prepaid)
-    )
-    return tuple(
-        Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
-    )
 
 
 def _meters(record: StreamRecord) -> dict[str, tuple[int, int]]:
@@ -399,7 +294,8 @@ def _window(
     return record.customer_id, meter, hour
 
 
-def _summed(pairs: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+def summed(pairs: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+    """Sums by key, in the order in which keys come first."""
     sums: dict[_Key, int] = {}
     for key, value in pairs:
         sums[key] = sums.get(key, 0) + value

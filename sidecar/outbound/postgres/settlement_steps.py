@@ -9,6 +9,7 @@ from typing import Any, Final
 import asyncpg
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.ledger_chain import ChainHead, extend
 from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
@@ -17,24 +18,29 @@ from sidecar.outbound.postgres.settlement_batch import (
     UNREADABLE,
     Batch,
     HoldKey,
-    LedgerTransaction,
     Line,
     WindowKey,
-    balance_rows,
     columns,
     day_of,
     event_key,
     event_row,
-    grant_transactions,
     make_lines,
     usage_transaction_ids,
-    usage_transactions,
     window_sums,
+)
+from sidecar.outbound.postgres.settlement_transactions import (
+    LedgerTransaction,
+    balance_rows,
+    change_transactions,
+    grant_transactions,
+    movement_rows,
+    usage_transactions,
 )
 from sidecar.services.control_ports import SetAsideRecord, StreamRecord, UnreadableRecord
 
 _PAYLOAD_CHARS_MAX: Final = 65_536
 _PROBLEM_CHARS_MAX: Final = 1_000
+_WITHDRAWALS: Final = frozenset(kind.value for kind in WithdrawalKind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,13 @@ class Posted:
 
     events: int
     grants: int
+    changes: int
     aside: int
+
+    @property
+    def decided(self) -> int:
+        """Those that are not in quarantine."""
+        return self.events + self.grants + self.changes
 
 
 class SettlementSteps:
@@ -94,11 +106,13 @@ class SettlementSteps:
             events, await self._stored_lines(events), windows_for, self._reported_meters
         )
         await self._insert_lines(lines, await self._add_to_windows(lines, windows_for))
+        await self._check_grants()
         grants = await self._post_grants()
         await self._post(
             [
                 *usage_transactions(events, self._transaction_ids),
                 *grant_transactions(grants),
+                *change_transactions(batch.changes, batch),
             ]
         )
         aside = await self._insert_quarantine()
@@ -111,11 +125,13 @@ class SettlementSteps:
             head.hash if head.seq else None,
             *batch.settled,
         )
-        return Posted(events=len(events), grants=len(grants), aside=aside)
+        return Posted(
+            events=len(events), grants=len(grants), changes=len(batch.changes), aside=aside
+        )
 
     async def _customers(self) -> dict[str, str]:
         """The reported customers' provider ids; refuses records of unknown customers."""
-        records = (*self._batch.usage, *self._batch.grants)
+        records = (*self._batch.usage, *self._batch.grants, *self._batch.changes)
         ids = sorted({record.customer_id for record in records})
         rows = await self._fetch("settled_customers", ids) if ids else []
         currencies = {row["customer_id"]: row["currency"] for row in rows}
@@ -241,6 +257,27 @@ class SettlementSteps:
         if rows:
             await self._connection.execute(query("insert_lines"), *columns(rows))
 
+    async def _check_grants(self) -> None:
+        """Refuse decisions about grants, and withdrawals of them, that are not on record so."""
+        records = (*self._batch.grants, *self._batch.changes)
+        if not records:
+            return
+        keys = sorted({(r.customer_id, r.grant_id) for r in records})
+        rows = await self._fetch("kinds_of_grants", *columns(keys))
+        kinds = {(row["customer_id"], row["grant_id"]): row["kind"] for row in rows}
+        for r in records:
+            if kinds.get((r.customer_id, r.grant_id)) != r.grant_kind:
+                raise InvalidInput(f"entry {r.entry_id}: no such {r.grant_kind} grant")
+        withdrawn = [r for r in self._batch.changes if r.kind in _WITHDRAWALS]
+        if not withdrawn:
+            return
+        keys = sorted({(r.customer_id, r.withdrawal_id) for r in withdrawn})
+        known = {tuple(row) for row in await self._fetch("known_withdrawals", *columns(keys))}
+        for r in withdrawn:
+            if (r.customer_id, r.withdrawal_id, r.grant_id, r.kind) not in known:
+                raise InvalidInput(f"entry {r.entry_id}: no such {r.kind} of this grant")
+        await self._connection.execute(query("note_posted_withdrawals"), *columns(keys))
+
     async def _post_grants(self) -> list[StreamRecord]:
         """Turn intents into posted grants; one that is posted already is a repeat."""
         grants = self._batch.grants
@@ -296,9 +333,12 @@ class SettlementSteps:
             for t in transactions
             for entry in t.entries
         ]
-        if entries:
-            # One statement: the database checks that it is balanced.
-            await self._connection.execute(query("insert_entries"), *columns(entries))
+        movements = movement_rows(transactions)
+        if entries or movements:
+            # One statement: the database checks that it is balanced, and what it moves.
+            await self._connection.execute(
+                query("insert_entries"), *columns(entries, 4), *columns(movements, 4)
+            )
             await self._connection.execute(
                 query("add_to_balances"), *columns(balance_rows(transactions))
             )

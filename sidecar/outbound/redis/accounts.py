@@ -17,12 +17,28 @@ from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.balances import read_stored_hold
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
+from sidecar.outbound.redis.granting import (
+    BALANCE_FIELDS,
+    grant_arguments,
+    read_balance,
+    read_live_grants,
+    read_withdrawal,
+    refuse_grant,
+    withdrawal_arguments,
+)
 from sidecar.outbound.redis.keys import PUSH_CHANNEL, Keyspace, credential_key
+from sidecar.outbound.redis.placing import check_amount
 from sidecar.outbound.redis.push_messages import CredentialPush, CustomerPush, encode_push
-from sidecar.services.control_ports import Balance, Credential, Customer, Grant
+from sidecar.services.control_ports import (
+    Balance,
+    Credential,
+    Customer,
+    Grant,
+    LiveGrant,
+    Withdrawal,
+)
 from sidecar.services.ports import StoredHold
 
-_BALANCE_FIELDS = ("currency", "granted", "used", "held", "avail")
 _SCAN_COUNT = 500
 _HOLD_PREFIX = b"h:"
 
@@ -47,14 +63,22 @@ class RedisLiveAccounts:
         labels = json.dumps(dict(customer.labels), sort_keys=True, separators=(",", ":"))
         reply = await self._connection.run(
             scripts.CUSTOMER,
-            self._keyspace.customer_keys(customer.customer_id)[:2],
-            (customer.currency, customer.plan, labels),
+            self._keyspace.customer_keys(customer.customer_id),
+            (
+                customer.currency,
+                customer.customer_id,
+                customer.plan,
+                labels,
+                check_amount(customer.overdraft_nano),
+            ),
         )
         if reply == b"other_currency":
             raise Conflict(
                 f"customer {customer.customer_id!r} has balances in another currency "
                 f"than {customer.currency}"
             )
+        if reply == b"broken":
+            raise StoreDamaged("redis: a customer's balance is no number")
         await self._push_customer(customer.customer_id)
 
     async def put_credential(self, credential: Credential) -> None:
@@ -108,38 +132,39 @@ class RedisLiveAccounts:
 
     async def apply_grant(self, grant: Grant) -> None:
         """
-        Add a grant to the balance and the stream, once per grant_id.
+        Give a grant, once per grant_id: at once, or from its beginning on.
 
         Raises:
-            InvalidInput: Not above zero, or the customer's grants would pass the largest balance.
+            InvalidInput: Not above zero, expired, one grant too many, or the customer's grants
+                would pass the largest balance.
             NotFound: Unknown customer.
-            Conflict: Another currency, or the id was applied with another amount.
+            Conflict: Another currency, or the id was given with other content.
             StoreDamaged: The stored balance is no number.
         """
         if not 0 < grant.amount_nano <= AMOUNT_NANO_MAX:
             raise InvalidInput("a grant's amount must be above zero", field="amount")
         reply = await self._connection.run(
-            scripts.GRANT,
-            self._keyspace.customer_keys(grant.customer_id),
-            (
-                grant.grant_id,
-                grant.customer_id,
-                grant.amount_nano,
-                grant.currency,
-                AMOUNT_NANO_MAX - grant.amount_nano,
-            ),
+            scripts.GRANT, self._keyspace.customer_keys(grant.customer_id), grant_arguments(grant)
         )
-        match reply:
-            case b"no_customer":
-                raise NotFound(f"there is no customer {grant.customer_id!r}")
-            case b"other_currency":
-                raise Conflict(f"the customer's balance is not in {grant.currency}")
-            case b"conflict":
-                raise Conflict(f"grant {grant.grant_id!r} was applied with another amount")
-            case b"out_of_bounds":
-                raise InvalidInput("the customer's grants would pass the largest balance")
-            case b"broken":
-                raise StoreDamaged("redis: a customer's balance is no number")
+        refuse_grant(grant, reply)
+
+    async def apply_withdrawal(self, withdrawal: Withdrawal) -> int:
+        """
+        Take credit back from a grant, once per withdrawal_id; returns the nano that it took.
+
+        Raises:
+            NotFound: Unknown customer, or a grant that the store does not have.
+            Conflict: The grant has ended or is spent, less is free than is asked for, or the id
+                did something else before.
+            InvalidInput: A dispute without an amount; a balance would leave its bounds.
+            StoreDamaged: The stored balance is no number.
+        """
+        reply = await self._connection.run(
+            scripts.WITHDRAW,
+            self._keyspace.customer_keys(withdrawal.customer_id),
+            withdrawal_arguments(withdrawal),
+        )
+        return read_withdrawal(withdrawal, reply)
 
     async def read_balance(self, customer_id: str) -> Balance | None:
         """
@@ -149,21 +174,13 @@ class RedisLiveAccounts:
             StoreDamaged: The stored balance is no number.
         """
         key = self._keyspace.customer(customer_id)
-        values, now = await self._connection.commands([("HMGET", key, *_BALANCE_FIELDS), ("TIME",)])
-        if values[0] is None:
-            return None
-        try:
-            granted, used, held, available = (int(value or b"") for value in values[1:])
-        except ValueError as error:
-            raise StoreDamaged("redis: a customer's balance is no number") from error
-        return Balance(
-            currency=values[0].decode(),
-            granted_nano=granted,
-            used_nano=used,
-            held_nano=held,
-            available_nano=available,
-            as_of=from_epoch_ms(int(now[0]) * 1_000 + int(now[1]) // 1_000),
-        )
+        values, now = await self._connection.commands([("HMGET", key, *BALANCE_FIELDS), ("TIME",)])
+        return read_balance(values, from_epoch_ms(int(now[0]) * 1_000 + int(now[1]) // 1_000))
+
+    async def list_live_grants(self, customer_id: str) -> Sequence[LiveGrant]:
+        """Grants that still matter, in burn order. Raises StoreDamaged."""
+        key = self._keyspace.customer(customer_id)
+        return read_live_grants(await self._connection.command("HGET", key, "grants"))
 
     async def list_open_holds(self, customer_id: str, limit: int) -> Sequence[StoredHold]:
         """Open holds of a customer, at most `limit`, in no particular order."""

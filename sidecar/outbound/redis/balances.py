@@ -5,7 +5,6 @@ from typing import Any
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
-from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
@@ -14,6 +13,7 @@ from sidecar.outbound.redis.keys import Keyspace, quota_field, total_field
 from sidecar.outbound.redis.placing import (
     check_amount,
     check_counted,
+    part_arguments,
     place_arguments,
     read_outcome,
 )
@@ -101,7 +101,7 @@ class RedisBalances:
         """Move an open hold's expiry to now + ttl_ms, never nearer."""
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
 
-    async def restore_hold(self, terms: HoldTerms, ttl_ms: int) -> bool:
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
         """
         Place a hold again that a loss of the store took, as its token says it was.
 
@@ -117,8 +117,7 @@ class RedisBalances:
             amount,
             max(0, terms.decided_at_ms),
             ttl_ms,
-            AMOUNT_NANO_MAX - amount,
-            amount - AMOUNT_NANO_MAX,
+            int(prepaid),
             terms_to_payload(terms),
         ]
         for line in terms.quota_lines:
@@ -205,19 +204,18 @@ class RedisBalances:
             event.currency,
             event.price_version,
             event_to_bytes(event),
-            AMOUNT_NANO_MAX - amount,
-            amount - AMOUNT_NANO_MAX,
+            *part_arguments(event.parts_nano, amount),
             len(quota_lines),
         ]
         for line in quota_lines:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overage, held, available = reply[:5]
+        status, booked, overspent, held, available = reply[:5]
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
-            overage_nano=int(overage),
+            overspent_nano=int(overspent),
             held_nano=int(held),
             available_nano=int(available),
         )
@@ -256,6 +254,9 @@ class RedisBalances:
         """
         Drop windows, slices and levels that count no more, of at most `limit` counters.
 
+        Grants that begin or end by time are counters in this sense: they do so here if no
+        other script has come by.
+
         Returns:
             How many counters were looked at; fewer than `limit` means that no more were due.
 
@@ -272,7 +273,12 @@ class RedisBalances:
             try:
                 await self._connection.run(
                     scripts.PRUNE,
-                    (keys.customer(customer_id), keys.shard(shard), keys.windows(shard)),
+                    (
+                        keys.customer(customer_id),
+                        keys.shard(shard),
+                        keys.windows(shard),
+                        keys.usage(shard),
+                    ),
                     (counter, customer_id),
                 )
             except StoreDamaged as error:

@@ -102,9 +102,14 @@ class Keyspace:
         )
 
     def customer_keys(self, customer_id: str) -> Sequence[str]:
-        """KEYS of every script about one customer: customer, shard, usage."""
+        """KEYS of every script about one customer: customer, shard, usage, windows."""
         shard = self.shard_of(customer_id)
-        return (self.customer(customer_id), self.shard(shard), self.usage(shard))
+        return (
+            self.customer(customer_id),
+            self.shard(shard),
+            self.usage(shard),
+            self.windows(shard),
+        )
 
 
 def loss_key(shard: int) -> str:

@@ -1,6 +1,7 @@
 """What the place script is asked and what it answers: `PlaceHold` to ARGV, reply to outcome."""
 
 import hashlib
+from collections.abc import Mapping
 
 from sidecar.domain.counters import (
     COUNTERS_MAX,
@@ -17,12 +18,14 @@ from sidecar.domain.standing import Standing
 from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
 from sidecar.domain.usage import check_quantity
 from sidecar.outbound.redis.connection import Argument
-from sidecar.outbound.redis.keys import quota_field
+from sidecar.outbound.redis.keys import check_line, quota_field
 from sidecar.outbound.redis.records import terms_to_payload
 from sidecar.services.ports import PlaceHold, PlaceOutcome, PlaceStatus
 
 _WITH_NUMBERS = frozenset({PlaceStatus.PLACED, PlaceStatus.REPEATED, PlaceStatus.DENIED})
 _REPLY_HEAD = 11
+PARTS_MAX = 64
+"""Meters that one request is priced by."""
 
 
 def place_arguments(hold: PlaceHold) -> list[Argument]:
@@ -47,13 +50,13 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
         hold.customer.revision,
         int(hold.credit_required),
         int(hold.probe),
-        AMOUNT_NANO_MAX - amount,
-        amount - AMOUNT_NANO_MAX,
+        int(hold.prepaid),
         terms_to_payload(terms),
         len(hold.invoices),
     ]
     for demand in hold.invoices:
         arguments += _demand_arguments(demand)
+    arguments += part_arguments(hold.parts, amount)
     if len(hold.counters) > COUNTERS_MAX:
         raise InvalidInput(f"a check may take {COUNTERS_MAX} counters, not {len(hold.counters)}")
     if len({take.field for take in hold.counters}) < len(hold.counters):
@@ -146,6 +149,30 @@ def read_outcome(reply: list[bytes], counters: tuple[CounterTake, ...]) -> Place
             denied=status is PlaceStatus.DENIED,
         ),
     )
+
+
+def part_arguments(parts: Mapping[str, int], amount_nano: int) -> list[Argument]:
+    """
+    Say to a script what an amount is for: how many parts, then each meter with its nano.
+
+    What no meter accounts for (a stated amount) is a part without one, which only grants that
+    are good for every meter pay.
+
+    Raises:
+        InvalidInput: The parts are too many, or more than the amount.
+    """
+    named = [(meter, part) for meter, part in parts.items() if part]
+    rest = amount_nano - sum(part for _, part in named)
+    if rest < 0 or any(part < 0 for _, part in named):
+        raise InvalidInput("the parts of an amount are more than the amount")
+    if rest:
+        named.append(("", rest))
+    if len(named) > PARTS_MAX:
+        raise InvalidInput(f"an amount may have {PARTS_MAX} parts, not {len(named)}")
+    arguments: list[Argument] = [len(named)]
+    for meter, part in named:
+        arguments += (check_line(meter, "meter"), part)
+    return arguments
 
 
 def check_counted(quantity: int, measure: str, *, field: str) -> None:

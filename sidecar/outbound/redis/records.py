@@ -12,6 +12,7 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.grants import GrantKind, Movement
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
@@ -329,7 +330,7 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
     is_correction = name != CLAIM and EventKind(name) is EventKind.CORRECTION
     if is_correction != number.isdecimal():
         raise InvalidInput("the record's kind is malformed")
-    is_grant = name == EventKind.GRANT.value
+    is_grant = name != CLAIM and EventKind(name).of_grant
     identity, customer_id = fields[b"id"].decode(), fields[b"c"].decode()
     event = None if is_grant else event_from_bytes(fields[b"ev"])
     if event is not None and (event.hold_id, event.customer_id) != (identity, customer_id):
@@ -351,8 +352,11 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
         available_nano=int(fields[b"avail"]),
         late=_flag(fields[b"late"]),
         event=event,
-        epoch=int(fields.get(b"ep", b"0")),
-        seq=int(fields.get(b"seq", b"0")),
+        movements=_movements(fields[b"mv"]),
+        grant_kind=GrantKind(fields[b"gk"].decode()) if is_grant else GrantKind.PAID,
+        withdrawal_id=fields[b"wid"].decode(),
+        epoch=int(fields[b"ep"]),
+        seq=int(fields[b"seq"]),
         counted=_counted(fields.get(b"qt", b"")),
     )
 
@@ -362,6 +366,11 @@ def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
     parts = text.decode().split("\n") if text else []
     pairs = zip(parts[::2], parts[1::2], strict=True)
     return tuple((quota_field(field), int(moved)) for field, moved in pairs)
+
+
+def _movements(text: bytes) -> tuple[Movement, ...]:
+    moves = [line.rpartition(" ") for line in text.decode().splitlines()]
+    return tuple(Movement(grant_id=name, amount_nano=int(amount)) for name, _, amount in moves)
 
 
 def _flag(text: bytes) -> bool:

@@ -62,24 +62,27 @@ def _script(name: str, source: bytes, shard_key: int, *, guarded: bool) -> Scrip
     return Script(name=name, source=source, sha=sha, shard_key=shard_key, guarded=guarded)
 
 
-PLACE = _load("place", "counters", "takes")
-RELEASE = _load("release", "counters")
+PLACE = _load("place", "counters", "takes", "book", "burning")
+RELEASE = _load("release", "counters", "book", "burning")
 EXTEND = _load("extend")
-RESTORE = _load("restore", "counters", "claims")
+RESTORE = _load("restore", "counters", "book", "burning", "claims")
 READ = _load("read")
 RESERVE = _load("reserve", "claims")
-CAPTURE = _load("capture", "counters", "claims")
-CLAIM = _load("claim")
+CAPTURE = _load("capture", "counters", "book", "burning", "claims")
+CLAIM = _load("claim", "claims")
 ASIDE = _load("aside", shard_key=0)
 DUE = _load("due", shard_key=0)
-ORPHAN = _load("orphan", "counters")
+ORPHAN = _load("orphan", "counters", "book", "burning")
 STALE = _load("stale", shard_key=0)
-PRUNE = _load("prune", "counters")
-CUSTOMER = _load("customer")
+PRUNE = _load("prune", "counters", "book")
+CUSTOMER = _load("customer", "counters", "book")
 CREDENTIAL = _load("credential")
 STANDING = _load("standing")
-GRANT = _load("grant")
-MARKERS = _load("markers", shard_key=0, guarded=False)
+GRANT = _load("grant", "counters", "book")
+WITHDRAW = _load("withdraw", "counters", "book")
+AUDIT = _load("audit", "counters", "book")
+MEND = _load("mend", "counters", "book")
+MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
 OPEN = _load("open", shard_key=0, guarded=False)
 CLOSE = _script("close", _read("close"), 0, guarded=False)
 
@@ -101,6 +104,9 @@ ALL = (
     CREDENTIAL,
     STANDING,
     GRANT,
+    WITHDRAW,
+    AUDIT,
+    MEND,
     MARKERS,
     OPEN,
     CLOSE,

@@ -1,5 +1,6 @@
 """Lives of the shards: whether they are there, and their making anew; implements `LiveShards`."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.rebuilding import LiveState, RecordedCredential, RecordedUsage
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
+from sidecar.outbound.redis.granting import grant_arguments, grants_record
 from sidecar.outbound.redis.keys import (
     META,
     OPENED_FIELD,
@@ -19,10 +21,16 @@ from sidecar.outbound.redis.keys import (
     loss_key,
 )
 from sidecar.outbound.redis.push_messages import ShardPush, encode_push
+from sidecar.services.control_ports import Grant
 from sidecar.services.rebuilding import FoundShard, LiveCustomer
 
 _COMMANDS_MAX = 2_000
 """Commands of one round trip while a store is filled."""
+_GIVEN_FROM = 2
+"""Of the grant script's ARGV: what is given, after who gives it to whom."""
+_SEALED = (
+    *("overdraft", "granted", "used", "held", "avail", "voided", "expired", "deficit", "uncov"),
+)
 V = TypeVar("V")
 _MARKERS_MAX = 500
 """Markers of one script, so that no other call waits long for it."""
@@ -155,10 +163,11 @@ class RedisLiveShards:
 
     def _customer_commands(self, customer: LiveCustomer) -> list[tuple[Argument, ...]]:
         key = self._keyspace.customer(customer.customer_id)
-        state: LiveState = customer.state
+        state = customer.state
+        fields = {**state.fields, **book_fields(customer.customer_id, state)}
         commands: list[tuple[Argument, ...]] = [
             ("DEL", key),
-            ("HSET", key, *(part for pair in state.fields.items() for part in pair)),
+            ("HSET", key, *(part for pair in fields.items() for part in pair)),
         ]
         for head, look_at_ms in state.look_at.items():
             windows = self._keyspace.windows(self.shard_of(customer.customer_id))
@@ -166,6 +175,32 @@ class RedisLiveShards:
         for credential in customer.credentials:
             commands += credential_commands(customer.customer_id, credential)
         return commands
+
+
+def book_fields(customer_id: str, state: LiveState) -> dict[str, str]:
+    """The grants as `book.lua` writes them, digests of what was given, and the book's seal."""
+    fields = {}
+    for terms in state.given:
+        given = Grant(
+            grant_id=terms.grant_id,
+            customer_id=customer_id,
+            amount_nano=terms.amount_nano,
+            currency=state.fields["currency"],
+            kind=terms.kind,
+            priority=terms.priority,
+            effective_at=terms.effective_at,
+            expires_at=terms.expires_at,
+            meters=terms.meters,
+            rollover=terms.rollover,
+        )
+        arguments = grant_arguments(given)[_GIVEN_FROM:]
+        fields[f"g:{terms.grant_id}"] = "\n".join(str(argument) for argument in arguments)
+    record = grants_record(state.grants)
+    if record:
+        fields["grants"] = record
+    sealed = "\n".join((*(state.fields[name] for name in _SEALED), record))
+    fields["seal"] = hashlib.sha1(sealed.encode(), usedforsecurity=False).hexdigest()
+    return fields
 
 
 def credential_commands(

@@ -1,9 +1,10 @@
 -- Burn an event's amount, release the rest of its hold, append it to the shard's stream.
 -- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 amount, 4 estimated, 5 digest of the usage, 6 prepaid,
---   7 currency, 8 price version, 9 event, 10 highest used, 11 lowest available that the amount
---   still fits, 12 count of lines, then per line: counter's field, actual quantity
--- Reply: status, booked, overage, held, available, instant, epoch, seq
+--   7 currency, 8 price version, 9 event, 10 count of parts, then per part: meter or '', amount
+--   (they sum up to the amount); then count of lines, then per line: counter's field, actual
+--   quantity
+-- Reply: status, booked, overspent, held, available (overdraft with it), instant, epoch, seq
 
 local customer, shard, done, expiry, open, usage =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -19,59 +20,65 @@ call('SCARD', where.touched)
 local moment = moment_of(shard)
 local record = call('HGET', done, id)
 local marker = record and read_marker(record)
-local row = call('HMGET', customer, 'rev', 'used', 'held', 'avail', 'h:' .. id, 'r:' .. id)
+local names = { 'rev', 'h:' .. id, 'r:' .. id }
+local names_before_book = #names
+name_book(names)
+local row = call('HMGET', customer, unpack(names))
+local parts, position = read_parts(10)
 local lines = {}
-for i = 13, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
+for i = position + 1, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
 local actual = {}
 for _, line in ipairs(lines) do actual[line[1]] = line[2] end
+local book = open_book(row, names_before_book)
 
-local function reply(status, booked, overage, held)
-  local avail = call('HGET', customer, 'avail')
+local function reply(status, booked, overspent, held)
   return {
-    status, booked or '0', overage or '0', held or '0', sane(avail) and avail or '0',
-    text(moment.instant), moment.epoch, text(moment.seq),
+    status, booked or '0', overspent or '0', held or '0',
+    book and plus(book.avail, book.overdraft) or '0', text(moment.instant), moment.epoch,
+    text(moment.seq),
   }
 end
 
 -- Why nothing may be booked now, or nil.
 local function refusal(counted)
   if not row[1] then return 'no_customer' end
-  if not (sane(row[2]) and sane(row[3]) and sane(row[4]))
-    or cmp(row[2], ARGV[10]) > 0 or cmp(row[4], ARGV[11]) < 0
-    or not counters_fit(counted, false) or not counters_fit(lines, true) then
+  if not book or not counters_fit(counted, false) or not counters_fit(lines, true) then
     return 'out_of_bounds'
   end
+  advance(book, moment.instant)
   return nil
 end
 
--- Move the balance from what was booked for this id before to the event's amount.
--- What a hold covered is never overage: the debt is compared with that before the hold ended,
--- with the part that found no credit when it was placed (`uncovered`) given back.
-local function burn(booked_before, overage_before, held, uncovered)
-  add(customer, 'used', amount)
-  add(customer, 'used', negate(booked_before))
-  add(customer, 'held', negate(held))
-  add(customer, 'avail', uncovered)
-  local from = call('HGET', customer, 'avail')
-  add(customer, 'avail', negate(uncovered))
-  add(customer, 'avail', held)
-  add(customer, 'avail', booked_before)
-  add(customer, 'avail', negate(amount))
-  local to = call('HGET', customer, 'avail')
-  local booked = difference(customer, amount, booked_before)
-  if not prepaid then return booked, '0' end
-  if not negative(booked) then return booked, debt_growth(customer, from, to) end
-  -- A refund takes back at most the overage that this id has booked.
-  local relief = debt_growth(customer, to, from)
-  if cmp(relief, overage_before) > 0 then relief = overage_before end
-  return booked, negate(relief)
+-- Move the balance from what was booked for this id before to the event's amount. Answers what
+-- changed: booked and overage, which are the ledger's; overspent, which is what went beyond all
+-- credit and overdraft. What a hold took within them is never overspent, so the exposure is
+-- compared with that before the hold ended, with what it took `beyond` them given back.
+local function settle_book(ended, pins, beyond, returned)
+  local exposed = above_zero(minus(exposure(book), beyond))
+  shift(book, 'used', minus(amount, ended.amount))
+  shift(book, 'avail', minus(ended.amount, amount))
+  local change = { booked = minus(amount, ended.amount), overage = '0', moves = {} }
+  if prepaid then
+    change.overage, ended.overage, ended.burned, change.moves =
+      burn(book, parts, pins, ended.overage, returned)
+  elseif not returned then
+    for _, pinned in ipairs(pins) do unpin(book, find_grant(book, pinned[1]), pinned[3]) end
+  end
+  change.exposed = exposed
+  return change
 end
 
-local function append(kind, booked, overage, held, late)
-  call('XADD', usage, '*', 'v', '1', 'k', kind, 'id', id, 'c', ARGV[2], 'cur', ARGV[7],
-    'amt', booked, 'held', held, 'ov', overage, 'avail', call('HGET', customer, 'avail'),
-    'at', text(moment.instant), 'pre', ARGV[6], 'late', late, 'pv', ARGV[8], 'ev', ARGV[9],
-    'qt', table.concat(moved, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
+local function overspent(change)
+  return prepaid and above_zero(minus(exposure(book), change.exposed)) or '0'
+end
+
+local function append(kind, change, held, late)
+  append_record(usage, moment, {
+    kind = kind, id = id, currency = ARGV[7], amount = change.booked, held = held,
+    overage = change.overage, avail = book.avail, prepaid = ARGV[6], late = late,
+    price_version = ARGV[8], event = ARGV[9], moves = change.moves,
+    counted = moved,
+  })
 end
 
 -- Ask Postgres by way of the stream, once for each thing that is said of the id.
@@ -85,7 +92,7 @@ local function claim()
     moved[#moved + 1] = line[1]
     moved[#moved + 1] = line[2]
   end
-  append('claim', amount, '0', '0', '1')
+  append('claim', { booked = amount, overage = '0', moves = {} }, '0', '1')
   return reply('claimed')
 end
 
@@ -103,16 +110,17 @@ local function compare()
   if marker.estimated == '0' then return reply('conflict') end
   local refused = refusal(marker.lines)
   if refused then return reply(refused) end
-  local booked, overage = burn(marker.amount, marker.overage, '0', '0')
+  local change = settle_book(marker, marker.burned, '0', true)
+  if not book_fits(book) then return reply('out_of_bounds') end
   uncount_captured(marker.lines)
   count_captured(lines, moment.instant)
-  marker.overage = difference(customer, marker.overage, negate(overage))
   marker.corrections = text(tonumber(marker.corrections) + 1)
   marker.amount, marker.estimated, marker.digest, marker.lines = amount, '0', digest, lines
   remember(done, id, marker)
   commit(shard, moment)
-  append('correction:' .. marker.corrections, booked, overage, '0', '0')
-  return reply('corrected', booked, overage)
+  write_book(book, usage, moment)
+  append('correction:' .. marker.corrections, change, '0', '0')
+  return reply('corrected', change.booked, overspent(change))
 end
 
 -- An id belongs to one customer.
@@ -122,19 +130,26 @@ if marker and (marker.state == 'unreadable' or marker.customer ~= ARGV[2]) then
 end
 if marker and marker.state == 'captured' then return compare() end
 
-local reservation = row[6] and read_reservation(row[6])
-local hold = row[5] and read_hold(row[5])
-if (row[5] and not hold) or (row[6] and not reservation) then return reply('out_of_bounds') end
+local hold = row[2] and read_hold(row[2])
+local reservation = row[3] and read_reservation(row[3])
+if (row[2] and not hold) or (row[3] and not reservation) then return reply('out_of_bounds') end
 local refused = refusal(hold and hold.lines or {})
 if refused then return reply(refused) end
 if (marker and marker.state == 'claimed')
   or not (hold or marker or reservation) and forgotten(shard, id, moment.instant) then
   return claim()
 end
+if hold and not pins_fit(book, hold.pins) then return reply('out_of_bounds') end
 
 local ended = marker or tombstone('captured', ARGV[2])
 local held = hold and hold.amount or '0'
-local booked, overage = burn(ended.amount, ended.overage, held, hold and hold.uncovered or '0')
+local change = settle_book(ended, hold and hold.pins or {}, hold and hold.beyond or '0', false)
+if hold then
+  shift(book, 'uncov', negate(minus(held, pinned_sum(hold.pins))))
+  shift(book, 'held', negate(held))
+  shift(book, 'avail', held)
+end
+if not book_fits(book) then return reply('out_of_bounds') end
 if hold then
   uncount_hold(hold, actual, moment.instant)
   ended.decided, ended.expires, ended.terms = hold.decided, expires, hold.terms
@@ -142,12 +157,12 @@ elseif not marker then
   ended.decided, ended.expires = text(moment.instant), text(moment.instant)
 end
 count_captured(lines, moment.instant)
-ended.overage = difference(customer, ended.overage, negate(overage))
 ended.state, ended.customer, ended.amount = 'captured', ARGV[2], amount
 ended.estimated, ended.digest, ended.lines = estimated, digest, lines
 ended.reserved = reservation and reservation.rows or {}
 close(customer, expiry, open, id)
 remember(done, id, ended)
 commit(shard, moment)
-append('capture', booked, overage, held, hold and '0' or '1')
-return reply(hold and 'captured' or 'late', booked, overage, held)
+write_book(book, usage, moment)
+append('capture', change, held, hold and '0' or '1')
+return reply(hold and 'captured' or 'late', change.booked, overspent(change), held)

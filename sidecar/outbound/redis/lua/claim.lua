@@ -10,9 +10,7 @@ local record = call('HGET', done, id)
 local marker = record and read_marker(record)
 if not marker then return '' end
 if marker.state ~= 'claimed' or marker.customer ~= ARGV[2] then return marker.state end
-marker = tombstone(ARGV[3], ARGV[2])
-marker.amount, marker.overage, marker.estimated = ARGV[4], ARGV[5], ARGV[6]
-marker.digest, marker.corrections = ARGV[7], ARGV[8]
+marker = marker_of_ledger(ARGV[3], ARGV[2], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8])
 marker.decided, marker.expires = text(moment.instant), text(moment.instant)
 remember(done, id, marker)
 commit(shard, moment)

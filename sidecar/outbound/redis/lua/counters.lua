@@ -278,10 +278,3 @@ local function counters_fit(lines, more)
   end
   return true
 end
-
--- Undo an open hold entirely.
-local function give_back(hold, instant)
-  add(where.customer, 'held', negate(hold.amount))
-  add(where.customer, 'avail', hold.amount)
-  uncount_hold(hold, {}, instant)
-end

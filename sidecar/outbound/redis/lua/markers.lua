@@ -5,9 +5,8 @@
 -- Reply: 'ok' | 'superseded'
 
 for i = 2, #ARGV, 9 do
-  local marker = tombstone(ARGV[i + 1], ARGV[i + 2])
-  marker.amount, marker.overage, marker.estimated = ARGV[i + 3], ARGV[i + 4], ARGV[i + 5]
-  marker.digest, marker.corrections = ARGV[i + 6], ARGV[i + 7]
+  local marker = marker_of_ledger(ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4], ARGV[i + 5],
+    ARGV[i + 6], ARGV[i + 7])
   marker.decided, marker.expires = ARGV[i + 8], ARGV[i + 8]
   call('HSET', KEYS[2], ARGV[i], write_marker(marker))
 end

@@ -14,37 +14,39 @@ call('XLEN', usage)
 local moment = moment_of(shard)
 if opened_for ~= ARGV[2] or not expires or tonumber(expires) > moment.instant then return { 'not_due', '' } end
 
-local row = call('HMGET', customer, 'held', 'avail', 'h:' .. id, 'r:' .. id)
+local names = { 'h:' .. id, 'r:' .. id }
+name_book(names)
+local row = call('HMGET', customer, unpack(names))
 local function look_again_later(status, event)
   call('ZADD', expiry, text(moment.instant + RESERVED_GRACE_MS), id)
   commit(shard, moment)
   return { status, event }
 end
-if row[4] then
+if row[2] then
   -- The capture that was interrupted gets the time to be finished before another look.
-  local reservation = read_reservation(row[4])
+  local reservation = read_reservation(row[2])
   if not reservation then return look_again_later('broken', '') end
   return look_again_later('interrupted', reservation.event)
 end
-if not row[3] then
+if not row[1] then
   -- Points to no hold (a customer's state was lost): nothing to end, but the sweep moves on.
   close(customer, expiry, open, id)
   commit(shard, moment)
   return { 'not_due', '' }
 end
-local hold = read_hold(row[3])
-if not (hold and sane(row[1]) and sane(row[2]) and counters_fit(hold.lines, false)) then
+local hold, book = read_hold(row[1]), open_book(row, 2)
+if not give_back(book, hold, moment.instant) then
   -- Later, so that it does not stand before the others for ever.
   return look_again_later('broken', '')
 end
-give_back(hold, moment.instant)
 close(customer, expiry, open, id)
 local marker = tombstone('orphaned', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires, hold.terms
 remember(done, id, marker)
 commit(shard, moment)
-call('XADD', usage, '*', 'v', '1', 'k', 'orphan', 'id', id, 'c', ARGV[2], 'cur', ARGV[3],
-  'amt', '0', 'held', hold.amount, 'ov', '0', 'avail', call('HGET', customer, 'avail'),
-  'at', text(moment.instant), 'pre', '1', 'late', '0', 'pv', ARGV[4], 'ev', ARGV[5],
-  'seq', text(moment.seq), 'ep', moment.epoch)
+write_book(book, usage, moment)
+append_record(usage, moment, {
+  kind = 'orphan', id = id, currency = ARGV[3], amount = '0', held = hold.amount,
+  avail = book.avail, price_version = ARGV[4], event = ARGV[5],
+})
 return { 'orphaned', '' }

@@ -1,12 +1,15 @@
 -- Shared head of every script. Amounts and counters are canonical decimal strings of 64-bit
--- integers. Lua numbers are doubles and lose digits above 2^53, so only HINCRBY changes them, its
--- exact result is read back with HGET, and comparing works on the text. What a refusal needs to
--- know is added up without a write, in halves that a double holds (`plus`).
+-- integers. Lua numbers are doubles and lose digits above 2^53, so counters are changed by HINCRBY
+-- alone, comparing works on the text, and what has to be known before anything is written is added
+-- up in halves that a double holds (`plus`).
 -- Instants (milliseconds) and sequence numbers stay below 2^53 and may be Lua numbers.
 
 local AMOUNT_MAX = '4000000000000000000'
 local DEDUPE_SECONDS = 172800
 local RESERVED_GRACE_MS = 30000
+local BALANCE_FIELDS = {
+  'granted', 'used', 'held', 'avail', 'voided', 'expired', 'deficit', 'uncov',
+}
 local call = redis.call
 
 local function negative(n)
@@ -68,26 +71,6 @@ end
 
 local function add(key, field, delta)
   if delta ~= '0' then call('HINCRBY', key, field, delta) end
-end
-
--- a - b, exactly, by way of a scratch field; both sane.
-local function difference(key, a, b)
-  if b == '0' then return a end
-  call('HSET', key, 'scratch', a)
-  call('HINCRBY', key, 'scratch', negate(b))
-  local result = call('HGET', key, 'scratch')
-  call('HDEL', key, 'scratch')
-  return result
-end
-
--- By how much max(0, -balance) grew from one balance to another; '0' if it fell.
-local function debt_growth(key, from, to)
-  if not negative(to) then return '0' end
-  local owed = negate(to)
-  if not negative(from) then return owed end
-  local owed_before = negate(from)
-  if cmp(owed, owed_before) <= 0 then return '0' end
-  return difference(key, owed, owed_before)
 end
 
 local function text(number)
@@ -153,10 +136,12 @@ local function all_sane(rows, columns)
   return true
 end
 
--- A hold: its amount, the part of it that found no credit, what it took of each counter.
+-- A hold: its amount, the part that went beyond all credit and overdraft, what it took of each
+-- counter, and what it has pinned of which grant for which meter.
 local function write_hold(hold)
-  local out = { hold.decided, hold.amount, hold.uncovered, hold.fingerprint }
+  local out = { hold.decided, hold.amount, hold.beyond, hold.fingerprint }
   put_lines(out, hold.lines)
+  put_lines(out, hold.pins)
   out[#out + 1] = hold.terms
   return table.concat(out, '\n')
 end
@@ -167,21 +152,23 @@ local function read_hold(record)
     local hold = {}
     hold.decided = line()
     hold.amount = line()
-    hold.uncovered = line()
+    hold.beyond = line()
     hold.fingerprint = line()
     hold.lines = lines(2)
+    hold.pins = lines(3)
     hold.terms = rest()
     return hold
   end
   local ok, hold = pcall(parse)
-  if ok and sane(hold.amount) and sane(hold.uncovered) and sane(hold.decided)
-    and all_sane(hold.lines, { 2 }) then
+  if ok and sane(hold.amount) and sane(hold.beyond) and sane(hold.decided)
+    and all_sane(hold.lines, { 2 }) and all_sane(hold.pins, { 3 }) then
     return hold
   end
   return nil
 end
 
 -- A marker in the dedupe bucket: how an id ended, and what a later event is compared with.
+-- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter.
 local function write_marker(marker)
   local out = {
     marker.state, marker.amount, marker.overage, marker.estimated, marker.digest,
@@ -189,6 +176,7 @@ local function write_marker(marker)
   }
   put_lines(out, marker.lines)
   put_lines(out, marker.reserved)
+  put_lines(out, marker.burned)
   out[#out + 1] = marker.terms
   return table.concat(out, '\n')
 end
@@ -208,12 +196,13 @@ local function read_marker(record)
     marker.expires = line()
     marker.lines = lines(2)
     marker.reserved = lines(3)
+    marker.burned = lines(3)
     marker.terms = rest()
     return marker
   end
   local ok, marker = pcall(parse)
   if ok and sane(marker.amount) and sane(marker.overage) and sane(marker.corrections)
-    and all_sane(marker.lines, { 2 }) then
+    and all_sane(marker.lines, { 2 }) and all_sane(marker.burned, { 3 }) then
     return marker
   end
   return { state = 'unreadable' }
@@ -222,7 +211,7 @@ end
 local function tombstone(state, customer)
   return {
     state = state, amount = '0', overage = '0', estimated = '0', digest = '', corrections = '0',
-    customer = customer, decided = '0', expires = '0', lines = {}, reserved = {}, terms = '',
+    customer = customer, decided = '0', expires = '0', lines = {}, reserved = {}, burned = {}, terms = '',
   }
 end
 
@@ -259,6 +248,19 @@ local function credential_holds(entry, generation, instant)
   if entry == generation then return true end
   local accepted, ends = entry:match('^(%d+)@(%d+)$')
   return accepted == generation and instant < tonumber(ends)
+end
+
+-- Append a decision to the shard's stream; what is not said is nothing.
+local function append_record(usage, moment, record)
+  local moves = {}
+  for i, move in ipairs(record.moves or {}) do moves[i] = move[1] .. ' ' .. move[2] end
+  call('XADD', usage, '*', 'v', '1', 'k', record.kind, 'id', record.id, 'c', ARGV[2],
+    'cur', record.currency, 'amt', record.amount, 'held', record.held or '0',
+    'ov', record.overage or '0', 'avail', record.avail, 'at', text(moment.instant),
+    'pre', record.prepaid or '1', 'late', record.late or '0', 'pv', record.price_version or '',
+    'ev', record.event or '', 'mv', table.concat(moves, '\n'),
+    'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
+    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
 end
 
 -- Forget an open hold and all that points to it.

@@ -1,5 +1,6 @@
--- Drop what a counter no longer needs; note when to look again, or forget the counter.
--- KEYS: 1 customer, 2 shard, 3 windows
+-- Drop what a counter no longer needs; note when to look again, or forget the counter. The counter
+-- 'g:' is the customer's grants: they begin and expire here if nothing else comes by.
+-- KEYS: 1 customer, 2 shard, 3 windows, 4 usage
 -- ARGV: 1 counter (<kind>:<name>), 2 customer id
 -- Reply: 'forgotten' | 'kept' | 'not_due' | 'broken'
 
@@ -56,6 +57,23 @@ function prunes.l()
   return nil
 end
 
+-- What it decides of grants is written below, once the instant is.
+local book
+function prunes.g()
+  local names = {}
+  name_book(names)
+  book = open_book(call('HMGET', customer, unpack(names)), 0)
+  if not book then return 'broken' end
+  advance(book, moment.instant)
+  if not book_fits(book) then
+    book = nil
+    return 'broken'
+  end
+  local _, at = next_due(book)
+  return at
+end
+
+call('XLEN', KEYS[4])
 local look_at = prunes[kind] and prunes[kind]()
 if look_at == 'broken' then
   call('ZADD', where.windows, text(moment.instant + WINDOW_KEPT_MS), member)
@@ -66,5 +84,6 @@ else
 end
 -- What has left by this instant must have left for all later decisions.
 commit(shard, moment)
+if book then write_book(book, KEYS[4], moment) end
 if look_at == 'broken' then return 'broken' end
 return look_at and 'kept' or 'forgotten'

@@ -9,23 +9,23 @@ local id = ARGV[1]
 local expires = call('ZSCORE', expiry, id)
 local opened_for = call('HGET', open, id)
 local moment = moment_of(shard)
-local row = call('HMGET', customer, 'held', 'avail', 'h:' .. id, 'r:' .. id)
+local names = { 'h:' .. id, 'r:' .. id }
+name_book(names)
+local row = call('HMGET', customer, unpack(names))
 if call('HEXISTS', done, id) == 1 then return 'not_open' end
-if row[4] then return 'reserved' end
-if not row[3] and opened_for then return 'not_open' end
-if not row[3] then
+if row[2] then return 'reserved' end
+if not row[1] and opened_for then return 'not_open' end
+if not row[1] then
   remember(done, id, tombstone('released', ARGV[2]))
   commit(shard, moment)
   return 'not_open'
 end
-local hold = read_hold(row[3])
-if not (hold and sane(row[1]) and sane(row[2]) and counters_fit(hold.lines, false)) then
-  return 'broken'
-end
-give_back(hold, moment.instant)
+local hold, book = read_hold(row[1]), open_book(row, 2)
+if not give_back(book, hold, moment.instant) then return 'broken' end
 close(customer, expiry, open, id)
 local marker = tombstone('released', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires or '0', hold.terms
 remember(done, id, marker)
 commit(shard, moment)
+write_book(book, KEYS[6], moment)
 return 'released'

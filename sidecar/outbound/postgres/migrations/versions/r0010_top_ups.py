@@ -1,11 +1,11 @@
-"""Epochs of the shards, how far each is settled, and what captures counted."""
+"""Rules and attempts of automatic top-ups."""
 
 from pathlib import Path
 
 from sidecar.outbound.postgres.migrating import run_sql_file
 
 revision = "0010"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 deploy = "pre"

@@ -14,3 +14,8 @@ CREATE TABLE counter_totals (
     PRIMARY KEY (customer_id, field)
 ) WITH (fillfactor = 70);
 CREATE INDEX counter_totals_moved ON counter_totals USING brin (moved_at);
+
+-- When the ledger took a withdrawal in. One that the live store applied and lost before that has
+-- not happened: a rebuild makes it an intent again.
+ALTER TABLE withdrawals ADD COLUMN posted_at timestamptz;
+UPDATE withdrawals SET posted_at = finished_at WHERE state = 'applied';

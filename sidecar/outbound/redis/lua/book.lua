@@ -1,0 +1,297 @@
+-- A customer's book: balances and the grants behind them, for the scripts that stand below.
+-- It is read once, changed in memory (exactly, see `plus`), checked, and written at the end, so
+-- that a script which refuses has changed nothing.
+--   grants  the grants that still matter, in burn order; per grant: id, state, kind, priority,
+--     effective ms, expires ms or '', meters ('' = all, else 'a,b'), free, pinned, rolls
+--   state  'scheduled' | 'active' | 'expired' | '<withdrawal kind> <withdrawal id>'
+--   rolls  '' or '<grant before> <least> <most>'
+--   deficit  prepaid usage that no grant has paid; below zero what a correction gave back
+--   uncov  what open holds set aside without a grant
+--   g:<grant id>  digest of what was given;  x:<withdrawal id>  what came of it
+--   seal  a digest of the book: what is changed by hand does not fit it (no secret; see audit.lua)
+-- For a customer with grants that begin or end by time, the shard's index has a member
+-- "<customer>\ng:", by when the sweep should look at it.
+
+local GRANT_WIDTH = 10
+local GRANTS_MAX = 64
+local BOOK_FIELDS = { 'overdraft', unpack(BALANCE_FIELDS) }
+local BOOK_WIDTH = #BOOK_FIELDS + 2
+
+local function name_book(names)
+  for _, field in ipairs(BOOK_FIELDS) do names[#names + 1] = field end
+  names[#names + 1] = 'currency'
+  names[#names + 1] = 'grants'
+end
+
+local function least(a, b)
+  return cmp(a, b) < 0 and a or b
+end
+
+local function above_zero(n)
+  return negative(n) and '0' or n
+end
+
+local function minus(a, b)
+  return plus(a, negate(b))
+end
+
+local function read_grants(record)
+  local _, lines = reader(record)
+  local grants = {}
+  for i, row in ipairs(lines(GRANT_WIDTH)) do
+    if not (sane(row[8]) and sane(row[9])) or negative(row[8]) or negative(row[9]) then
+      return nil
+    end
+    grants[i] = {
+      id = row[1], state = row[2], kind = row[3], priority = tonumber(row[4]),
+      effective = tonumber(row[5]), expires = tonumber(row[6]), meters = row[7],
+      free = row[8], pinned = row[9], rolls = row[10],
+    }
+    if not (grants[i].priority and grants[i].effective) then return nil end
+  end
+  return grants
+end
+
+local function write_grants(grants)
+  local rows = {}
+  for i, grant in ipairs(grants) do
+    rows[i] = {
+      grant.id, grant.state, grant.kind, text(grant.priority), text(grant.effective),
+      grant.expires and text(grant.expires) or '', grant.meters, grant.free, grant.pinned,
+      grant.rolls,
+    }
+  end
+  local out = {}
+  put_lines(out, rows)
+  return table.concat(out, '\n') .. '\n'
+end
+
+-- The book from its part of a row, which begins after `skip`; nil if it cannot be read.
+local function open_book(row, skip)
+  local book = { records = {}, changed = false, cells = {} }
+  for i, field in ipairs(BOOK_FIELDS) do
+    local value = row[skip + i] or '0'
+    if not sane(value) then return nil end
+    book[field], book.cells[field] = value, value
+  end
+  book.currency = row[skip + #BOOK_FIELDS + 1] or ''
+  local record = row[skip + BOOK_WIDTH]
+  if not record then
+    book.grants = {}
+    return book
+  end
+  local ok, grants = pcall(read_grants, record)
+  if not ok or not grants then return nil end
+  book.grants, book.record = grants, record
+  return book
+end
+
+local function seal_of(book)
+  local out = {}
+  for i, field in ipairs(BOOK_FIELDS) do out[i] = book[field] end
+  out[#out + 1] = book.record or ''
+  return redis.sha1hex(table.concat(out, '\n'))
+end
+
+local function shift(book, field, delta)
+  if delta ~= '0' then book[field] = plus(book[field], delta) end
+end
+
+local function find_grant(book, id)
+  for _, grant in ipairs(book.grants) do
+    if grant.id == id then return grant end
+  end
+  return nil
+end
+
+local function covers(grant, meter)
+  if grant.meters == '' then return true end
+  return meter ~= '' and (',' .. grant.meters .. ','):find(',' .. meter .. ',', 1, true) ~= nil
+end
+
+-- Note a decision about a grant, to be appended to the stream when the book is written.
+local function note_record(book, kind, grant, amount, overage, moves, withdrawal)
+  book.records[#book.records + 1] = {
+    kind = kind, id = grant.id, amount = amount, overage = overage, moves = moves,
+    grant_kind = grant.kind, withdrawal = withdrawal or '', avail = book.avail,
+  }
+end
+
+-- Pay what the customer owes from what is free of a grant; returns how much.
+local function repay(book, grant)
+  local paid = least(above_zero(book.deficit), grant.free)
+  if paid ~= '0' then
+    grant.free = minus(grant.free, paid)
+    shift(book, 'deficit', negate(paid))
+  end
+  return paid
+end
+
+-- End what is free of a grant that has ended.
+local function end_free(book, grant)
+  local free = grant.free
+  if free == '0' then return end
+  book.changed = true
+  if grant.state == 'expired' then
+    local paid = repay(book, grant)
+    local lost = grant.free
+    grant.free = '0'
+    shift(book, 'expired', lost)
+    shift(book, 'avail', negate(lost))
+    note_record(book, 'expire', grant, lost, negate(paid), { { grant.id, negate(free) } })
+    return
+  end
+  local kind, withdrawal = grant.state:match('^(%a+) (.+)$')
+  grant.free = '0'
+  shift(book, 'voided', free)
+  shift(book, 'avail', negate(free))
+  note_record(book, kind, grant, free, '0', { { grant.id, negate(free) } }, withdrawal)
+end
+
+local function activate(book, grant)
+  local amount = grant.free
+  grant.state, book.changed = 'active', true
+  shift(book, 'granted', amount)
+  shift(book, 'avail', amount)
+  local paid = repay(book, grant)
+  note_record(book, 'grant', grant, amount, negate(paid), { { grant.id, minus(amount, paid) } })
+  local from_id, lowest, highest = grant.rolls:match('^(%S+) (%d+) (%d+)$')
+  grant.rolls = ''
+  local from = from_id and find_grant(book, from_id)
+  if not from or from.state ~= 'active' then return end
+  local rolled = from.free
+  if cmp(rolled, lowest) < 0 then rolled = lowest end
+  rolled = least(rolled, highest)
+  local moved = least(rolled, from.free)
+  local extra = minus(rolled, moved)
+  from.free, grant.free = minus(from.free, moved), plus(grant.free, rolled)
+  shift(book, 'granted', extra)
+  shift(book, 'avail', extra)
+  if rolled ~= '0' then
+    note_record(book, 'rollover', grant, extra, '0',
+      { { from.id, negate(moved) }, { grant.id, rolled } })
+  end
+end
+
+-- Which of two due events comes first: by time; what rolls over, then expiries, then beginnings.
+local function due_of(grant)
+  if grant.state == 'scheduled' then
+    return grant.effective, grant.rolls ~= '' and 0 or 2
+  end
+  if grant.state == 'active' and grant.expires then return grant.expires, 1 end
+  return nil
+end
+
+local function next_due(book)
+  local first, at, rank
+  for _, grant in ipairs(book.grants) do
+    local due, order = due_of(grant)
+    if due and (not at or due < at or (due == at and order < rank)) then
+      first, at, rank = grant, due, order
+    end
+  end
+  return first, at
+end
+
+-- Let grants begin and expire up to an instant, in the order of their times.
+local function advance(book, instant)
+  if #book.grants == 0 then return end
+  -- What holds had pinned of a grant that ended meanwhile, and a loss of the store gave back.
+  for _, grant in ipairs(book.grants) do
+    if grant.state ~= 'active' and grant.state ~= 'scheduled' then end_free(book, grant) end
+  end
+  local grant, at = next_due(book)
+  while grant and at <= instant do
+    if grant.state == 'scheduled' then
+      activate(book, grant)
+    else
+      grant.state, book.changed = 'expired', true
+      end_free(book, grant)
+    end
+    grant, at = next_due(book)
+  end
+end
+
+-- Parts of an amount from an argument that says how many; and the next argument's position.
+local function read_parts(position)
+  local parts = {}
+  for i = 1, tonumber(ARGV[position]) do
+    parts[i] = { ARGV[position + 2 * i - 1], ARGV[position + 2 * i] }
+  end
+  return parts, position + 2 * #parts + 1
+end
+
+-- Whether a grant burns before another.
+local function burns_before(a, b)
+  if a.priority ~= b.priority then return a.priority < b.priority end
+  local a_ends, b_ends = a.expires or math.huge, b.expires or math.huge
+  if a_ends ~= b_ends then return a_ends < b_ends end
+  if a.kind ~= b.kind then return a.kind == 'promotional' end
+  if a.effective ~= b.effective then return a.effective < b.effective end
+  return a.id < b.id
+end
+
+local function insert_grant(book, grant)
+  local place = #book.grants + 1
+  for i, other in ipairs(book.grants) do
+    if burns_before(grant, other) then
+      place = i
+      break
+    end
+  end
+  table.insert(book.grants, place, grant)
+  book.changed = true
+end
+
+-- Whether the book can be written: every number within bounds.
+local function book_fits(book)
+  for _, field in ipairs(BOOK_FIELDS) do
+    if not sane(book[field]) then return false end
+  end
+  for _, grant in ipairs(book.grants) do
+    if not (sane(grant.free) and sane(grant.pinned))
+      or negative(grant.free) or negative(grant.pinned) then
+      return false
+    end
+  end
+  return true
+end
+
+-- Write what has changed of the book, and what was noted of grants to the stream.
+local function write_book(book, usage, moment)
+  local cells = {}
+  for _, field in ipairs(BOOK_FIELDS) do
+    if book[field] ~= book.cells[field] then
+      cells[#cells + 1], cells[#cells + 2] = field, book[field]
+    end
+  end
+  if book.changed then
+    local kept = {}
+    for _, grant in ipairs(book.grants) do
+      if grant.state == 'scheduled' or grant.free ~= '0' or grant.pinned ~= '0' then
+        kept[#kept + 1] = grant
+      end
+    end
+    book.grants = kept
+    if #kept > 0 then
+      book.record = write_grants(kept)
+      cells[#cells + 1], cells[#cells + 2] = 'grants', book.record
+      local _, at = next_due(book)
+      if at then call('ZADD', where.windows, 'LT', text(at), where.id .. '\ng:') end
+    elseif book.record then
+      book.record = nil
+      call('HDEL', where.customer, 'grants')
+    end
+  end
+  if #cells > 0 or book.changed then
+    cells[#cells + 1], cells[#cells + 2] = 'seal', seal_of(book)
+    call('HSET', where.customer, unpack(cells))
+  end
+  for _, record in ipairs(book.records) do
+    append_record(usage, moment, {
+      kind = record.kind, id = record.id, currency = book.currency, amount = record.amount,
+      overage = record.overage, avail = record.avail, moves = record.moves,
+      grant_kind = record.grant_kind, withdrawal = record.withdrawal,
+    })
+  end
+end

@@ -1,0 +1,171 @@
+-- What checks and captures do with a customer's book (book.lua): set aside, burn, give back.
+
+-- What a check of these meters may still set aside.
+local function spendable(book, parts)
+  local sum = minus(minus(book.overdraft, book.deficit), book.uncov)
+  for _, grant in ipairs(book.grants) do
+    if grant.state == 'active' and grant.free ~= '0' then
+      for _, part in ipairs(parts) do
+        if covers(grant, part[1]) then
+          sum = plus(sum, grant.free)
+          break
+        end
+      end
+    end
+  end
+  return sum
+end
+
+local function exposure(book)
+  return above_zero(minus(plus(book.deficit, book.uncov), book.overdraft))
+end
+
+-- Pin grants in burn order for each part {meter, amount}; returns rows {grant, meter, amount} and
+-- what no grant covered. Where no grant is scoped the parts are one.
+local function pin(book, parts, amount)
+  local scoped = false
+  for _, grant in ipairs(book.grants) do scoped = scoped or grant.meters ~= '' end
+  if not scoped then parts = { { '', amount } } end
+  local need, pins, left = {}, {}, '0'
+  for i, part in ipairs(parts) do need[i] = part[2] end
+  for _, grant in ipairs(book.grants) do
+    if grant.state == 'active' and grant.free ~= '0' then
+      for i, part in ipairs(parts) do
+        local taken = covers(grant, part[1]) and least(grant.free, need[i]) or '0'
+        if taken ~= '0' then
+          grant.free, grant.pinned = minus(grant.free, taken), plus(grant.pinned, taken)
+          need[i] = minus(need[i], taken)
+          pins[#pins + 1] = { grant.id, part[1], taken }
+        end
+      end
+    end
+  end
+  for i in ipairs(parts) do left = plus(left, need[i]) end
+  book.changed = book.changed or #pins > 0
+  return pins, left
+end
+
+-- Give a pinned part back to its grant, or let it end if the grant has ended.
+local function unpin(book, grant, amount)
+  grant.pinned, grant.free = minus(grant.pinned, amount), plus(grant.free, amount)
+  book.changed = true
+  if grant.state ~= 'active' then end_free(book, grant) end
+end
+
+local function pinned_sum(pins)
+  local sum = '0'
+  for _, row in ipairs(pins) do sum = plus(sum, row[3]) end
+  return sum
+end
+
+-- Whether what a hold has pinned is pinned in the book.
+local function pins_fit(book, pins)
+  local sums = {}
+  for _, row in ipairs(pins) do
+    local grant = find_grant(book, row[1])
+    if not grant then return false end
+    sums[row[1]] = plus(sums[row[1]] or '0', row[3])
+    if cmp(sums[row[1]], grant.pinned) > 0 then return false end
+  end
+  return true
+end
+
+-- Burn from free grants, in their order.
+local function burn_free(book, parts, need, take)
+  for _, grant in ipairs(book.grants) do
+    for i, part in ipairs(parts) do
+      local fits = grant.state == 'active' and need[i] ~= '0' and covers(grant, part[1])
+      local amount = fits and least(grant.free, need[i]) or '0'
+      if amount ~= '0' then
+        grant.free = minus(grant.free, amount)
+        take(grant.id, i, amount)
+      end
+    end
+  end
+end
+
+-- Burn from pins: those for the same meter first, then any whose grant covers the part.
+-- Returns what is left of each.
+local function burn_pins(book, parts, need, pins, take)
+  local rest = {}
+  for at, row in ipairs(pins) do rest[at] = row[3] end
+  for round = 1, 2 do
+    for at, row in ipairs(pins) do
+      local grant = find_grant(book, row[1])
+      for i, part in ipairs(parts) do
+        local fits = part[1] == row[2]
+        if round == 2 then fits = row[2] == '' or (grant and covers(grant, part[1])) end
+        local amount = fits and least(rest[at], need[i]) or '0'
+        if amount ~= '0' then
+          rest[at] = minus(rest[at], amount)
+          if grant then grant.pinned = minus(grant.pinned, amount) end
+          take(row[1], i, amount, not grant)
+        end
+      end
+    end
+  end
+  return rest
+end
+
+-- Burn the parts {meter, amount} of an event: what is pinned for them first, then what this id
+-- has in the deficit already (`owed`), then free grants, then as more deficit.
+-- For a correction (`returned`) the pins are what was burned before. A grant that is gone since,
+-- being spent, cannot take anything back: that goes to the customer without a grant.
+-- Returns the growth of the deficit, what of it is this id's, the rows burned, the movements.
+local function burn(book, parts, pins, owed, returned)
+  local need, burned, moved, order = {}, {}, {}, {}
+  local function move(grant_id, amount)
+    if not moved[grant_id] then order[#order + 1] = grant_id end
+    moved[grant_id] = plus(moved[grant_id] or '0', amount)
+  end
+  local function take(grant_id, i, amount, gone)
+    need[i] = minus(need[i], amount)
+    burned[#burned + 1] = { grant_id, parts[i][1], amount }
+    if not gone then move(grant_id, negate(amount)) end
+  end
+  for i, part in ipairs(parts) do need[i] = part[2] end
+  if returned then
+    for _, row in ipairs(pins) do
+      local grant = find_grant(book, row[1])
+      if grant then
+        grant.pinned = plus(grant.pinned, row[3])
+        move(row[1], row[3])
+      end
+    end
+  end
+  local growth, owes = '0', '0'
+  for at, rest in ipairs(burn_pins(book, parts, need, pins, take)) do
+    local grant = find_grant(book, pins[at][1])
+    if rest ~= '0' and grant then unpin(book, grant, rest) end
+    if rest ~= '0' and not grant then growth = minus(growth, rest) end
+  end
+  for i in ipairs(parts) do
+    local stays = least(minus(owed, owes), need[i])
+    owes, need[i] = plus(owes, stays), minus(need[i], stays)
+  end
+  burn_free(book, parts, need, take)
+  for i in ipairs(parts) do owes = plus(owes, need[i]) end
+  growth = plus(growth, minus(owes, owed))
+  shift(book, 'deficit', growth)
+  local moves = {}
+  for _, grant_id in ipairs(order) do
+    if moved[grant_id] ~= '0' then moves[#moves + 1] = { grant_id, moved[grant_id] } end
+  end
+  book.changed = book.changed or #pins > 0 or #moves > 0
+  return growth, owes, burned, moves
+end
+
+-- Undo an open hold entirely: its counters at once, the book in memory. False, with nothing done,
+-- if one of them cannot be read or would leave its bounds.
+local function give_back(book, hold, instant)
+  if not (book and hold and counters_fit(hold.lines, false)) then return false end
+  advance(book, instant)
+  if not pins_fit(book, hold.pins) then return false end
+  for _, row in ipairs(hold.pins) do unpin(book, find_grant(book, row[1]), row[3]) end
+  shift(book, 'uncov', negate(minus(hold.amount, pinned_sum(hold.pins))))
+  shift(book, 'held', negate(hold.amount))
+  shift(book, 'avail', hold.amount)
+  if not book_fits(book) then return false end
+  uncount_hold(hold, {}, instant)
+  return true
+end

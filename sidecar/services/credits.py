@@ -1,0 +1,377 @@
+"""
+Credit: grants, withdrawals, top-ups, and balances.
+
+What is given or taken is recorded as an intent first, then applied by script and posted from the
+stream. Each write is safe to repeat. If the live store is away the caller is told so and
+repeats; the intent is also picked up by the worker of `pending_credits`.
+"""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+
+from sidecar import telemetry
+from sidecar.domain.errors import (
+    Conflict,
+    Difference,
+    Differs,
+    InvalidInput,
+    NotFound,
+    SidecarError,
+    StoreUnavailable,
+)
+from sidecar.domain.grants import GRANTS_ACTIVE_MAX, GrantKind, Rollover, check_grant
+from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
+from sidecar.domain.nearest import unknown
+from sidecar.services.control_ports import (
+    Accounts,
+    Balance,
+    Customer,
+    Grant,
+    GrantState,
+    LiveAccounts,
+    LiveGrant,
+    Withdrawal,
+    WithdrawalState,
+)
+from sidecar.services.converging import put_customer_live
+from sidecar.services.ports import Clock, Policies
+
+REFERENCE_CHARS_MAX = 128
+TOP_UP_PREFIX = "top:"
+"""A top-up's grant is named after its reference, so that the reference finds it."""
+_REFERENCE = re.compile(rf"[A-Za-z0-9_.:-]{{1,{REFERENCE_CHARS_MAX}}}", re.ASCII)
+_CONTENT = (
+    "amount_nano",
+    "currency",
+    "kind",
+    "priority",
+    "effective_at",
+    "expires_at",
+    "meters",
+    "rollover",
+    "schedule_id",
+)
+
+
+class CreditService:
+    """The control plane's use cases about credit."""
+
+    def __init__(
+        self, *, accounts: Accounts, live: LiveAccounts, policies: Policies, clock: Clock
+    ) -> None:
+        """Wire the ports."""
+        self._accounts = accounts
+        self._live = live
+        self._policies = policies
+        self._clock = clock
+
+    async def create_grant(self, grant: Grant) -> Grant:
+        """
+        Give credit, once per grant id.
+
+        Raises:
+            InvalidInput: See `check_grant`; a meter that the policy does not have, or more
+                credit than a balance can hold.
+            NotFound: Unknown customer.
+            Conflict: Another currency than the customer's, or as many grants as there can be.
+            Differs: The id was given with other content.
+            StoreUnavailable: The intent may stand; it is applied once the store is back.
+        """
+        customer = await self._customer(grant.customer_id)
+        known = await self._accounts.read_grant(grant.customer_id, grant.grant_id)
+        if known is not None:
+            # A repeat is not judged anew: time has passed, or the policy has changed.
+            _refuse_differences(known, grant)
+        else:
+            try:
+                self._check(grant, customer)
+                # A live store that is away judges when it is back.
+                with suppress(StoreUnavailable):
+                    await self._check_room(grant)
+            except (InvalidInput, Conflict):
+                telemetry.GRANTS.labels(grant.kind.value, "refused").inc()
+                raise
+        return await self.give(grant, repeated=known is not None)
+
+    async def give(self, grant: Grant, *, repeated: bool = False) -> Grant:
+        """
+        Record a grant that has been found good, and apply it.
+
+        Raises:
+            InvalidInput, Conflict: The record or the live store refuses it.
+            NotFound: Unknown customer.
+            StoreUnavailable: The intent may stand; it is applied once the store is back.
+        """
+        outcome = "repeated" if repeated else "given"
+        try:
+            stored = await self._accounts.create_grant(grant)
+            await self.apply_grant(stored)
+        except StoreUnavailable:
+            outcome = "waiting"
+            raise
+        except SidecarError:
+            outcome = "refused"
+            raise
+        finally:
+            telemetry.GRANTS.labels(grant.kind.value, outcome).inc()
+        return stored
+
+    async def apply_grant(self, grant: Grant) -> None:
+        """
+        Bring a recorded grant to the live store; no effect on one that is posted.
+
+        Raises:
+            InvalidInput, Conflict: The live store refuses it.
+            NotFound: Unknown customer.
+            StoreUnavailable: Repeat it.
+        """
+        if grant.state is GrantState.POSTED:
+            # The live store has decided it; after a loss it is restored, not given again.
+            return
+        try:
+            await self._live.apply_grant(grant)
+        except NotFound:
+            customer = await self._customer(grant.customer_id)
+            await put_customer_live(self._accounts, self._live, customer)
+            await self._live.apply_grant(grant)
+        await self._accounts.note_applied(grant)
+
+    async def top_up(
+        self, customer_id: str, *, amount_nano: int, currency: str, reference: str
+    ) -> Grant:
+        """
+        Give paid credit for a payment, once per reference.
+
+        Args:
+            customer_id: Who paid.
+            amount_nano: Above zero.
+            currency: The customer's.
+            reference: The payment's own id, 1 to REFERENCE_CHARS_MAX letters, digits or `_.:-`.
+
+        Raises:
+            InvalidInput: A reference or amount that cannot be one.
+            Differs: The reference was given with another amount or currency.
+            NotFound, Conflict, StoreUnavailable: As `create_grant`.
+        """
+        return await self.create_grant(_top_up(customer_id, amount_nano, currency, reference))
+
+    async def check_top_up(
+        self, customer_id: str, *, amount_nano: int, currency: str, reference: str
+    ) -> None:
+        """Refuse a top-up that could not be given now. Raises as `top_up`; writes nothing."""
+        grant = _top_up(customer_id, amount_nano, currency, reference)
+        self._check(grant, await self._customer(customer_id))
+        await self._check_room(grant)
+
+    async def read_grant(self, customer_id: str, grant_id: str) -> Grant:
+        """One grant. Raises NotFound."""
+        grant = await self._accounts.read_grant(customer_id, grant_id)
+        if grant is None:
+            raise NotFound(f"customer {customer_id!r} has no grant {grant_id!r}")
+        return grant
+
+    async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
+        """A page of a customer's grants. Raises NotFound."""
+        await self._customer(customer_id)
+        return await self._accounts.list_grants(customer_id, after=after, limit=limit)
+
+    async def list_live_grants(self, customer_id: str) -> Sequence[LiveGrant]:
+        """Grants that still matter, in burn order. Raises NotFound, StoreUnavailable."""
+        await self._customer(customer_id)
+        return await self._live.list_live_grants(customer_id)
+
+    async def withdraw(self, withdrawal: Withdrawal) -> Withdrawal:
+        """
+        Take credit back from a grant, once per withdrawal id.
+
+        Raises:
+            InvalidInput: An amount that is not above zero, or is beyond any balance.
+            NotFound: Unknown customer or grant.
+            Conflict: The grant has ended or has less free than is asked for, now or at the
+                first attempt; or the id was given with other content.
+            StoreUnavailable: The intent may stand; it is applied once the store is back.
+        """
+        amount = withdrawal.amount_nano
+        if amount is not None and not 0 < amount <= AMOUNT_NANO_MAX:
+            raise InvalidInput(
+                f"amount must be above zero and at most {format_amount(AMOUNT_NANO_MAX)}; "
+                "leave it out to take all that there is to take",
+                field="amount",
+            )
+        await self.read_grant(withdrawal.customer_id, withdrawal.grant_id)
+        stored = await self._accounts.create_withdrawal(withdrawal)
+        match stored.state:
+            case WithdrawalState.INTENT:
+                return await self.apply_withdrawal(stored)
+            case WithdrawalState.APPLIED:
+                return stored
+            case WithdrawalState.REFUSED:
+                raise Conflict(
+                    f"withdrawal {stored.withdrawal_id!r} was refused at its first attempt; "
+                    "ask anew, under another key"
+                )
+
+    async def apply_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
+        """
+        Bring a recorded withdrawal to the live store and note what came of it.
+
+        Raises:
+            Conflict: It is refused; the message says how much is free.
+            NotFound: Unknown customer or grant.
+            StoreUnavailable: It stays an intent; repeat it.
+        """
+        kind = withdrawal.kind.value
+        grant = await self.read_grant(withdrawal.customer_id, withdrawal.grant_id)
+        try:
+            await self.apply_grant(grant)
+            withdrawn = await self._live.apply_withdrawal(withdrawal)
+        except (Conflict, InvalidInput) as error:
+            noted = await self._accounts.finish_withdrawal(
+                withdrawal, state=WithdrawalState.REFUSED, withdrawn_nano=0
+            )
+            if noted.state is WithdrawalState.APPLIED:  # Another attempt was there first.
+                return noted
+            telemetry.WITHDRAWALS.labels(kind, "refused").inc()
+            raise Conflict(await self._refusal(withdrawal, grant, error)) from error
+        except NotFound as error:
+            # The record has the grant, so the live store has lost it and is to be rebuilt.
+            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
+            raise StoreUnavailable("the live store does not have the grant now") from error
+        except StoreUnavailable:
+            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
+            raise
+        telemetry.WITHDRAWALS.labels(kind, "applied").inc()
+        return await self._accounts.finish_withdrawal(
+            withdrawal, state=WithdrawalState.APPLIED, withdrawn_nano=withdrawn
+        )
+
+    async def list_withdrawals(
+        self, customer_id: str, *, after: str, limit: int
+    ) -> Sequence[Withdrawal]:
+        """A page of a customer's withdrawals. Raises NotFound."""
+        await self._customer(customer_id)
+        return await self._accounts.list_withdrawals(customer_id, after=after, limit=limit)
+
+    async def read_balance(self, customer_id: str) -> Balance:
+        """The live balance. Raises NotFound, StoreUnavailable."""
+        balance = await self._live.read_balance(customer_id)
+        if balance is None:
+            raise NotFound(f"there is no customer {customer_id!r}")
+        return balance
+
+    def check_meters(self, meters: Sequence[str]) -> None:
+        """Refuse a scope that the policy does not know. Raises InvalidInput."""
+        policy = self._policies.current()
+        known = {rule.meter.name for rule in policy.meters}
+        known.update(*(card.priced_meters() for card in policy.cards.values()))
+        for name in meters:
+            if name not in known:
+                words = unknown("meter", name, known, label="the policy has")
+                raise InvalidInput(words, field="meters")
+
+    def _check(self, grant: Grant, customer: Customer) -> None:
+        """What a new grant is refused for before anything is written."""
+        check_grant(grant.terms, self._clock.now())
+        check_currency(grant.currency, customer)
+        self.check_meters(grant.meters)
+
+    async def _check_room(self, grant: Grant) -> None:
+        """Refuse what the live store has no room for. Raises StoreUnavailable, too."""
+        balance = await self._live.read_balance(grant.customer_id)
+        granted = balance.granted_nano if balance else 0
+        if granted + grant.amount_nano > AMOUNT_NANO_MAX:
+            raise InvalidInput(
+                f"amount is too large: {format_amount(granted)} has been granted so far, and "
+                f"all grants together can be at most {format_amount(AMOUNT_NANO_MAX)}",
+                field="amount",
+            )
+        live = await self._live.list_live_grants(grant.customer_id)
+        if len(live) >= GRANTS_ACTIVE_MAX:
+            raise Conflict(
+                f"there are {len(live)} grants that are not spent or ended, which is the most; "
+                "void one, or wait until one is spent"
+            )
+
+    async def _refusal(self, withdrawal: Withdrawal, grant: Grant, error: SidecarError) -> str:
+        """Why a withdrawal is refused, with what the grant still has."""
+        verb = f"{withdrawal.kind.value} of grant {grant.grant_id!r} is refused"
+        found = next(
+            (
+                one
+                for one in await self._live.list_live_grants(grant.customer_id)
+                if one.grant_id == grant.grant_id
+            ),
+            None,
+        )
+        if found is None:
+            return f"{verb}: nothing of it is left (0.00 free); {error}"
+        asked = "all of it"
+        if withdrawal.amount_nano is not None:
+            asked = format_amount(withdrawal.amount_nano)
+        return (
+            f"{verb}: it is {found.state} and {format_amount(found.free_nano)} of it is free, "
+            f"{format_amount(found.pinned_nano)} is set aside by open holds; asked for {asked}"
+        )
+
+    async def _customer(self, customer_id: str) -> Customer:
+        customer = await self._accounts.read_customer(customer_id)
+        if customer is None:
+            raise NotFound(f"there is no customer {customer_id!r}")
+        return customer
+
+
+def check_currency(currency: str, customer: Customer) -> None:
+    """Refuse credit in a currency that is not the customer's. Raises Conflict."""
+    if currency != customer.currency:
+        raise Conflict(
+            f"currency is {currency}; the balances of customer {customer.customer_id!r} "
+            f"are in {customer.currency}"
+        )
+
+
+def _top_up(customer_id: str, amount_nano: int, currency: str, reference: str) -> Grant:
+    """The grant of a payment. Raises InvalidInput for a reference that cannot be one."""
+    if _REFERENCE.fullmatch(reference) is None:
+        raise InvalidInput(
+            f"reference must be 1 to {REFERENCE_CHARS_MAX} letters, digits or _.:-",
+            field="reference",
+        )
+    return Grant(
+        grant_id=f"{TOP_UP_PREFIX}{reference}",
+        customer_id=customer_id,
+        amount_nano=amount_nano,
+        currency=currency,
+        kind=GrantKind.PAID,
+    )
+
+
+def _refuse_differences(known: Grant, asked: Grant) -> None:
+    """Raise Differs if a grant of the same id has other content."""
+    asked = replace(asked, schedule_id=asked.schedule_id or known.schedule_id)
+    found = tuple(
+        Difference(
+            field=name.removesuffix("_nano"),
+            before=_text(name, getattr(known, name)),
+            now=_text(name, getattr(asked, name)),
+        )
+        for name in _CONTENT
+        if getattr(known, name) != getattr(asked, name)
+    )
+    if found:
+        raise Differs(f"grant {known.grant_id!r} was given with other content", found)
+
+
+def _text(name: str, value: object) -> str:
+    if name == "amount_nano":
+        assert isinstance(value, int)
+        return format_amount(value)
+    if isinstance(value, tuple):
+        return ",".join(value) or "all meters"
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Rollover):
+        return f"{format_amount(value.least_nano)} to {format_amount(value.most_nano)}"
+    return "none" if value is None else str(value)

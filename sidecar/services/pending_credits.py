@@ -1,0 +1,115 @@
+"""What waits for the live store, and what is due: grants, withdrawals, recurring grants."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from sidecar import telemetry
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
+from sidecar.services.control_ports import Accounts, Grant, Withdrawal
+from sidecar.services.credits import CreditService
+from sidecar.services.schedules import ScheduleService
+
+ROUND_MAX = 100
+"""Of each kind in one round; the oldest first."""
+
+
+class PendingCredits:
+    """Finishes what was recorded while the live store was away, and issues recurring grants."""
+
+    def __init__(
+        self,
+        *,
+        accounts: Accounts,
+        credit: CreditService,
+        schedules: ScheduleService,
+        interval_seconds: float,
+    ) -> None:
+        """
+        Wire the parts.
+
+        Args:
+            accounts: The record.
+            credit, schedules: The use cases.
+            interval_seconds: Pause between rounds.
+        """
+        self._accounts = accounts
+        self._credits = credit
+        self._schedules = schedules
+        self._interval_seconds = interval_seconds
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work in rounds until stopped."""
+        while not stop.is_set():
+            for work in (self.apply_grants, self.apply_withdrawals, self._schedules.issue_due):
+                try:
+                    await work()
+                except SidecarError as error:
+                    telemetry.WORKER_FAILURES.labels("grants").inc()
+                    telemetry.get_logger().warning("credits_pending_failed", error=str(error))
+            try:
+                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+            except TimeoutError:
+                continue
+
+    async def apply_grants(self, *, limit: int = ROUND_MAX) -> int:
+        """
+        Apply grants whose intent was recorded while the live store was away.
+
+        One that the live store refuses stays an intent, and keeps no other from being applied.
+
+        Returns:
+            How many were applied.
+
+        Raises:
+            StoreUnavailable: Repeat it.
+        """
+        applied = 0
+        for grant in await self._accounts.pending_grants(limit=limit):
+            applied += await self._try_grant(grant)
+        return applied
+
+    async def apply_withdrawals(self, *, limit: int = ROUND_MAX) -> int:
+        """
+        Apply withdrawals whose intent was recorded while the live store was away.
+
+        Returns:
+            How many were applied; one that is refused is noted as that.
+
+        Raises:
+            StoreUnavailable: Repeat it.
+        """
+        applied = 0
+        for withdrawal in await self._accounts.pending_withdrawals(limit=limit):
+            applied += await self._try_withdrawal(withdrawal)
+        return applied
+
+    async def _try_grant(self, grant: Grant) -> bool:
+        return await _tried(
+            lambda: self._credits.apply_grant(grant),
+            worker="grants",
+            event="grant_refused",
+            customer_id=grant.customer_id,
+            grant_id=grant.grant_id,
+        )
+
+    async def _try_withdrawal(self, withdrawal: Withdrawal) -> bool:
+        return await _tried(
+            lambda: self._credits.apply_withdrawal(withdrawal),
+            worker="withdrawals",
+            event="withdrawal_refused",
+            customer_id=withdrawal.customer_id,
+            grant_id=withdrawal.grant_id,
+        )
+
+
+async def _tried(
+    work: Callable[[], Awaitable[object]], *, worker: str, event: str, **fields: str
+) -> bool:
+    """Whether it went through; a refusal is counted and logged."""
+    try:
+        await work()
+    except (InvalidInput, NotFound, Conflict) as error:
+        telemetry.WORKER_FAILURES.labels(worker).inc()
+        telemetry.get_logger().warning(event, error=str(error), **fields)
+        return False
+    return True
