@@ -91,10 +91,18 @@ class Recovery:
         )
 
     async def open_if_new(self) -> None:
-        """Open a store that was never opened; one that is away is left to the worker."""
+        """
+        Open a store that was never opened; one that is away is left to the worker.
+
+        A gateway alone with a Redis of its own opens that: whoever settles it takes its epoch over,
+        or finds by the recorded one that it was lost.
+        """
         if self.rebuilder is not None:
             with suppress(SidecarError):
                 await self.rebuilder.open_if_new()
+        elif self._settings.embedded_redis and not await self.live.is_opened():
+            new = [found.shard for found in await self.live.look() if found.epoch == 0]
+            await self.live.open_new(dict.fromkeys(new, 1))
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]], looks: bool) -> None:
         """Start the workers; `looks` is whether this one looks for lost shards."""

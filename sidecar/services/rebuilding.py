@@ -9,157 +9,37 @@ leaves a shard that is found lost again, and the next rebuild begins from the st
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 
 from sidecar import telemetry
 from sidecar.domain.errors import SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import RateCard
 from sidecar.domain.rebuilding import (
-    LiveState,
-    RecordedCredential,
-    RecordedCustomer,
     RecordedUsage,
     live_state,
     window_counters,
 )
 from sidecar.services.ports import Policies, RateCards
 from sidecar.services.rating import total_key
+from sidecar.services.rebuild_ports import (
+    FoundShard,
+    LiveCustomer,
+    LiveShards,
+    PendingStream,
+    PriceUse,
+    RebuildRecord,
+    RebuildSnapshot,
+    RecordedShard,
+)
 
 PAGE_MAX = 1_000
 """Customers, or ended holds, that are read and written at a time."""
 _REVISION_MARGIN_MS = 1_000
 """A customer's revision is an instant at least; no change of this instant may have a later one."""
 _DRAIN_PAUSE_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundShard:
-    """A shard in the live store; 0 for what it does not have."""
-
-    shard: int
-    epoch: int
-    seq: int
-    lost_epoch: int
-    """The epoch in which a process saw it go back."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedShard:
-    """A shard of record: its epoch (0: never opened), and the last decision that was settled."""
-
-    epoch: int = 0
-    settled_epoch: int = 0
-    settled_seq: int = 0
-    offset: str = "0-0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveCustomer:
-    """A customer as the live store gets them."""
-
-    customer_id: str
-    state: LiveState
-    credentials: tuple[RecordedCredential, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PriceUse:
-    """What captures of a month used of a price, and so took of its running total."""
-
-    price_version: str
-    meter: str
-    model: str
-    month: datetime
-    quantity: int
-
-
-class LiveShards(Protocol):
-    """The shards of the live store, beside what scripts do on them; safe to repeat."""
-
-    def shard_of(self, customer_id: str) -> int:
-        """The customer's shard."""
-
-    async def look(self) -> Sequence[FoundShard]:
-        """What every shard says of its life."""
-
-    async def close(self, shards: Mapping[int, int]) -> None:
-        """Take these epochs away, where they still are what is said: no script changes them."""
-
-    async def clear(self, epochs: Mapping[int, int]) -> None:
-        """Begin to fill shards for their new epochs."""
-
-    async def now_ms(self) -> int:
-        """The store's own time, epoch milliseconds."""
-
-    async def fill(self, customers: Sequence[LiveCustomer]) -> None:
-        """Write customers whole."""
-
-    async def remember(self, shard: int, epoch: int, ended: Sequence[RecordedUsage]) -> None:
-        """Put back how ids ended."""
-
-    async def open(self, shard: int, epoch: int, *, clock_ms: int, claims: bool) -> None:
-        """Give a filled shard its epoch, if it is still filled for that."""
-
-    async def is_opened(self) -> bool:
-        """Whether every shard has been opened once."""
-
-    async def set_opened(self) -> None:
-        """Note that every shard has been opened, for which gateways wait."""
-
-
-class RebuildSnapshot(Protocol):
-    """What Postgres knew when the epochs were raised; nothing of these shards commits meanwhile."""
-
-    @property
-    def epochs(self) -> Mapping[int, int]:
-        """The new epoch of each shard that is to be made anew."""
-
-    async def clock_ms(self, shard: int) -> int:
-        """The instant of the shard's last settled decision, 0 if there is none."""
-
-    async def customer_ids(self, after: str, limit: int) -> Sequence[str]:
-        """Customers of all shards, by id."""
-
-    async def customers(
-        self, ids: Sequence[str]
-    ) -> Sequence[tuple[RecordedCustomer, Sequence[PriceUse]]]:
-        """These customers, without totals, and what their totals are made of."""
-
-    def ended(self, shard: int) -> AsyncIterator[RecordedUsage]:
-        """Holds that ended within the dedupe horizon."""
-
-
-class RebuildRecord(Protocol):
-    """The shards of record."""
-
-    async def shards(self) -> Mapping[int, RecordedShard]:
-        """Those that have a row."""
-
-    async def adopt(self, shard: int, epoch: int) -> None:
-        """Take over the epoch of a store that was opened before epochs were numbered here."""
-
-    async def open_new(self, shards: Sequence[int]) -> Mapping[int, int]:
-        """Number the first epochs where there are no customers; empty where that is not so."""
-
-    def begin(self, expected: Mapping[int, int]) -> AbstractAsyncContextManager[RebuildSnapshot]:
-        """
-        Lock shards, raise their epochs and read; it commits at the end.
-
-        Shards whose epoch is not the expected one any more are left out: somebody else made
-        them anew.
-        """
-
-
-class PendingStream(Protocol):
-    """What the streams still have."""
-
-    async def read(self, shard: int, after: str, limit: int) -> Sequence[object]:
-        """Records after an entry id, in order."""
 
 
 class Rebuilder:
@@ -285,10 +165,7 @@ class Rebuilder:
         epochs = await self._record.open_new(shards)
         if not epochs:
             return False
-        await self._live.clear(epochs)
-        for shard, epoch in epochs.items():
-            await self._live.open(shard, epoch, clock_ms=0, claims=False)
-        await self._live.set_opened()
+        await self._live.open_new(epochs)
         telemetry.get_logger().info("store_opened", shards=len(epochs))
         return True
 

@@ -902,7 +902,8 @@ WHERE customer_id = ANY ($1::text[]) AND quantity > 0
 SELECT e.customer_id, e.price_version, e.model, l.meter,
     date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
 FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
-WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture' AND e.occurred_at >= $2
+WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
+    AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 day'
 GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
 
 -- name: ended_holds

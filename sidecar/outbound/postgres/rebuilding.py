@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -27,7 +27,7 @@ from sidecar.outbound.postgres.pool import (
 )
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.control_ports import GrantState
-from sidecar.services.rebuilding import PriceUse, RecordedShard
+from sidecar.services.rebuild_ports import PriceUse, RecordedShard
 
 DEDUPE_HORIZON: Final = timedelta(hours=48)
 """How long the live store remembers how an id ended."""
@@ -106,7 +106,6 @@ class PostgresSnapshot:
 
     def __init__(self, connection: Connection, epochs: Mapping[int, int]) -> None:
         self._connection = connection
-        self._month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         self.epochs = epochs
 
     async def clock_ms(self, shard: int) -> int:
@@ -128,7 +127,7 @@ class PostgresSnapshot:
         credentials = await self._grouped("rebuild_credentials", ids)
         grants = await self._grouped("rebuild_grants", ids)
         counted = await self._grouped("rebuild_counters", ids)
-        prices = await self._grouped("rebuild_prices", ids, self._month - timedelta(days=1))
+        prices = await self._grouped("rebuild_prices", ids)
         return [
             (
                 RecordedCustomer(

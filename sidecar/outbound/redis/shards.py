@@ -22,7 +22,7 @@ from sidecar.outbound.redis.keys import (
 )
 from sidecar.outbound.redis.push_messages import ShardPush, encode_push
 from sidecar.services.control_ports import Grant
-from sidecar.services.rebuilding import FoundShard, LiveCustomer
+from sidecar.services.rebuild_ports import FoundShard, LiveCustomer
 
 _COMMANDS_MAX = 2_000
 """Commands of one round trip while a store is filled."""
@@ -146,6 +146,13 @@ class RedisLiveShards:
         await self._run(scripts.OPEN, (self._keyspace.shard(shard),), arguments)
         push = encode_push(ShardPush(shard=shard, epoch=epoch))
         await self._connection.commands([("DEL", loss_key(shard)), ("PUBLISH", PUSH_CHANNEL, push)])
+
+    async def open_new(self, epochs: Mapping[int, int]) -> None:
+        """Open shards of a store that has no customers yet, and say that all are open."""
+        await self.clear(epochs)
+        for shard, epoch in epochs.items():
+            await self.open(shard, epoch, clock_ms=0, claims=False)
+        await self.set_opened()
 
     async def set_opened(self) -> None:
         """Note that every shard has been opened, for which gateways wait."""
