@@ -45,6 +45,12 @@ STORE_CALL_DURATION = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+REDIS_REDIRECTIONS = Counter(
+    "sidecar_redis_redirections_total",
+    "Commands that a node of a Redis Cluster refused unheard, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
 HOLDS = Counter(
     "sidecar_holds_total",
     "Holds by transition: placed, captured, released, expired, extended.",
@@ -147,6 +153,33 @@ QUARANTINED = Counter(
 POLICY_RELOAD_FAILING = Gauge(
     "sidecar_policy_reload_failing",
     "1 while the policy files on disk cannot be used and an older policy is in force.",
+    registry=REGISTRY,
+)
+JOURNAL_BYTES = Gauge(
+    "sidecar_journal_bytes",
+    "Size of the gateway's journal.",
+    registry=REGISTRY,
+)
+JOURNAL_NEARLY_FULL = Gauge(
+    "sidecar_journal_nearly_full",
+    "1 while the journal has 80 percent or more of its largest size.",
+    registry=REGISTRY,
+)
+JOURNAL_UNSETTLED = Gauge(
+    "sidecar_journal_unsettled_records",
+    "Captures in the journal that the ledger is not known to have.",
+    registry=REGISTRY,
+)
+JOURNAL_RECORDS = Counter(
+    "sidecar_journal_records_total",
+    "Captures by what the journal did: kept, refused, settled, replayed, damaged, unreadable.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+JOURNAL_FSYNC_DURATION = Histogram(
+    "sidecar_journal_fsync_seconds",
+    "Writing one batch of the journal, with its fsync.",
+    buckets=_FAST,
     registry=REGISTRY,
 )
 PUSH_MESSAGES = Counter(

@@ -16,8 +16,10 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
+from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import Recovery, make_claims
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
@@ -94,6 +96,7 @@ class Application:
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
+        self.journaling = Journaling()
         self._stack = AsyncExitStack()
         self._workers: Workers
 
@@ -155,6 +158,7 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
+        await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
         if self.stores.wants_postgres:
             self._make_control_plane()
@@ -226,11 +230,13 @@ class Application:
             policies=self.policies,
             quarantine=self.quarantine,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            journal=self.journaling.journal,
         )
+        self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
+        self.recovery.show_journal_again(self.journaling)
 
     def _make_control_plane(self) -> None:
-        settings = self.settings
-        accounts = PostgresAccounts(self.pool)
+        settings, accounts = self.settings, PostgresAccounts(self.pool)
         live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
             accounts=accounts,
@@ -261,8 +267,7 @@ class Application:
         )
 
     def _make_settlement(self) -> None:
-        settings = self.settings
-        shards = range(settings.shards)
+        settings, shards = self.settings, range(self.settings.shards)
         self.sweeper = Sweeper(
             balances=self.balances,
             metering=self.metering,
@@ -291,6 +296,7 @@ class Application:
             poll_seconds=settings.settle_interval_seconds,
             claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
         )
+        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
@@ -362,6 +368,7 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
@@ -373,6 +380,9 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
+            seconds = settings.reconcile_interval_seconds
+            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            start("reconcile", compare, after=known)
             for name, run in self.credit.workers.items():
                 start(name, run, after=known)
         if self.reporter is not None:

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from sidecar import telemetry
+from sidecar.app.journaling import Journaling
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import SidecarError
 from sidecar.outbound.postgres.counter_totals import forget_counted
@@ -25,6 +26,7 @@ from sidecar.services.rebuilding import Rebuilder
 from sidecar.settings import Rebuild, Settings
 
 _RENEWAL_SECONDS = 1.0
+"""Also how often a shard that lacks captures of this process's journal is shown them."""
 _FORGET_SECONDS = 3_600.0
 
 Replay = Callable[[int], Awaitable[object]]
@@ -48,6 +50,7 @@ class Recovery:
         self.rebuilder: Rebuilder | None = None
         self._pool: Pool | None = None
         self._replays: list[Replay] = []
+        self._behind: Callable[[], frozenset[int]] = frozenset
 
     def show_again(self, replay: Replay) -> None:
         """Call this with each shard that has a new epoch."""
@@ -61,6 +64,12 @@ class Recovery:
             await cards.publish_again()
 
         self.show_again(replay)
+
+    def show_journal_again(self, journaling: Journaling) -> None:
+        """Replay this process's journal, if it has one, also what was lost before it started."""
+        if journaling.replay is not None:
+            self.show_again(journaling.replay.replay)
+            self._behind = lambda: journaling.behind
 
     def use_postgres(
         self,
@@ -117,7 +126,7 @@ class Recovery:
         watch = self._redis.watch
         while not stop.is_set():
             await watch.wait_renewed(stop, _RENEWAL_SECONDS)
-            for shard in watch.take_renewed():
+            for shard in {*watch.take_renewed(), *self._behind()}:
                 try:
                     for replay in self._replays:
                         await replay(shard)

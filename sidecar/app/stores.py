@@ -69,8 +69,19 @@ class Stores:
             stack.push_async_callback(self.pool.close)
 
     async def look_at_redis(self) -> None:
-        """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
-        await fix_shards(self.redis, self._settings.shards)
+        """
+        Raises StoreUnavailable, or ConfigError for a store of another number of shards.
+
+        Of a cluster, once it is known, one node that answers is enough: a process that serves
+        the other nodes' shards must not be taken out because of one.
+        """
+        await self.redis.refresh()
+        try:
+            await fix_shards(self.redis, self._settings.shards)
+        except StoreUnavailable:
+            if not (self._redis_known and self.redis.is_cluster):
+                raise
+            await self.redis.ping()
         if not self._redis_known or "redis" in self.problems:
             await self.redis.load_scripts()
         self._redis_known = True

@@ -181,6 +181,8 @@ class CaptureOutcome:
     `booked_nano` is what this call changed (a correction's is signed), `overspent_nano` the
     part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
     aside (0 if none).
+    (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
+    the last decision before them.
     """
 
     status: CaptureStatus
@@ -188,6 +190,8 @@ class CaptureOutcome:
     overspent_nano: int = 0
     held_nano: int = 0
     available_nano: int = 0
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

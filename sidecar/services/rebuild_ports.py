@@ -79,7 +79,9 @@ class LiveShards(Protocol):
     async def remember(self, shard: int, epoch: int, ended: Sequence[RecordedUsage]) -> None:
         """Put back how ids ended."""
 
-    async def open(self, shard: int, epoch: int, *, clock_ms: int, claims: bool) -> None:
+    async def open(
+        self, shard: int, epoch: int, *, clock_ms: int, claims: bool, settled: tuple[int, int]
+    ) -> None:
         """Give a filled shard its epoch, if it is still filled for that."""
 
     async def open_new(self, epochs: Mapping[int, int]) -> None:
@@ -98,6 +100,9 @@ class RebuildSnapshot(Protocol):
     @property
     def epochs(self) -> Mapping[int, int]:
         """The new epoch of each shard that is to be made anew."""
+
+    def settled(self, shard: int) -> tuple[int, int]:
+        """Epoch and seq of the shard's last decision that the ledger has."""
 
     async def clock_ms(self, shard: int) -> int:
         """The instant of the shard's last settled decision, 0 if there is none."""

@@ -202,7 +202,13 @@ class Rebuilder:
                     clocks[shard] = await snapshot.clock_ms(shard)
                     await self._remember(snapshot, shard)
         for shard, epoch in epochs.items():
-            await self._live.open(shard, epoch, clock_ms=clocks[shard], claims=True)
+            await self._live.open(
+                shard,
+                epoch,
+                clock_ms=clocks[shard],
+                claims=True,
+                settled=snapshot.settled(shard),
+            )
         seconds = time.perf_counter() - started
         telemetry.REBUILD_DURATION.observe(seconds)
         telemetry.REBUILT_CUSTOMERS.inc(customers)
@@ -215,7 +221,9 @@ class Rebuilder:
         """Settle what the stream still has; another worker may have the lease, and does it then."""
         deadline = time.monotonic() + self._drain_seconds_max
         while True:
-            await self._settle(shard)
+            # It settles, and then cannot tell the shard so: that has no epoch.
+            with suppress(StoreUnavailable):
+                await self._settle(shard)
             row = (await self._record.shards()).get(shard, RecordedShard())
             if not await self._stream.read(shard, row.offset, 1):
                 return

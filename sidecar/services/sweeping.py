@@ -64,6 +64,9 @@ class Sweeper:
         """
         ended = 0
         for shard in self._shards:
+            # If this one's node is away the next round begins behind it, so that the shards of
+            # other nodes have their turn.
+            self._shards = (*self._shards[1:], shard)
             for customer_id, hold_id in await self._balances.due_holds(shard, self._batch_max):
                 ended += await self._try_end(customer_id, hold_id)
         for shard in self._shards:

@@ -275,11 +275,11 @@ async def test_an_index_without_its_customer_finds_nobody(store):
     assert await store.directory.read_customer(CUSTOMER) is None
 
 
-async def test_a_rate_card_is_read_as_it_was_published(store):
+async def test_a_rate_card_is_read_as_it_was_published(store, redis_url):
     assert await store.cards.read(CARD.version) is None
     await store.cards.publish(CARD)
     await store.cards.publish(CARD)
-    other = await LiveStore.open(_url(store))
+    other = await LiveStore.open(redis_url)
     try:
         assert await other.cards.read(CARD.version) == CARD
         calls = other.connection.calls
@@ -353,7 +353,3 @@ async def test_an_entry_that_cannot_be_read_is_handed_on_with_its_fields(
     assert isinstance(bad, UnreadableRecord)
     assert problem in bad.problem
     assert bad.fields["cur"] == "USD"
-
-
-def _url(store: LiveStore) -> str:
-    return f"unix://{store.connection._pool.connection_kwargs['path']}"

@@ -74,13 +74,9 @@ async def test_a_store_that_is_new_is_opened_once(world, postgres_pool):
     assert await world.recover() == 0
     epochs = {found.epoch for found in await world.live.look()}
     assert epochs == {1}
-    async with recovering(world_url(world), postgres_pool, owner="other") as other:
+    async with recovering(world.url, postgres_pool, owner="other") as other:
         assert await other.recover() == 0
         assert {found.epoch for found in await other.live.look()} == epochs
-
-
-def world_url(world: Recovering) -> str:
-    return f"unix://{world.store.connection._pool.connection_kwargs['path']}"
 
 
 async def test_a_store_of_an_older_version_keeps_its_epoch(world, postgres_pool):
@@ -439,7 +435,7 @@ async def test_a_batch_that_was_read_before_a_rebuild_cannot_commit_after_it(wor
     world.settlement._ledger = Waiting()
     settling = asyncio.create_task(world.settlement.settle_shard(shard))
     await read.wait()
-    async with recovering(world_url(world), postgres_pool, owner="worker") as other:
+    async with recovering(world.url, postgres_pool, owner="worker") as other:
         other.settlement._owner = "other"
         await postgres_pool.execute(
             "UPDATE shards SET lease_until = now() WHERE lease_owner IS NOT NULL"

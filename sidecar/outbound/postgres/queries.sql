@@ -837,7 +837,7 @@ SELECT shard, epoch FROM shards WHERE shard = ANY ($1::integer[]) ORDER BY shard
 UPDATE shards SET epoch = epoch + 1, stream_offset = '0-0', fence = fence + 1,
     lease_owner = NULL, lease_until = NULL
 WHERE shard = ANY ($1::integer[])
-RETURNING shard, epoch
+RETURNING shard, epoch, settled_epoch, settled_seq
 
 -- name: last_decided
 SELECT decided_at FROM usage_events WHERE shard = $1 ORDER BY posted_at DESC LIMIT 1
@@ -932,3 +932,96 @@ SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estima
 FROM usage_events e WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
 ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
+
+-- name: read_credit
+-- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.
+-- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more.
+SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
+    coalesce(b.granted_nano, 0) AS granted_nano, coalesce(b.used_nano, 0) AS used_nano,
+    coalesce(b.used_prepaid_nano, 0) AS used_prepaid_nano,
+    coalesce(b.voided_nano, 0) AS voided_nano, coalesce(b.expired_nano, 0) AS expired_nano,
+    coalesce(-b.customer_overage_nano, 0) AS deficit_nano,
+    ARRAY(
+        SELECT e.hold_id FROM usage_events e
+        WHERE e.customer_id = c.customer_id AND e.day = ANY ($3::date[])
+            AND e.hold_id = ANY ($4::text[]) AND e.kind = 'capture') AS settled_holds,
+    (SELECT json_agg(json_build_object(
+            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority,
+            'effective_ms', trunc(extract(epoch FROM coalesce(g.effective_at, g.created_at)) * 1000),
+            'expires_ms', trunc(extract(epoch FROM g.expires_at) * 1000),
+            'meters', array_to_string(g.meters, ','), 'free_nano', g.remaining_nano::text))
+        FROM grants g
+        WHERE g.customer_id = c.customer_id AND g.remaining_nano <> 0)::text AS grants
+FROM customers c
+LEFT JOIN account_balances b USING (customer_id, currency)
+LEFT JOIN shards s ON s.shard = $2
+WHERE c.customer_id = $1
+
+-- name: list_customer_ids
+SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
+
+-- name: unsummed_balances
+WITH entries AS (
+    SELECT t.customer_id, t.currency, e.account, sum(e.amount_nano) AS nano
+    FROM ledger_transactions t JOIN ledger_entries e USING (customer_id, transaction_id)
+    GROUP BY t.customer_id, t.currency, e.account),
+balances AS (
+    SELECT b.customer_id, b.currency, p.account, p.nano
+    FROM account_balances b
+    CROSS JOIN LATERAL (VALUES
+        ('customer_credit', b.customer_credit_nano), ('customer_overage', b.customer_overage_nano),
+        ('customer_receivable', b.customer_receivable_nano), ('funding', b.funding_nano),
+        ('promotion', b.promotion_nano), ('breakage', b.breakage_nano),
+        ('revenue', b.revenue_nano)) AS p (account, nano))
+SELECT customer_id, 'account ' || account AS what, coalesce(e.nano, 0) AS expected_nano,
+    coalesce(b.nano, 0) AS found_nano
+FROM entries e FULL JOIN balances b USING (customer_id, currency, account)
+WHERE coalesce(e.nano, 0) <> coalesce(b.nano, 0)
+ORDER BY customer_id, what LIMIT $1
+
+-- name: unsummed_grants
+SELECT g.customer_id, 'left of grant ' || g.grant_id AS what,
+    g.opening_nano + coalesce(m.nano, 0) AS expected_nano, g.remaining_nano AS found_nano
+FROM grants g
+LEFT JOIN (
+    SELECT customer_id, grant_id, sum(amount_nano) AS nano
+    FROM grant_movements GROUP BY customer_id, grant_id) m USING (customer_id, grant_id)
+WHERE g.remaining_nano <> g.opening_nano + coalesce(m.nano, 0)
+ORDER BY g.customer_id, what LIMIT $1
+
+-- name: resum_balances
+-- Only a row whose accounts are wrong; the other sums follow from the kinds of transactions.
+WITH entries AS (
+    SELECT t.currency,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_credit'), 0) AS credit,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_overage'), 0) AS overage,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_receivable'), 0) AS owed,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'funding'), 0) AS funding,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(-sum(e.amount_nano) FILTER (
+            WHERE t.kind IN ('grant', 'rollover') AND e.account IN ('funding', 'promotion')), 0)
+            AS granted,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind IN ('void', 'refund', 'dispute')
+                AND e.account IN ('funding', 'promotion')), 0) AS voided,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'expire' AND e.account IN ('breakage', 'promotion')), 0) AS expired
+    FROM ledger_transactions t JOIN ledger_entries e USING (customer_id, transaction_id)
+    WHERE t.customer_id = $1
+    GROUP BY t.currency)
+UPDATE account_balances b SET
+    customer_credit_nano = e.credit, customer_overage_nano = e.overage,
+    customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
+    breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
+    used_nano = e.revenue, used_prepaid_nano = e.revenue + e.owed, voided_nano = e.voided,
+    expired_nano = e.expired, updated_at = now()
+FROM entries e
+WHERE b.customer_id = $1 AND b.currency = e.currency
+
+-- name: resum_grants
+UPDATE grants g SET remaining_nano = g.opening_nano + coalesce((
+    SELECT sum(m.amount_nano) FROM grant_movements m
+    WHERE m.customer_id = g.customer_id AND m.grant_id = g.grant_id), 0)
+WHERE g.customer_id = $1

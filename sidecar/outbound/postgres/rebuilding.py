@@ -97,16 +97,20 @@ class PostgresRebuildRecord:
                 locked = await connection.fetch(query("lock_shards"), list(expected))
                 mine = [row["shard"] for row in locked if row["epoch"] == expected[row["shard"]]]
                 rows = await connection.fetch(query("raise_epochs"), mine)
-                epochs = {row["shard"]: row["epoch"] for row in rows}
-                yield PostgresSnapshot(connection, epochs)
+                yield PostgresSnapshot(connection, rows)
 
 
 class PostgresSnapshot:
     """Implements RebuildSnapshot, inside the transaction that raised the epochs."""
 
-    def __init__(self, connection: Connection, epochs: Mapping[int, int]) -> None:
+    def __init__(self, connection: Connection, rows: Sequence[asyncpg.Record]) -> None:
         self._connection = connection
-        self.epochs = epochs
+        self.epochs = {row["shard"]: row["epoch"] for row in rows}
+        self._settled = {row["shard"]: (row["settled_epoch"], row["settled_seq"]) for row in rows}
+
+    def settled(self, shard: int) -> tuple[int, int]:
+        """Epoch and seq of the shard's last decision that the ledger has."""
+        return self._settled[shard]
 
     async def clock_ms(self, shard: int) -> int:
         """The instant of the shard's last settled decision, 0 if there is none."""

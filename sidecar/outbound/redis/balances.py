@@ -211,13 +211,15 @@ class RedisBalances:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available = reply[:5]
+        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
             overspent_nano=int(overspent),
             held_nano=int(held),
             available_nano=int(available),
+            epoch=int(epoch),
+            seq=int(seq),
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -289,7 +291,7 @@ class RedisBalances:
 
     async def ping(self) -> None:
         """Whether the store answers."""
-        await self._connection.command("PING")
+        await self._connection.ping()
 
     async def _open_terms(self, customer_id: str, hold_id: str) -> HoldTerms | None:
         stored = await self.read_hold(customer_id, hold_id)

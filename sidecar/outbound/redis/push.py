@@ -102,6 +102,9 @@ class PushListener:
                     continue
                 if unanswered == SILENT_ROUNDS_MAX:
                     raise StoreUnavailable("redis: the push channel is silent")
+                if not self._connection.is_current(connection):
+                    # A node that has left its cluster would answer for ever and hear nothing.
+                    raise StoreUnavailable("redis: the push channel is on another node now")
                 unanswered += 1
                 await connection.send_command("PING", check_health=False)
 

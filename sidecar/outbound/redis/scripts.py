@@ -85,6 +85,7 @@ MEND = _load("mend", "counters", "book")
 MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
 OPEN = _load("open", shard_key=0, guarded=False)
 CLOSE = _script("close", _read("close"), 0, guarded=False)
+SETTLED = _load("settled", shard_key=0)
 
 ALL = (
     PLACE,
@@ -110,4 +111,5 @@ ALL = (
     MARKERS,
     OPEN,
     CLOSE,
+    SETTLED,
 )

@@ -130,7 +130,15 @@ class RedisLiveShards:
                 arguments = [argument for one in part for argument in _marker_arguments(one)]
                 await self._run(scripts.MARKERS, keys, (epoch, *arguments))
 
-    async def open(self, shard: int, epoch: int, *, clock_ms: int, claims: bool) -> None:
+    async def open(
+        self,
+        shard: int,
+        epoch: int,
+        *,
+        clock_ms: int = 0,
+        claims: bool = False,
+        settled: tuple[int, int] = (0, 0),
+    ) -> None:
         """
         Give a filled shard its epoch, and tell the gateways.
 
@@ -138,11 +146,12 @@ class RedisLiveShards:
             shard, epoch: As `clear` began them.
             clock_ms: The shard's decisions come no earlier.
             claims: Whether usage of holds from before now has to be claimed.
+            settled: Epoch and seq of the last decision that the ledger has.
 
         Raises:
             StoreUnavailable: Somebody else fills the shard by now, or no answer.
         """
-        arguments = (epoch, clock_ms, int(claims))
+        arguments = (epoch, clock_ms, int(claims), *settled)
         await self._run(scripts.OPEN, (self._keyspace.shard(shard),), arguments)
         push = encode_push(ShardPush(shard=shard, epoch=epoch))
         await self._connection.commands([("DEL", loss_key(shard)), ("PUBLISH", PUSH_CHANNEL, push)])
@@ -151,7 +160,7 @@ class RedisLiveShards:
         """Open shards of a store that has no customers yet, and say that all are open."""
         await self.clear(epochs)
         for shard, epoch in epochs.items():
-            await self.open(shard, epoch, clock_ms=0, claims=False)
+            await self.open(shard, epoch)
         await self.set_opened()
 
     async def set_opened(self) -> None:
