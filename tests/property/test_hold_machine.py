@@ -109,9 +109,7 @@ class HoldMachine(RuleBasedStateMachine):
         lasts=st.none() | st.integers(1, 20),
         meters=scopes,
     )
-    def grant(
-        self, customer, grant_id, count, kind, priority, begins, lasts, meters
-    ) -> None:
+    def grant(self, customer, grant_id, count, kind, priority, begins, lasts, meters) -> None:
         moment = self.world.moment
         effective = None if begins is None else moment + timedelta(seconds=begins)
         grant = Grant(
@@ -382,7 +380,14 @@ class HoldMachine(RuleBasedStateMachine):
         )
 
     def check_capture(
-        self, account: Account, number: int, parts, outcome: CaptureOutcome, booked, captured, prepaid
+        self,
+        account: Account,
+        number: int,
+        parts,
+        outcome: CaptureOutcome,
+        booked,
+        captured,
+        prepaid,
     ) -> None:
         hold = account.open.get(number)
         first = CaptureStatus.CAPTURED if hold else CaptureStatus.LATE
