@@ -54,6 +54,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             "rollover": {"enum": [None, {"min": "1", "max": "5"}]},
         },
         "WithdrawalBody": {"amount": {"enum": [None, "0.000000001"]}},
+        "DisputeBody": {"amount": {"const": "0.000000001"}},
         "TopUpBody": {
             "amount": {"type": "string", "pattern": "^[1-9]{1,6}$"},
             "currency": {"const": "USD"},

@@ -22,6 +22,7 @@ from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.thresholds import ThresholdRecord
 from sidecar.services.top_ups import TopUpService
+from sidecar.services.withdrawals import WithdrawalService
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -70,6 +71,7 @@ class AdminUseCases:
     credits: CreditService
     schedules: ScheduleService
     top_ups: TopUpService
+    withdrawals: WithdrawalService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries
