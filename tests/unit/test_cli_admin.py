@@ -1,5 +1,6 @@
 """`sidecar customers` and `sidecar credentials`, against a served admin API."""
 
+import asyncio
 import json
 import re
 import threading
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from fixtures.http_edges import World
+from fixtures.http_edges import World, calling
 from fixtures.served_admin import admin, world
 from fixtures.shell import Shell, sidecar
 
