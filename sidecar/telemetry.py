@@ -57,6 +57,18 @@ HOLDS = Counter(
     ["transition"],
     registry=REGISTRY,
 )
+ORPHANS = Counter(
+    "sidecar_orphans_total",
+    "Holds that expired without usage, by outcome: released, captured (the estimate is charged), "
+    "unproven (to be charged, but nothing shows the service: released).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ORPHAN_ALARMS = Counter(
+    "sidecar_orphan_alarms_total",
+    "Times that a customer passed the limits of orphans in an hour.",
+    registry=REGISTRY,
+)
 USAGE_EVENTS = Counter(
     "sidecar_usage_events_total",
     "Log entries and posted usage, by edge and outcome; nothing is dropped uncounted.",

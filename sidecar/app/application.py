@@ -37,6 +37,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -45,6 +46,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
@@ -56,6 +58,7 @@ from sidecar.services.check import CheckService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
@@ -273,6 +276,9 @@ class Application:
             metering=self.metering,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
+            orphans=OrphanSettlement(
+                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
+            ),
         )
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
@@ -348,11 +354,13 @@ class Application:
             credits=self.credit.credit,
             schedules=self.credit.schedules,
             top_ups=self.credit.top_ups,
+            withdrawals=self.credit.withdrawals,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
             reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
             thresholds=PostgresThresholds(self.pool),
+            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
         )
         self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 

@@ -18,6 +18,7 @@ from sidecar.cli import (
     customers,
     decisions,
     envoy,
+    holds,
     ledger,
     meters,
     rules,
@@ -58,6 +59,7 @@ app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
+app.add_typer(holds.app, name="holds")
 
 
 @app.command("version")

@@ -258,6 +258,27 @@ class MeteringService:
         outcome = await self._book(await self._rating.rate(event, card, terms), terms)
         return outcome.status
 
+    async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
+        """
+        Charge the estimate of a hold that expired without usage; used by the sweep.
+
+        Usage that comes later corrects it. Safe to repeat: a second charge is a duplicate.
+
+        Returns:
+            None where nothing can be charged: the price version or one of its meters is not known.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+        """
+        card = await self._rate_cards.read(terms.price_version)
+        if card is None:
+            return None
+        try:
+            outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+        except InvalidInput:
+            return None
+        return outcome.status
+
     async def finish_claim(
         self, event: UsageEvent, counted: Sequence[tuple[str, int]]
     ) -> CaptureStatus:

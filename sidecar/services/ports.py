@@ -204,10 +204,18 @@ class RatingDemand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHold:
-    """A hold as the store has it."""
+    """
+    A hold as the store has it.
+
+    `due` says that an open one's expiry has passed, `served` that a sign of life was seen of
+    it, `interrupted` that a capture of it has begun and not ended.
+    """
 
     terms: HoldTerms
     state: HoldState
+    due: bool = False
+    served: bool = False
+    interrupted: bool = False
 
 
 class Balances(Protocol):

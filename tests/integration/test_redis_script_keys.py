@@ -96,6 +96,27 @@ async def set_up(store: LiveStore) -> CustomerFacts:
     return await store.facts()
 
 
+async def lose_and_rebuild(store: LiveStore, facts: CustomerFacts) -> None:
+    """A shard through everything of its losing and coming back."""
+    bound, keys = store.balances._connection, store.keyspace
+    shard, old, lost = keys.shard_of(CUSTOMER), hold_of(facts, 5, 4), hold_of(facts, 4, 10)
+    shards = RedisShards(bound, keys)
+    await RedisQuarantine(bound, keys).put(report_of(old), reason="unpriced", key="k1")
+    await RedisUsageStream(bound, keys).tell_settled(shard, 1, 1)
+    (state,) = await shards.states([shard])
+    await shards.close({shard: state.epoch})
+    await store.connection.command("HSET", keys.shard(shard), "building", state.epoch + 1)
+    ended = RecordedUsage(
+        customer_id=CUSTOMER, hold_id=hold_id_of(6), state="captured", digest="0f", decided_ms=1
+    )
+    await shards.remember(shard, state.epoch + 1, [ended])
+    await shards.open(shard, state.epoch + 1, claims=True)
+    assert await store.balances.restore_hold(lost.terms, 60_000, prepaid=True)
+    claimed = await store.balances.capture_hold(event_of(old, 4), (), prepaid=True)
+    assert claimed.status is CaptureStatus.CLAIMED
+    await RedisClaimedHolds(bound, keys).tell(CUSTOMER, hold_id_of(5), None)
+
+
 async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     facts = await set_up(store)
     hold = hold_of(facts, 1, 10, counters=takes())
@@ -125,6 +146,7 @@ async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     # Past everything that the counters keep, so that the sweep has something to prune.
     await store.set_clock(4_000_000_000_000)
     assert await store.balances.prune_counters(shard, 100) > 0
+    await lose_and_rebuild(store, facts)
     called = store.balances._connection.called
     missing = {script.name for script in scripts.ALL} - set(called)
     assert not missing, "call these here too, so that they are held to their keys"

@@ -2,6 +2,8 @@
 
 from http import HTTPStatus
 
+from pydantic import BaseModel
+
 from sidecar.inbound.http import credit_models, credits, paging, recurring, recurring_models  # noqa: A004
 from sidecar.inbound.http.routing import Auth, Handler, Role, Route
 
@@ -12,7 +14,12 @@ _CUSTOMER = "/api/v1/customers/{customer_id}"
 _GRANT_FIELDS = ("amount", "currency", "kind", "priority", "effective_at", "expires_at", "meters")
 
 
-def _withdrawal(verb: str, handler: Handler, summary: str) -> Route:
+def _withdrawal(
+    verb: str,
+    handler: Handler,
+    summary: str,
+    body: type[BaseModel] = credit_models.WithdrawalBody,
+) -> Route:
     return Route(
         method="POST",
         path=f"/api/v1/grants/{{grant_id}}/{verb}",
@@ -21,7 +28,7 @@ def _withdrawal(verb: str, handler: Handler, summary: str) -> Route:
         auth=Auth.ADMIN,
         summary=summary,
         statuses=(_CREATED, _NOT_FOUND),
-        request_model=credit_models.WithdrawalBody,
+        request_model=body,
         response_model=credit_models.WithdrawalAnswer,
         shown_fields=("customer_id", "amount"),
     )
@@ -92,6 +99,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
         "dispute",
         credits.dispute_grant,
         "Take back what was given, spent or not: the payment was reversed",
+        credit_models.DisputeBody,
     ),
     Route(
         method="GET",

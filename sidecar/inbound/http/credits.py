@@ -9,6 +9,7 @@ from sidecar.inbound.http.admin import customer_id_of, path_name
 from sidecar.inbound.http.credit_models import (
     BalanceAnswer,
     CustomerQuery,
+    DisputeBody,
     GrantAnswer,
     GrantBody,
     GrantPage,
@@ -25,6 +26,7 @@ from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.control_ports import Grant, Withdrawal
 from sidecar.services.credits import CreditService
 from sidecar.services.idempotency import derived_id
+from sidecar.services.withdrawals import WithdrawalService
 
 
 async def post_grant(call: Call) -> Answer:
@@ -110,9 +112,9 @@ async def dispute_grant(call: Call) -> Answer:
 
 async def _withdraw(call: Call, kind: WithdrawalKind) -> Answer:
     """Named after an Idempotency-Key as a grant is."""
-    assert isinstance(call.body, WithdrawalBody)
+    assert isinstance(call.body, WithdrawalBody | DisputeBody)
     amount = call.body.amount
-    withdrawal = await _credits(call).withdraw(
+    withdrawal = await _withdrawals(call).withdraw(
         Withdrawal(
             withdrawal_id=keyed_id(call, "wdr"),
             customer_id=call.body.customer_id,
@@ -129,7 +131,7 @@ async def list_withdrawals(call: Call) -> Answer:
     """A page of a customer's withdrawals, by id."""
     assert isinstance(call.query, CustomerPageQuery)
     query = call.query
-    found = await _credits(call).list_withdrawals(
+    found = await _withdrawals(call).list(
         query.customer_id, after=read_cursor(query), limit=query.limit + 1
     )
     page, following = page_of(found, query, lambda one: one.withdrawal_id)
@@ -155,3 +157,7 @@ def _created(grant: Grant) -> Answer:
 
 def _credits(call: Call) -> CreditService:
     return call.request.app[ADMIN].credits
+
+
+def _withdrawals(call: Call) -> WithdrawalService:
+    return call.request.app[ADMIN].withdrawals

@@ -503,9 +503,9 @@ INSERT INTO account_balances AS b (
     customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
     granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
-    $7::numeric[], $8::numeric[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
-    $13::numeric[], $14::numeric[])
+    $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
+    $13::bigint[], $14::bigint[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
@@ -798,6 +798,21 @@ FROM usage_events e
 WHERE e.decided_at >= $1 AND e.decided_at < $2 AND ($3 = '' OR e.customer_id = $3)
 ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind
 
+-- name: count_orphans
+-- Of the newest holds alone, so that a busy customer costs no more than others. A hold whose
+-- usage came after all is none.
+SELECT count(*) AS holds, count(*) FILTER (WHERE orphaned) AS orphans
+FROM (
+    SELECT bool_and(kind = 'orphan' OR (kind = 'capture' AND estimate_reason = 'orphaned'))
+        AS orphaned
+    FROM (
+        SELECT hold_id, kind, estimate_reason FROM usage_events
+        WHERE customer_id = $1 AND occurred_at >= $2
+        ORDER BY occurred_at DESC LIMIT $3
+    ) newest
+    GROUP BY hold_id
+) ended
+
 -- name: add_to_counters
 INSERT INTO counter_totals AS t (customer_id, field, quantity)
 SELECT * FROM unnest($1::text[], $2::text[], $3::numeric[])
@@ -935,7 +950,9 @@ ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
 
 -- name: read_credit
 -- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.
--- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more.
+-- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more. One
+-- that the live store has been given and that has not begun is there as a whole, unless it is
+-- being voided.
 SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
     coalesce(b.granted_nano, 0) AS granted_nano, coalesce(b.used_nano, 0) AS used_nano,
     coalesce(b.used_prepaid_nano, 0) AS used_prepaid_nano,
@@ -946,12 +963,19 @@ SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
         WHERE e.customer_id = c.customer_id AND e.day = ANY ($3::date[])
             AND e.hold_id = ANY ($4::text[]) AND e.kind = 'capture') AS settled_holds,
     (SELECT json_agg(json_build_object(
-            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority,
+            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority, 'state', g.state,
             'effective_ms', trunc(extract(epoch FROM coalesce(g.effective_at, g.created_at)) * 1000),
             'expires_ms', trunc(extract(epoch FROM g.expires_at) * 1000),
-            'meters', array_to_string(g.meters, ','), 'free_nano', g.remaining_nano::text))
+            'meters', array_to_string(g.meters, ','),
+            'free_nano', CASE g.state WHEN 'posted' THEN g.remaining_nano ELSE g.amount_nano END,
+            'rolls', coalesce(
+                g.rolls_from || ' ' || g.rolls_least_nano || ' ' || g.rolls_most_nano, '')))
         FROM grants g
-        WHERE g.customer_id = c.customer_id AND g.remaining_nano <> 0)::text AS grants
+        WHERE g.customer_id = c.customer_id AND (g.remaining_nano <> 0 OR (
+            g.state = 'intent' AND g.applied_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM withdrawals w
+                WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
+                    AND w.kind <> 'dispute' AND w.state <> 'refused'))))::text AS grants
 FROM customers c
 LEFT JOIN account_balances b USING (customer_id, currency)
 LEFT JOIN shards s ON s.shard = $2

@@ -306,11 +306,17 @@ class RedisBalances:
 
 def read_stored_hold(reply: Sequence[bytes]) -> StoredHold | None:
     """Turn the read script's reply into a hold; None if it is unknown or unreadable."""
-    state, decided, expires, payload, event = reply
+    state, decided, expires, payload, event, due, served = reply
     try:
         if payload:
             terms = at_instants(terms_from_payload(payload), int(decided), int(expires))
-            return StoredHold(terms=terms, state=HoldState(state.decode()))
+            return StoredHold(
+                terms=terms,
+                state=HoldState(state.decode()),
+                due=due == b"1",
+                served=served == b"1",
+                interrupted=bool(event),
+            )
         if event:
             terms = terms_of_event(event_from_bytes(event))
             return StoredHold(terms=terms, state=HoldState.ORPHANED)
