@@ -34,6 +34,7 @@ from sidecar.outbound.redis.auditing import RedisLiveBooks
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.scripts import Script
+from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.services.control_ports import Credential, Withdrawal
 from sidecar.services.ports import PlaceStatus, RatingDemand
 
@@ -72,6 +73,7 @@ async def store(redis_url: str, redis_socket: Path) -> AsyncIterator[LiveStore]:
         admin,
         balances=RedisBalances(bound, admin.keyspace, admin.clock, store_timeout_seconds=20.0),
         accounts=RedisLiveAccounts(bound, admin.keyspace),
+        stream=RedisUsageStream(bound, admin.keyspace),
     )
     await bound.aclose()
     await admin.connection.command("ACL", "DELUSER", USER)
@@ -143,6 +145,7 @@ async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     assert book is not None
     assert await books.mend_book(CUSTOMER, book, book.numbers, book.grants)
     shard = store.keyspace.shard_of(CUSTOMER)
+    await store.stream.tell_settled(shard, 1, 1)
     # Past everything that the counters keep, so that the sweep has something to prune.
     await store.set_clock(4_000_000_000_000)
     assert await store.balances.prune_counters(shard, 100) > 0
