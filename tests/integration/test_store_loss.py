@@ -10,6 +10,7 @@ from fixtures.live_store import event_of
 from fixtures.losing_redis import losing_redis
 from fixtures.recovering import (
     LAST_HOUR,
+    SHARDS,
     TOKENS,
     TTL_MS,
     Recovering,
@@ -387,7 +388,7 @@ async def test_a_replica_that_lags_is_noticed_and_made_anew(redis, postgres_pool
             for number in range(10, 20):
                 await other.spend(ADA, number, 1)
         assert await world.refused(ADA, 5)
-        assert await world.recover() == 1
+        assert await world.recover() == SHARDS
         assert await world.capture(settled, 200) is CaptureStatus.DUPLICATE
         assert await world.capture(unsettled, 300) is CaptureStatus.CLAIMED
         await world.assert_equal(ADA)
@@ -405,7 +406,7 @@ async def test_a_fresh_process_sees_by_the_ledger_that_a_store_went_back(redis, 
         await world.settle()
         redis.replace(replica)
     async with recovering(redis.url, postgres_pool) as fresh:
-        assert await fresh.recover() == 1
+        assert await fresh.recover() == SHARDS
         assert await fresh.store.numbers(ADA) == (1_000, 100, 0, 900)
 
 
@@ -414,7 +415,7 @@ async def test_a_loss_that_one_process_saw_is_told_to_who_rebuilds(world):
     await world.settle()
     shard = world.store.keyspace.shard_of(ADA)
     await world.live.report(shard, 1)
-    assert await world.recover() == 1
+    assert await world.recover() == SHARDS
     assert (await world.live.look())[shard].epoch == 2
     assert await world.recover() == 0
 
