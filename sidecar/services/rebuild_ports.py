@@ -58,6 +58,10 @@ class PriceUse:
 class LiveShards(Protocol):
     """The shards of the live store, beside what scripts do on them; safe to repeat."""
 
+    @property
+    def is_one_server(self) -> bool:
+        """Whether all shards are on one server, so that they are lost together."""
+
     def shard_of(self, customer_id: str) -> int:
         """The customer's shard."""
 

@@ -145,8 +145,18 @@ class Rebuilder:
     ) -> dict[int, tuple[FoundShard, RecordedShard]]:
         # In this order: what is settled by now the store must have had before.
         recorded = await self._record.shards()
+        looked = await self._live.look()
+        # One server that went back did so with all its shards, also those where nobody can tell
+        # any more, because new writes have taken the numbers of lost ones.
+        everything = everything or (
+            self._live.is_one_server
+            and any(
+                found.epoch > 0 and _is_lost(found, recorded.get(found.shard, RecordedShard()))
+                for found in looked
+            )
+        )
         lost = {}
-        for found in await self._live.look():
+        for found in looked:
             row = recorded.get(found.shard, RecordedShard())
             if row.epoch == 0 and found.epoch > 0:
                 await self._record.adopt(found.shard, found.epoch)

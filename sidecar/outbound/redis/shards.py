@@ -44,6 +44,11 @@ class RedisLiveShards:
         self._connection = connection
         self._keyspace = keyspace
 
+    @property
+    def is_one_server(self) -> bool:
+        """Whether all shards are on one server, so that they are lost together."""
+        return not self._connection.is_cluster
+
     def shard_of(self, customer_id: str) -> int:
         """The customer's shard."""
         return self._keyspace.shard_of(customer_id)
