@@ -347,11 +347,19 @@ class SettlementWorker:
 
 
 def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
-    """(epoch, seq) of the last decision of a batch; entries that are none have no number."""
-    for record in reversed(records):
+    """
+    (epoch, seq) of the last decision of a batch before its first claim.
+
+    A claim's own capture stands behind it on the stream and is settled later: until then a
+    journal must keep it. Entries that are no decisions have no number.
+    """
+    standing = None
+    for record in records:
         if isinstance(record, StreamRecord):
-            return record.epoch, record.seq
-    return None
+            if record.kind == CLAIM:
+                break
+            standing = record.epoch, record.seq
+    return standing
 
 
 def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:
