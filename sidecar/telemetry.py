@@ -57,6 +57,18 @@ HOLDS = Counter(
     ["transition"],
     registry=REGISTRY,
 )
+ORPHANS = Counter(
+    "sidecar_orphans_total",
+    "Holds that expired without usage, by outcome: released, captured (the estimate is charged), "
+    "unproven (to be charged, but nothing shows the service: released).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ORPHAN_ALARMS = Counter(
+    "sidecar_orphan_alarms_total",
+    "Times that a customer passed the limits of orphans in an hour.",
+    registry=REGISTRY,
+)
 USAGE_EVENTS = Counter(
     "sidecar_usage_events_total",
     "Log entries and posted usage, by edge and outcome; nothing is dropped uncounted.",
@@ -191,6 +203,34 @@ PUSH_MESSAGES = Counter(
 PUSH_DISTRUSTS = Counter(
     "sidecar_push_distrusts_total",
     "Times that push was lost, silent or unreadable, so that all remembered facts were dropped.",
+    registry=REGISTRY,
+)
+STORE_LOSSES = Counter(
+    "sidecar_store_losses_total",
+    "Times that a shard was found without its data (absent) or with older data (older).",
+    ["kind"],
+    registry=REGISTRY,
+)
+SHARDS_LOST = Gauge(
+    "sidecar_shards_lost",
+    "Shards that this process refuses to work on, because they lost data.",
+    registry=REGISTRY,
+)
+REBUILD_DURATION = Histogram(
+    "sidecar_rebuild_seconds",
+    "From the ledger to a live store, for the shards that were rebuilt together.",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
+    registry=REGISTRY,
+)
+REBUILT_CUSTOMERS = Counter(
+    "sidecar_rebuilt_customers_total",
+    "Customers whose live state was made anew from the ledger.",
+    registry=REGISTRY,
+)
+CLAIMS = Counter(
+    "sidecar_claims_total",
+    "Usage that the ledger had to tell from a repeat, by outcome (charged, repeated, refused).",
+    ["outcome"],
     registry=REGISTRY,
 )
 HTTP_FAILURES = Counter(

@@ -20,6 +20,7 @@ from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
 from sidecar.app.reconciling import make_reconciler
+from sidecar.app.recovery import Recovery, make_claims
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -36,6 +37,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -44,6 +46,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
@@ -55,6 +58,7 @@ from sidecar.services.check import CheckService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
@@ -165,6 +169,7 @@ class Application:
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()
             await self.policies.publish()
+            await self.recovery.open_if_new()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
         # listeners are registered later still, so they have closed by then.
@@ -202,6 +207,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.recovery = Recovery(settings, self.stores.redis, self.keyspace)
+        self.recovery.show_facts_again(self.rate_cards, self.directory)
         self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
@@ -229,10 +236,10 @@ class Application:
             journal=self.journaling.journal,
         )
         self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
+        self.recovery.show_journal_again(self.journaling)
 
     def _make_control_plane(self) -> None:
-        settings = self.settings
-        accounts = PostgresAccounts(self.pool)
+        settings, accounts = self.settings, PostgresAccounts(self.pool)
         live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
             accounts=accounts,
@@ -253,19 +260,30 @@ class Application:
             pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
-        if not settings.has(Role.SETTLEMENT):
-            return
-        shards = range(settings.shards)
+        if settings.has(Role.SETTLEMENT):
+            self._make_settlement()
+        self.recovery.use_postgres(
+            self.pool,
+            policies=self.policies,
+            cards=self.rate_cards,
+            settle=self.settlement.settle_shard if settings.has(Role.SETTLEMENT) else None,
+        )
+
+    def _make_settlement(self) -> None:
+        settings, shards = self.settings, range(self.settings.shards)
         self.sweeper = Sweeper(
             balances=self.balances,
             metering=self.metering,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
+            orphans=OrphanSettlement(
+                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
+            ),
         )
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
             record=PostgresThresholds(self.pool),
-            accounts=accounts,
+            accounts=PostgresAccounts(self.pool),
             policies=self.policies,
             clock=self.clock,
             shards=shards,
@@ -282,6 +300,7 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
+            claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
         )
         self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
@@ -341,6 +360,7 @@ class Application:
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
             reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
             thresholds=PostgresThresholds(self.pool),
+            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
         )
         self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
@@ -351,6 +371,7 @@ class Application:
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.recovery.start(self._workers, after=known, looks=self._runs_workers)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)

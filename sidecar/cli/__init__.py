@@ -18,6 +18,7 @@ from sidecar.cli import (
     customers,
     decisions,
     envoy,
+    holds,
     ledger,
     meters,
     rules,
@@ -25,6 +26,7 @@ from sidecar.cli import (
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
+from sidecar.cli.rebuild import rebuild
 from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
@@ -46,6 +48,7 @@ app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
+app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
@@ -56,6 +59,7 @@ app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
+app.add_typer(holds.app, name="holds")
 
 
 @app.command("version")

@@ -122,6 +122,11 @@ class AdminApi:
         """Open holds, as many as one answer has."""
         return await self._call("GET", f"{_customer(customer_id)}/holds")
 
+    async def list_open_holds(self, customer_id: str | None, limit: int) -> list[Answer]:
+        """Open holds of all customers or of one, at most `limit`."""
+        query = {} if customer_id is None else {"customer_id": customer_id}
+        return await self._list("/api/v1/holds", query, limit)
+
     async def patch_customer(self, customer_id: str, body: Answer) -> Answer:
         """Change what the body names."""
         return await self._call("PATCH", _customer(customer_id), body)

@@ -16,6 +16,7 @@ from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
@@ -76,6 +77,7 @@ class AdminUseCases:
     meters: MeterQueries
     reloads: PolicyReloads
     thresholds: ThresholdRecord
+    holds: OpenHolds
 
 
 EDGE = web.AppKey("edge", Edge)

@@ -48,7 +48,7 @@ class PostgresCredits:
                 voided_nano=int(row["voided_nano"]),
                 expired_nano=int(row["expired_nano"]),
                 deficit_nano=int(row["deficit_nano"]),
-                remaining={line.grant_id: line.free_nano for line in grants},
+                remaining={line.grant_id: line.free_nano for line in grants if not line.scheduled},
             ),
             offset=row["stream_offset"],
             grants={line.grant_id: line for line in grants},
@@ -91,10 +91,10 @@ class PostgresCredits:
 
 def _grant_line(item: dict[str, object]) -> GrantLine:
     """A grant as the live book would have it, all of it free."""
-    expires = item["expires_ms"]
+    expires, begun = item["expires_ms"], item["state"] == "posted"
     return GrantLine(
         grant_id=str(item["grant_id"]),
-        state="active",
+        state="active" if begun else "scheduled",
         kind=str(item["kind"]),
         priority=int(str(item["priority"])),
         effective_ms=int(str(item["effective_ms"])),
@@ -102,4 +102,5 @@ def _grant_line(item: dict[str, object]) -> GrantLine:
         meters=str(item["meters"]),
         free_nano=int(str(item["free_nano"])),
         pinned_nano=0,
+        rolls="" if begun else str(item["rolls"]),
     )

@@ -87,15 +87,13 @@ local function moment_of(shard)
     raw = raw,
     instant = instant,
     seq = tonumber(stored[2] or '0') or 0,
-    -- The instant of the shard's first decision tells one life of the store from another.
-    epoch = stored[3] or text(instant),
+    epoch = stored[3],
   }
 end
 
 local function commit(shard, moment)
   moment.seq = moment.seq + 1
-  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq),
-    'epoch', moment.epoch)
+  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq))
 end
 
 -- Records are lines of text, then (where there is one) an opaque tail.
@@ -255,19 +253,21 @@ end
 -- Append a decision to the shard's stream; what is not said is nothing.
 local function append_record(usage, moment, record)
   local moves = {}
-  for i, move in ipairs(record.moves or {}) do moves[i] = move[1] .. ' ' .. move[2] end
+  for _, move in ipairs(record.moves or {}) do
+    if move[2] ~= '0' then moves[#moves + 1] = move[1] .. ' ' .. move[2] end
+  end
   call('XADD', usage, '*', 'v', '1', 'k', record.kind, 'id', record.id, 'c', ARGV[2],
     'cur', record.currency, 'amt', record.amount, 'held', record.held or '0',
     'ov', record.overage or '0', 'avail', record.avail, 'at', text(moment.instant),
     'pre', record.prepaid or '1', 'late', record.late or '0', 'pv', record.price_version or '',
     'ev', record.event or '', 'mv', table.concat(moves, '\n'),
     'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
-    'seq', text(moment.seq), 'ep', moment.epoch)
+    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
 end
 
 -- Forget an open hold and all that points to it.
 local function close(customer, expiry, open, id)
-  call('HDEL', customer, 'h:' .. id, 'r:' .. id)
+  call('HDEL', customer, 'h:' .. id, 'r:' .. id, 'p:' .. id)
   call('ZREM', expiry, id)
   call('HDEL', open, id)
 end
