@@ -45,10 +45,28 @@ STORE_CALL_DURATION = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+REDIS_REDIRECTIONS = Counter(
+    "sidecar_redis_redirections_total",
+    "Commands that a node of a Redis Cluster refused unheard, by kind.",
+    ["kind"],
+    registry=REGISTRY,
+)
 HOLDS = Counter(
     "sidecar_holds_total",
     "Holds by transition: placed, captured, released, expired, extended.",
     ["transition"],
+    registry=REGISTRY,
+)
+ORPHANS = Counter(
+    "sidecar_orphans_total",
+    "Holds that expired without usage, by outcome: released, captured (the estimate is charged), "
+    "unproven (to be charged, but nothing shows the service: released).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ORPHAN_ALARMS = Counter(
+    "sidecar_orphan_alarms_total",
+    "Times that a customer passed the limits of orphans in an hour.",
     registry=REGISTRY,
 )
 USAGE_EVENTS = Counter(
@@ -149,6 +167,33 @@ POLICY_RELOAD_FAILING = Gauge(
     "1 while the policy files on disk cannot be used and an older policy is in force.",
     registry=REGISTRY,
 )
+JOURNAL_BYTES = Gauge(
+    "sidecar_journal_bytes",
+    "Size of the gateway's journal.",
+    registry=REGISTRY,
+)
+JOURNAL_NEARLY_FULL = Gauge(
+    "sidecar_journal_nearly_full",
+    "1 while the journal has 80 percent or more of its largest size.",
+    registry=REGISTRY,
+)
+JOURNAL_UNSETTLED = Gauge(
+    "sidecar_journal_unsettled_records",
+    "Captures in the journal that the ledger is not known to have.",
+    registry=REGISTRY,
+)
+JOURNAL_RECORDS = Counter(
+    "sidecar_journal_records_total",
+    "Captures by what the journal did: kept, refused, settled, replayed, damaged, unreadable.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+JOURNAL_FSYNC_DURATION = Histogram(
+    "sidecar_journal_fsync_seconds",
+    "Writing one batch of the journal, with its fsync.",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
 PUSH_MESSAGES = Counter(
     "sidecar_push_messages_total",
     "Changes heard from the control plane, by kind (customer, credential, policy, unreadable).",
@@ -158,6 +203,34 @@ PUSH_MESSAGES = Counter(
 PUSH_DISTRUSTS = Counter(
     "sidecar_push_distrusts_total",
     "Times that push was lost, silent or unreadable, so that all remembered facts were dropped.",
+    registry=REGISTRY,
+)
+STORE_LOSSES = Counter(
+    "sidecar_store_losses_total",
+    "Times that a shard was found without its data (absent) or with older data (older).",
+    ["kind"],
+    registry=REGISTRY,
+)
+SHARDS_LOST = Gauge(
+    "sidecar_shards_lost",
+    "Shards that this process refuses to work on, because they lost data.",
+    registry=REGISTRY,
+)
+REBUILD_DURATION = Histogram(
+    "sidecar_rebuild_seconds",
+    "From the ledger to a live store, for the shards that were rebuilt together.",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
+    registry=REGISTRY,
+)
+REBUILT_CUSTOMERS = Counter(
+    "sidecar_rebuilt_customers_total",
+    "Customers whose live state was made anew from the ledger.",
+    registry=REGISTRY,
+)
+CLAIMS = Counter(
+    "sidecar_claims_total",
+    "Usage that the ledger had to tell from a repeat, by outcome (charged, repeated, refused).",
+    ["outcome"],
     registry=REGISTRY,
 )
 HTTP_FAILURES = Counter(

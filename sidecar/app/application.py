@@ -16,8 +16,11 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
+from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.reconciling import make_reconciler
+from sidecar.app.recovery import Recovery, make_claims
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -34,6 +37,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -42,6 +46,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
@@ -53,6 +58,7 @@ from sidecar.services.check import CheckService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
@@ -93,6 +99,7 @@ class Application:
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
+        self.journaling = Journaling()
         self._stack = AsyncExitStack()
         self._workers: Workers
 
@@ -154,6 +161,7 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
+        await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
         if self.stores.wants_postgres:
             self._make_control_plane()
@@ -161,6 +169,7 @@ class Application:
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()
             await self.policies.publish()
+            await self.recovery.open_if_new()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
         # listeners are registered later still, so they have closed by then.
@@ -198,6 +207,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.recovery = Recovery(settings, self.stores.redis, self.keyspace)
+        self.recovery.show_facts_again(self.rate_cards, self.directory)
         self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
@@ -222,11 +233,13 @@ class Application:
             policies=self.policies,
             quarantine=self.quarantine,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            journal=self.journaling.journal,
         )
+        self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
+        self.recovery.show_journal_again(self.journaling)
 
     def _make_control_plane(self) -> None:
-        settings = self.settings
-        accounts = PostgresAccounts(self.pool)
+        settings, accounts = self.settings, PostgresAccounts(self.pool)
         live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
             accounts=accounts,
@@ -247,19 +260,30 @@ class Application:
             pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
-        if not settings.has(Role.SETTLEMENT):
-            return
-        shards = range(settings.shards)
+        if settings.has(Role.SETTLEMENT):
+            self._make_settlement()
+        self.recovery.use_postgres(
+            self.pool,
+            policies=self.policies,
+            cards=self.rate_cards,
+            settle=self.settlement.settle_shard if settings.has(Role.SETTLEMENT) else None,
+        )
+
+    def _make_settlement(self) -> None:
+        settings, shards = self.settings, range(self.settings.shards)
         self.sweeper = Sweeper(
             balances=self.balances,
             metering=self.metering,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
+            orphans=OrphanSettlement(
+                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
+            ),
         )
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
             record=PostgresThresholds(self.pool),
-            accounts=accounts,
+            accounts=PostgresAccounts(self.pool),
             policies=self.policies,
             clock=self.clock,
             shards=shards,
@@ -276,7 +300,9 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
+            claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
         )
+        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
@@ -328,11 +354,13 @@ class Application:
             credits=self.credit.credit,
             schedules=self.credit.schedules,
             top_ups=self.credit.top_ups,
+            withdrawals=self.credit.withdrawals,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
             reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
             thresholds=PostgresThresholds(self.pool),
+            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
         )
         self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
@@ -343,10 +371,12 @@ class Application:
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.recovery.start(self._workers, after=known, looks=self._runs_workers)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
@@ -358,6 +388,9 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
+            seconds = settings.reconcile_interval_seconds
+            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            start("reconcile", compare, after=known)
             for name, run in self.credit.workers.items():
                 start(name, run, after=known)
         if self.reporter is not None:

@@ -10,6 +10,7 @@ from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.pool import Pool, open_pool, ping
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
+from sidecar.outbound.redis.keys import META, OPENED_FIELD
 from sidecar.settings import Role, Settings
 
 STORE_PAUSE_SECONDS = 0.5
@@ -68,8 +69,19 @@ class Stores:
             stack.push_async_callback(self.pool.close)
 
     async def look_at_redis(self) -> None:
-        """Raises StoreUnavailable, or ConfigError for a store of another number of shards."""
-        await fix_shards(self.redis, self._settings.shards)
+        """
+        Raises StoreUnavailable, or ConfigError for a store of another number of shards.
+
+        Of a cluster, once it is known, one node that answers is enough: a process that serves
+        the other nodes' shards must not be taken out because of one.
+        """
+        await self.redis.refresh()
+        try:
+            await fix_shards(self.redis, self._settings.shards)
+        except StoreUnavailable:
+            if not (self._redis_known and self.redis.is_cluster):
+                raise
+            await self.redis.ping()
         if not self._redis_known or "redis" in self.problems:
             await self.redis.load_scripts()
         self._redis_known = True
@@ -84,7 +96,12 @@ class Stores:
         while not stop.is_set():
             try:
                 await self.look_at_redis()
-                self.problems.pop("redis", None)
+                if await self.redis.command("HEXISTS", META, OPENED_FIELD):
+                    self.problems.pop("redis", None)
+                else:
+                    self.problems["redis"] = (
+                        "its shards are not opened yet, which a settlement process does"
+                    )
             except StoreUnavailable as error:
                 self.problems["redis"] = str(error)
             await _pause(stop)

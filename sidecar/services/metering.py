@@ -6,21 +6,25 @@ interval is reserved first (idempotent on the hold id), then the event is priced
 booked (idempotent too). A crash between the two leaves an open hold with a reservation,
 which the sweep finishes. Nothing that is refused is dropped silently: it is counted, and
 usage that somebody owes is quarantined.
+
+Where there is a journal, a report is answered only once its capture is on this process's disk:
+what a sender was told is taken can be captured again, should the store lose its memory.
 """
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.holds import Bound, HoldTerms, check_hold_id, make_hold_id
+from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id, make_hold_id
 from sidecar.domain.noting import note_labels
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.pricing import Billing
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.usage import UsageEvent, UsageReport
+from sidecar.services.journal_ports import JournalRecord, UsageJournal
 from sidecar.services.ports import (
     Balances,
     CaptureOutcome,
@@ -36,6 +40,10 @@ from sidecar.services.rating import Priced, Rating
 
 NOT_COVERED = "the sender may not report on this gateway or customer"
 _SECOND_MAX = 2**32 - 1  # A hold id has eight hex digits for it.
+_BOOKED_NOWHERE = frozenset(
+    {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
+)
+"""What these name is set aside and not captured, so there is nothing to capture again."""
 
 
 class UsageOutcome(StrEnum):
@@ -45,6 +53,8 @@ class UsageOutcome(StrEnum):
     DUPLICATE = "duplicate"
     LATE = "late"
     UNHELD = "unheld"
+    CLAIMED = "claimed"
+    """Taken; whether it was charged before a loss is looked up, and it is charged at most once."""
     QUARANTINED = "quarantined"
     REJECTED = "rejected"
 
@@ -90,12 +100,14 @@ class MeteringService:
         quarantine: Quarantine,
         hold_ttl_ms: int,
         concurrency_max: int = 64,
+        journal: UsageJournal | None = None,
     ) -> None:
         """
         Wire the ports.
 
         Args:
             balances, directory, rate_cards, tokens, digests, policies, quarantine: Ports.
+            journal: A port; None: captures are as durable as the store.
             hold_ttl_ms: How far a sign of life moves a hold's expiry.
             concurrency_max: Reports of one batch that are captured at a time.
         """
@@ -109,6 +121,7 @@ class MeteringService:
         self._quarantine = quarantine
         self._hold_ttl_ms = hold_ttl_ms
         self._concurrency_max = concurrency_max
+        self._journal = journal
 
     async def capture_all(
         self, reports: Sequence[UsageReport], principal: MeterPrincipal
@@ -117,8 +130,8 @@ class MeteringService:
         Capture a batch, in order of arrival per hold.
 
         Raises:
-            StoreUnavailable: If any could not be captured; the sender repeats the batch, and
-                those that were captured collapse on their ids.
+            StoreUnavailable: If any could not be captured, or not kept; the sender repeats the
+                batch, and those that were captured collapse on their ids.
         """
         gate = asyncio.Semaphore(self._concurrency_max)
         by_hold: dict[str, list[int]] = {}
@@ -126,11 +139,12 @@ class MeteringService:
             key = report.hold_token or report.hold_id or f"{report.customer_id} {report.event_id}"
             by_hold.setdefault(key, []).append(position)
         results: dict[int, UsageResult] = {}
+        captures: list[JournalRecord] = []
 
         async def capture_in_order(positions: list[int]) -> None:
             for position in positions:
                 async with gate:
-                    results[position] = await self.capture(reports[position], principal)
+                    results[position] = await self._take(reports[position], principal, captures)
 
         outcomes = await asyncio.gather(
             *(capture_in_order(positions) for positions in by_hold.values()),
@@ -139,6 +153,7 @@ class MeteringService:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self._keep(captures)
         return [results[position] for position in range(len(reports))]
 
     async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
@@ -148,8 +163,17 @@ class MeteringService:
         Raises:
             StoreUnavailable: It may or may not have happened; repeat it.
         """
+        captures: list[JournalRecord] = []
+        result = await self._take(report, principal, captures)
+        await self._keep(captures)
+        return result
+
+    async def _take(
+        self, report: UsageReport, principal: MeterPrincipal, captures: list[JournalRecord]
+    ) -> UsageResult:
+        """Capture one report; what the journal must have before an answer joins `captures`."""
         try:
-            result = await self._capture(report, principal)
+            result = await self._capture(report, principal, captures)
         except InvalidInput as error:
             result = UsageResult(
                 id=report.hold_id or report.event_id,
@@ -158,6 +182,11 @@ class MeteringService:
             )
         telemetry.USAGE_EVENTS.labels(report.edge, result.outcome.value).inc()
         return result
+
+    async def _keep(self, captures: Sequence[JournalRecord]) -> None:
+        """Have captures on the disk. Raises StoreUnavailable: they must not be acknowledged."""
+        if self._journal is not None and captures:
+            await self._journal.append(captures)
 
     async def keep_alive(self, report: UsageReport, principal: MeterPrincipal) -> bool:
         """
@@ -173,12 +202,24 @@ class MeteringService:
         extended = await self._balances.extend_hold(
             terms.customer_id, terms.hold_id, self._hold_ttl_ms
         )
+        if not extended and report.hold_token:
+            # A store that lost the hold takes it back from its token.
+            card = await self._rate_cards.read(terms.price_version)
+            extended = await self._balances.restore_hold(
+                terms,
+                self._hold_ttl_ms,
+                prepaid=card is None or card.billing is Billing.PREPAID,
+            )
+            if extended:
+                telemetry.HOLDS.labels("restored").inc()
         telemetry.USAGE_EVENTS.labels(report.edge, "heartbeat").inc()
         if extended:
             telemetry.HOLDS.labels("extended").inc()
         return extended
 
-    async def _capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
+    async def _capture(
+        self, report: UsageReport, principal: MeterPrincipal, captures: list[JournalRecord]
+    ) -> UsageResult:
         unheld = not report.hold_token and not report.hold_id
         if unheld:
             terms = await self._unheld_terms(report, principal)
@@ -195,6 +236,8 @@ class MeteringService:
             if isinstance(priced, str):
                 return await self._set_aside(report, terms.hold_id, priced)
             outcome = await self._book(priced, terms)
+            if outcome.status not in _BOOKED_NOWHERE:
+                captures.append(_journal_record(priced, outcome))
         except InvalidInput:
             # The hold is known, so somebody owes it, however large it is.
             reason = CaptureStatus.OUT_OF_BOUNDS.value
@@ -214,6 +257,59 @@ class MeteringService:
             raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
         outcome = await self._book(await self._rating.rate(event, card, terms), terms)
         return outcome.status
+
+    async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
+        """
+        Charge the estimate of a hold that expired without usage; used by the sweep.
+
+        Usage that comes later corrects it. Safe to repeat: a second charge is a duplicate.
+
+        Returns:
+            None where nothing can be charged: the price version or one of its meters is not known.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+        """
+        card = await self._rate_cards.read(terms.price_version)
+        if card is None:
+            return None
+        try:
+            outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+        except InvalidInput:
+            return None
+        return outcome.status
+
+    async def finish_claim(
+        self, event: UsageEvent, counted: Sequence[tuple[str, int]]
+    ) -> CaptureStatus:
+        """
+        Book an event that was claimed, once the ledger's word on it is in the store.
+
+        Args:
+            event: As it was claimed; its amounts are worked out anew.
+            counted: Fields of counters, and what the event took of each.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+            InvalidInput: The event is beyond any balance, or its rate card is lost.
+        """
+        card = await self._rate_cards.read(event.price_version)
+        if card is None:
+            raise InvalidInput(f"rate card {event.price_version} is not in the store")
+        terms = HoldTerms(
+            hold_id=event.hold_id,
+            gateway_id=event.gateway_id,
+            customer_id=event.customer_id,
+            plan=event.plan,
+            currency=event.currency,
+            amount_nano=0,
+            price_version=event.price_version,
+            estimate={},
+            bound=Bound.ESTIMATED,
+        )
+        priced = await self._rating.rate(event, card, terms)
+        lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
+        return (await self._book(replace(priced, quota_lines=lines), terms)).status
 
     async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
         """Capture, then count a hold that it ended and what no credit or overdraft covered."""
@@ -307,6 +403,8 @@ class MeteringService:
                 reason = event.estimate_reason
             case CaptureStatus.DUPLICATE:
                 result, reason = UsageOutcome.DUPLICATE, ""
+            case CaptureStatus.CLAIMED:
+                result, reason = UsageOutcome.CLAIMED, event.estimate_reason
             case CaptureStatus.CONFLICT:
                 return await self._set_aside(report, terms.hold_id, "capture_conflict")
             case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS:
@@ -318,6 +416,17 @@ class MeteringService:
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:
+    """A duplicate too: whoever captured it first may have died before it was kept."""
+    return JournalRecord(
+        event=priced.event,
+        quota_lines=priced.quota_lines,
+        prepaid=priced.card.billing is Billing.PREPAID,
+        epoch=outcome.epoch,
+        seq=outcome.seq,
+    )
 
 
 def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:

@@ -166,6 +166,8 @@ class CaptureStatus(StrEnum):
     """A measured event replaced an estimated one; the difference was booked."""
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
+    CLAIMED = "claimed"
+    """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
     OUT_OF_BOUNDS = "out_of_bounds"
     """A balance would leave 64 bits; nothing was booked."""
@@ -179,6 +181,8 @@ class CaptureOutcome:
     `booked_nano` is what this call changed (a correction's is signed), `overspent_nano` the
     part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
     aside (0 if none).
+    (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
+    the last decision before them.
     """
 
     status: CaptureStatus
@@ -186,6 +190,8 @@ class CaptureOutcome:
     overspent_nano: int = 0
     held_nano: int = 0
     available_nano: int = 0
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,10 +204,18 @@ class RatingDemand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHold:
-    """A hold as the store has it."""
+    """
+    A hold as the store has it.
+
+    `due` says that an open one's expiry has passed, `served` that a sign of life was seen of
+    it, `interrupted` that a capture of it has begun and not ended.
+    """
 
     terms: HoldTerms
     state: HoldState
+    due: bool = False
+    served: bool = False
+    interrupted: bool = False
 
 
 class Balances(Protocol):
@@ -220,6 +234,9 @@ class Balances(Protocol):
 
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
+
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
+        """Place a hold again that a loss of the store took; False if it was not lost."""
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """An open hold, or one that ended within the dedupe horizon; None if unknown."""

@@ -17,7 +17,9 @@ from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import Billing
+from sidecar.services.claim_settling import REFUSED_CLAIM, Claims
 from sidecar.services.control_ports import (
+    CLAIM,
     AnyRecord,
     Ledger,
     SetAsideRecord,
@@ -39,6 +41,8 @@ _BACKOFF_SECONDS_MAX = 30.0
 class _Held:
     lease: ShardLease
     renew_at: datetime
+    untold: tuple[int, int] | None = None
+    """(epoch, seq) that is committed and that the shard may not have been told."""
 
 
 class SettlementWorker:
@@ -62,6 +66,7 @@ class SettlementWorker:
         lease_seconds: int = 30,
         poll_seconds: float = 0.2,
         concurrency_max: int = 4,
+        claims: Claims | None = None,
     ) -> None:
         """
         Wire the ports.
@@ -74,6 +79,7 @@ class SettlementWorker:
             lease_seconds: How long a dead worker's shards wait for the next one.
             poll_seconds: Pause of `run` after a round that found nothing.
             concurrency_max: Shards at a time.
+            claims: Settles what is claimed; without it a claim goes to quarantine.
         """
         self._stream = stream
         self._ledger = ledger
@@ -85,6 +91,7 @@ class SettlementWorker:
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._concurrency_max = concurrency_max
+        self._claims = claims
         self._held: dict[int, _Held] = {}
         self._taken_until: dict[int, datetime] = {}
         self._cards: dict[str, frozenset[str]] = {}
@@ -96,8 +103,10 @@ class SettlementWorker:
         1. Lease. *A crash after it:* the shard waits until the lease ends.
         2. Read from the offset that Postgres has. *A crash:* nothing was changed.
         3. Post the batch with its new offset in one transaction. *A crash before the commit:*
-           all of it is read again. *After it:* step 4 is left over.
-        4. Trim what the offset covers. *A crash before it:* entries stay in the stream, are
+           all of it is read again. *After it:* steps 4 and 5 are left over.
+        4. Tell the shard how far the ledger is, for the gateways' journals. *A crash before it:*
+           the next worker tells it, from the entry at the offset, before it trims.
+        5. Trim what the offset covers. *A crash before it:* entries stay in the stream, are
            never read again, and go with the next trim.
 
         Returns:
@@ -110,6 +119,7 @@ class SettlementWorker:
         settled = 0
         while held is not None:
             lease = held.lease
+            await self._tell(held)
             records = await self._stream.read(shard, lease.offset, self._batch_max)
             if not records:
                 break
@@ -121,6 +131,8 @@ class SettlementWorker:
                 telemetry.get_logger().warning("shard_lease_lost", shard=shard)
                 break
             held.lease = replace(lease, offset=records[-1].entry_id)
+            held.untold = _standing_of(records) or held.untold
+            await self._tell(held)
             await self._stream.trim(shard, held.lease.offset)
             self._note_lag(records)
             held = await self._lease(shard)
@@ -193,15 +205,27 @@ class SettlementWorker:
             self._taken_until[shard] = now + half
             return None
         self._taken_until.pop(shard, None)
+        renewed = _Held(
+            lease=lease, renew_at=now + half, untold=None if held is None else held.untold
+        )
         if held is None and lease.offset != STREAM_START:
-            # Entries that a predecessor committed but did not trim.
+            # Entries that a predecessor committed but did not trim, and perhaps did not tell.
+            renewed.untold = await self._stream.standing_at(shard, lease.offset)
+            await self._tell(renewed)
             await self._stream.trim(shard, lease.offset)
-        renewed = self._held[shard] = _Held(lease=lease, renew_at=now + half)
+        self._held[shard] = renewed
         return renewed
+
+    async def _tell(self, held: _Held) -> None:
+        """Tell the shard what is committed; what fails is told in the next round."""
+        if held.untold is not None:
+            await self._stream.tell_settled(held.lease.shard, *held.untold)
+            held.untold = None
 
     async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
         """Post a batch; count what it set aside once that is committed."""
-        prepared, reported_meters = await self._prepare(records)
+        claimed = await self._settle_claims(records)
+        prepared, reported_meters = await self._prepare(claimed)
         aside: list[str] = []
         settled = await self._post(lease, prepared, reported_meters, aside)
         for before, after in zip(records, prepared, strict=True):
@@ -211,6 +235,24 @@ class SettlementWorker:
                 aside.append(after.reason)
         for reason in aside:
             telemetry.QUARANTINED.labels(reason).inc()
+        return settled
+
+    async def _settle_claims(self, records: Sequence[AnyRecord]) -> list[AnyRecord]:
+        """Settle claims before the offset passes them; what is refused is set aside."""
+        settled: list[AnyRecord] = list(records)
+        claims = [
+            (n, record)
+            for n, record in enumerate(records)
+            if isinstance(record, StreamRecord) and record.kind == CLAIM
+        ]
+        if not claims:
+            return settled
+        refused = {record.entry_id: "nobody settles claims" for _, record in claims}
+        if self._claims is not None:
+            refused = await self._claims.settle([record for _, record in claims])
+        for n, record in claims:
+            if record.entry_id in refused:
+                settled[n] = _set_aside(record, REFUSED_CLAIM, refused[record.entry_id])
         return settled
 
     async def _post(
@@ -259,7 +301,12 @@ class SettlementWorker:
         reported: dict[str, frozenset[str]] = {}
         prepared: list[AnyRecord] = []
         for record in records:
-            if not isinstance(record, StreamRecord) or record.prepaid or record.event is None:
+            if (
+                not isinstance(record, StreamRecord)
+                or record.kind == CLAIM
+                or record.prepaid
+                or record.event is None
+            ):
                 prepared.append(record)
                 continue
             version = record.event.price_version
@@ -297,6 +344,22 @@ class SettlementWorker:
         if newest is not None:
             age = self._clock.now() - from_epoch_ms(newest)
             telemetry.SETTLEMENT_LAG.set(max(0.0, age.total_seconds()))
+
+
+def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
+    """
+    (epoch, seq) of the last decision of a batch before its first claim.
+
+    A claim's own capture stands behind it on the stream and is settled later: until then a
+    journal must keep it. Entries that are no decisions have no number.
+    """
+    standing = None
+    for record in records:
+        if isinstance(record, StreamRecord):
+            if record.kind == CLAIM:
+                break
+            standing = record.epoch, record.seq
+    return standing
 
 
 def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:

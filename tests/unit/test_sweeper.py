@@ -193,3 +193,22 @@ async def test_the_worker_outlives_a_store_that_is_away_and_stops_when_told():
     stop.set()
     async with asyncio.timeout(10):
         await work
+
+
+async def test_a_shard_that_is_away_takes_no_other_shards_turn():
+    cases = UseCases()
+    asked: list[int] = []
+
+    class OneAway(type(cases.balances)):
+        async def due_holds(self, shard, limit):
+            asked.append(shard)
+            if shard == 1:
+                raise AWAY
+            return await super().due_holds(shard, limit)
+
+    balances = OneAway(cases.state)
+    sweep = sweeper(cases, balances=balances, shards=(0, 1, 2, 3))
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await sweep.sweep_once()
+    assert asked == [0, 1, 2, 3, 0, 1]

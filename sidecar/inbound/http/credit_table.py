@@ -2,32 +2,34 @@
 
 from http import HTTPStatus
 
-from sidecar.domain.grants import WithdrawalKind
-from sidecar.inbound.http import credit_models, credits, paging, recurring, recurring_models  # noqa: A004
-from sidecar.inbound.http.routing import Auth, Role, Route
+from pydantic import BaseModel
+
+from sidecar.inbound.http import credit_models, paging, recurring, recurring_models
+from sidecar.inbound.http import credits as grants
+from sidecar.inbound.http.routing import Auth, Handler, Role, Route
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
 _NOT_FOUND = HTTPStatus.NOT_FOUND
 _CUSTOMER = "/api/v1/customers/{customer_id}"
-_WITHDRAWALS = {
-    WithdrawalKind.VOID: "Take back what is free of a grant; without an amount, end it",
-    WithdrawalKind.REFUND: "Take back what is free of a grant, because it was paid back",
-    WithdrawalKind.DISPUTE: "Take back what was given, spent or not: the payment was reversed",
-}
 _GRANT_FIELDS = ("amount", "currency", "kind", "priority", "effective_at", "expires_at", "meters")
 
 
-def _withdrawal(kind: WithdrawalKind, summary: str) -> Route:
+def _withdrawal(
+    verb: str,
+    handler: Handler,
+    summary: str,
+    body: type[BaseModel] = credit_models.WithdrawalBody,
+) -> Route:
     return Route(
         method="POST",
-        path=f"/api/v1/grants/{{grant_id}}/{kind.value}",
-        handler=credits.withdraw_as(kind),
+        path=f"/api/v1/grants/{{grant_id}}/{verb}",
+        handler=handler,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary=summary,
         statuses=(_CREATED, _NOT_FOUND),
-        request_model=credit_models.WithdrawalBody,
+        request_model=body,
         response_model=credit_models.WithdrawalAnswer,
         shown_fields=("customer_id", "amount"),
     )
@@ -37,7 +39,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=f"{_CUSTOMER}/balance",
-        handler=credits.get_balance,
+        handler=grants.get_balance,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Read the live balance",
@@ -47,7 +49,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=f"{_CUSTOMER}/grants/live",
-        handler=credits.list_live_grants,
+        handler=grants.list_live_grants,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List the grants that checks see, in the order in which they burn",
@@ -57,7 +59,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/api/v1/grants",
-        handler=credits.post_grant,
+        handler=grants.post_grant,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Give credit",
@@ -69,7 +71,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/grants",
-        handler=credits.list_grants,
+        handler=grants.list_grants,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List a customer's grants by id",
@@ -80,7 +82,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/grants/{grant_id}",
-        handler=credits.get_grant,
+        handler=grants.get_grant,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Read a grant",
@@ -88,11 +90,22 @@ GRANT_ROUTES: tuple[Route, ...] = (
         query_model=credit_models.CustomerQuery,
         response_model=credit_models.GrantAnswer,
     ),
-    *(_withdrawal(kind, summary) for kind, summary in _WITHDRAWALS.items()),
+    _withdrawal(
+        "void", grants.void_grant, "Take back what is free of a grant; without an amount, end it"
+    ),
+    _withdrawal(
+        "refund", grants.refund_grant, "Take back what is free of a grant: it was paid back"
+    ),
+    _withdrawal(
+        "dispute",
+        grants.dispute_grant,
+        "Take back what was given, spent or not: the payment was reversed",
+        credit_models.DisputeBody,
+    ),
     Route(
         method="GET",
         path="/api/v1/withdrawals",
-        handler=credits.list_withdrawals,
+        handler=grants.list_withdrawals,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List a customer's withdrawals by id",
@@ -154,7 +167,7 @@ RECURRING_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path=f"{_CUSTOMER}/top-ups",
-        handler=credits.post_top_up,
+        handler=grants.post_top_up,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Give credit for a payment, once per reference",

@@ -110,8 +110,11 @@ class RedisLiveAccounts:
             commands.append(("DEL", credential_key(credential.secret_hash)))
         elif reply == b"ok":
             commands += _index(credential)
+        if commands:
+            await self._connection.commands(commands)
+        # Behind the index, so a call of its own: in a cluster the two may be on different nodes.
         push = CredentialPush(secret_hash=credential.secret_hash)
-        await self._connection.commands([*commands, ("PUBLISH", PUSH_CHANNEL, encode_push(push))])
+        await self._connection.command("PUBLISH", PUSH_CHANNEL, encode_push(push))
 
     async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
         """Set the standing that the place script reads, and its invoices. Raises NotFound."""

@@ -24,6 +24,7 @@ from sidecar.outbound.redis.records import (
     orphan_event,
     terms_from_payload,
     terms_of_event,
+    terms_to_payload,
     usage_digest,
 )
 from sidecar.services.ports import (
@@ -99,6 +100,31 @@ class RedisBalances:
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer."""
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
+
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
+        """
+        Place a hold again that a loss of the store took, as its token says it was.
+
+        Returns:
+            False if the store knows the id, did not lose it, or cannot take it.
+
+        Raises:
+            InvalidInput: The terms are out of bounds.
+        """
+        amount = check_amount(terms.amount_nano)
+        arguments: list[Argument] = [
+            terms.customer_id,
+            amount,
+            max(0, terms.decided_at_ms),
+            ttl_ms,
+            int(prepaid),
+            terms_to_payload(terms),
+        ]
+        for line in terms.quota_lines:
+            check_counted(line.quantity, line.meter, field="quota_lines")
+            arguments += (quota_field(line.field), line.quantity)
+        reply = await self._run(scripts.RESTORE, terms.customer_id, terms.hold_id, *arguments)
+        return bool(reply == b"restored")
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """
@@ -185,13 +211,15 @@ class RedisBalances:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available = reply[:5]
+        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
             overspent_nano=int(overspent),
             held_nano=int(held),
             available_nano=int(available),
+            epoch=int(epoch),
+            seq=int(seq),
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -263,7 +291,7 @@ class RedisBalances:
 
     async def ping(self) -> None:
         """Whether the store answers."""
-        await self._connection.command("PING")
+        await self._connection.ping()
 
     async def _open_terms(self, customer_id: str, hold_id: str) -> HoldTerms | None:
         stored = await self.read_hold(customer_id, hold_id)
@@ -278,11 +306,17 @@ class RedisBalances:
 
 def read_stored_hold(reply: Sequence[bytes]) -> StoredHold | None:
     """Turn the read script's reply into a hold; None if it is unknown or unreadable."""
-    state, decided, expires, payload, event = reply
+    state, decided, expires, payload, event, due, served = reply
     try:
         if payload:
             terms = at_instants(terms_from_payload(payload), int(decided), int(expires))
-            return StoredHold(terms=terms, state=HoldState(state.decode()))
+            return StoredHold(
+                terms=terms,
+                state=HoldState(state.decode()),
+                due=due == b"1",
+                served=served == b"1",
+                interrupted=bool(event),
+            )
         if event:
             terms = terms_of_event(event_from_bytes(event))
             return StoredHold(terms=terms, state=HoldState.ORPHANED)

@@ -1,84 +1,127 @@
 """
 The one way to Redis: bounded connections, a deadline on every call, no retry.
 
-redis-py retries ten times by default and connects as often; here neither happens, because a
-check has no time for it and a capture's sender repeats by itself.
+What is behind it is one server or a cluster of them, as the URL says.
 """
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Any, Protocol, Self
 
-from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
 
 from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.outbound.redis.cluster import Cluster
+from sidecar.outbound.redis.cluster_url import is_cluster_url, parse_cluster_url
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import META, Keyspace
 from sidecar.outbound.redis.scripts import ALL, Script
+from sidecar.outbound.redis.server import Argument, Batch, Command, Replies, Server
+from sidecar.outbound.redis.shard_watch import ShardWatch
 
-Argument = str | bytes | int
+__all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
+
 _ERROR_CHARS_MAX = 200
-_LAST_ROUNDS = 4
-"""Of the loop: the socket is read in one, the reader wakes in the next, with some to spare."""
+_WITHOUT_ANSWER = 2
+"""Parts of a script's reply that stand before its answer: epoch and seq."""
+
+
+class Link(Protocol):
+    """One server, or a cluster: where batches go. Drivers' errors pass through it."""
+
+    @property
+    def calls(self) -> int:
+        """Round trips so far."""
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a part of it may be away while the rest serves."""
+
+    async def exchange(
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+    ) -> Replies:
+        """All replies in the order of the commands, and the first that is a refusal."""
+
+    async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
+        """Send the same to every server that takes writes."""
+
+    async def each(self, command: Command, *, timeout_seconds: float) -> dict[str, Any]:
+        """What every server that takes writes answers, or the exception instead, by its name."""
+
+    async def refresh(self, *, timeout_seconds: float) -> None:
+        """Look again at which server has what, if that can change."""
+
+    async def ping(self, *, timeout_seconds: float) -> None:
+        """Whether any server answers."""
+
+    def dedicated(self) -> AbstractAsyncContextManager[AbstractConnection]:
+        """A connection outside the pool, to where the push channel is; closed at the end."""
+
+    def is_current(self, connection: AbstractConnection) -> bool:
+        """Whether the push channel is still where this connection leads."""
+
+    async def aclose(self) -> None:
+        """Close all connections."""
 
 
 class RedisConnection:
     """
-    Commands and scripts against one Redis, each within a timeout.
+    Commands and scripts against one Redis or Redis Cluster, each within a timeout.
 
     A call that is cancelled or out of time closes its connection: its reply may still be on
     the way, and the next caller must not read it. `calls` counts round trips.
     """
 
-    def __init__(self, pool: BlockingConnectionPool, *, timeout_seconds: float) -> None:
-        """Use a pool whose connections do not retry; `from_url` makes one."""
-        self._pool = pool
+    def __init__(self, link: Link, *, timeout_seconds: float) -> None:
+        """Use a link that does not retry; `from_url` makes one."""
+        self._link = link
         self._timeout_seconds = timeout_seconds
-        self.calls = 0
+        self.watch = ShardWatch()
+
+    @property
+    def is_cluster(self) -> bool:
+        """Whether a part of it may be away while the rest serves."""
+        return self._link.is_cluster
+
+    @property
+    def calls(self) -> int:
+        """Round trips so far."""
+        return self._link.calls
 
     @classmethod
     def from_url(cls, url: str, *, connections_max: int = 64, timeout_seconds: float = 2.0) -> Self:
         """
-        Describe the connections to a `redis://`, `rediss://` or `unix://` URL; opens none yet.
+        Describe the connections to a URL; opens none yet.
 
         Args:
-            url: May hold user and password; it never appears in an error.
-            connections_max: Callers beyond it wait, within their own timeout.
+            url: `redis://`, `rediss://` or `unix://` for one server, `redis+cluster://` or
+                `rediss+cluster://` with some nodes for a cluster. May hold user and password; it
+                never appears in an error.
+            connections_max: To one server; callers beyond it wait, within their own timeout.
             timeout_seconds: For connecting, and for calls that name no other timeout.
 
         Raises:
             ConfigError: If the URL cannot be used.
         """
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=connections_max,
-                timeout=None,
-                retry=Retry(NoBackoff(), 0),
-                retry_on_timeout=False,
-                socket_timeout=None,
-                socket_connect_timeout=timeout_seconds,
-                decode_responses=False,
-                protocol=2,
-                driver_info=None,
+        link: Link
+        if is_cluster_url(url):
+            link = Cluster(
+                parse_cluster_url(url),
+                connections_max=connections_max,
+                timeout_seconds=timeout_seconds,
             )
-        except ValueError as error:
-            # Its words may quote the URL, and with it the password.
-            raise ConfigError(
-                "redis_url must be redis://HOST:PORT/DB, rediss://... or unix://PATH"
-            ) from error
-        return cls(pool, timeout_seconds=timeout_seconds)
+        else:
+            link = Server.from_url(
+                url, connections_max=connections_max, timeout_seconds=timeout_seconds
+            )
+        return cls(link, timeout_seconds=timeout_seconds)
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._pool.disconnect(inuse_connections=True)
+        await self._link.aclose()
 
     async def command(self, *command: Argument, timeout_seconds: float | None = None) -> Any:
         """
@@ -124,9 +167,11 @@ class RedisConnection:
             wait_seconds: For a free connection, before that; as long as the timeout if None.
 
         Raises:
-            StoreUnavailable: No answer in time, or an error for an answer.
+            StoreUnavailable: No answer in time, an error for an answer, or a shard that lost data.
         """
         tail = (len(keys), *keys, *arguments)
+        shard = keys[script.shard_key]
+        asked = self.watch.known(shard)
         with _measure(script.name), _translate_errors():
             timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
             wait = timeout if wait_seconds is None else wait_seconds
@@ -137,7 +182,10 @@ class RedisConnection:
                     )
                 except NoScriptError:
                     continue
-                return reply
+                if not script.guarded:
+                    return reply
+                self.watch.take(shard, asked, (int(reply[0]), int(reply[1])))
+                return reply[2] if len(reply) > _WITHOUT_ANSWER else None
             raise StoreUnavailable("redis takes no scripts")
 
     @asynccontextmanager
@@ -149,16 +197,40 @@ class RedisConnection:
             StoreUnavailable: It cannot be opened, or what the caller does with it fails.
         """
         with _translate_errors():
-            connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-            try:
-                await connection.connect()  # type: ignore[no-untyped-call]
+            async with self._link.dedicated() as connection:
                 yield connection
-            finally:
-                await connection.disconnect(nowait=True)
+
+    def is_current(self, connection: AbstractConnection) -> bool:
+        """Whether a dedicated connection still leads to where the push channel is."""
+        return self._link.is_current(connection)
 
     async def load_scripts(self) -> None:
         """Make every script known to the server, so that the first calls need one round trip."""
-        await self.commands([("SCRIPT", "LOAD", script.source) for script in ALL])
+        batch = [("SCRIPT", "LOAD", script.source) for script in ALL]
+        with _measure("script"), _translate_errors():
+            await self._link.everywhere(batch, timeout_seconds=self._timeout_seconds)
+
+    async def each(self, *command: Argument) -> dict[str, Any]:
+        """
+        What each server that takes writes answers, by name; of one server the name is empty.
+
+        Where a node of a cluster does not answer, its answer is the exception.
+
+        Raises:
+            StoreUnavailable: None of them answered.
+        """
+        with _measure(str(command[0]).lower()), _translate_errors():
+            return await self._link.each(command, timeout_seconds=self._timeout_seconds)
+
+    async def refresh(self) -> None:
+        """Look again at which node of a cluster has what. Raises StoreUnavailable."""
+        with _translate_errors():
+            await self._link.refresh(timeout_seconds=self._timeout_seconds)
+
+    async def ping(self) -> None:
+        """Whether the server, or any node of a cluster, answers. Raises StoreUnavailable."""
+        with _measure("ping"), _translate_errors():
+            await self._link.ping(timeout_seconds=self._timeout_seconds)
 
     async def _exchange(
         self,
@@ -167,22 +239,9 @@ class RedisConnection:
         timeout_seconds: float,
         wait_seconds: float,
     ) -> list[Any]:
-        self.calls += 1
-        async with asyncio.timeout(wait_seconds):
-            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator.
-        complete = False
-        try:
-            packed = connection.pack_commands(batch)
-            async with _patience(timeout_seconds):
-                await connection.send_packed_command(packed, check_health=False)
-                replies, refusal = await _read_replies(connection, len(batch))
-            complete = True
-        finally:
-            try:
-                if not complete:
-                    await connection.disconnect(nowait=True)
-            finally:
-                await self._pool.release(connection)
+        replies, refusal = await self._link.exchange(
+            batch, timeout_seconds=timeout_seconds, wait_seconds=wait_seconds
+        )
         if refusal is not None:
             raise refusal
         return replies
@@ -208,20 +267,6 @@ async def fix_shards(connection: RedisConnection, shards: int) -> Keyspace:
     return keyspace
 
 
-async def _read_replies(
-    connection: AbstractConnection, count: int
-) -> tuple[list[Any], ResponseError | None]:
-    """Read every reply, also behind one that is an error, so that none is left for the next."""
-    replies: list[Any] = []
-    refusal: ResponseError | None = None
-    for _ in range(count):
-        try:
-            replies.append(await connection.read_response())
-        except ResponseError as error:
-            refusal = refusal or error
-    return replies, refusal
-
-
 @contextmanager
 def _measure(call: str) -> Iterator[None]:
     """Observe a call under its script's name or its (first) command's."""
@@ -235,37 +280,16 @@ def _measure(call: str) -> Iterator[None]:
         telemetry.STORE_CALL_DURATION.labels("redis", call, outcome).observe(seconds)
 
 
-@asynccontextmanager
-async def _patience(seconds: float) -> AsyncIterator[None]:
-    """
-    A timeout for the server that does not punish it for this process's being late.
-
-    Where the loop is busy, an answer may lie in the socket when the time is up, unread. So
-    the loop gets a few rounds to read it before the wait ends.
-    """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as timeout:
-        handle: asyncio.Handle = loop.call_later(seconds, lambda: end(_LAST_ROUNDS))
-
-        def end(rounds: int) -> None:
-            nonlocal handle
-            if rounds:
-                handle = loop.call_soon(end, rounds - 1)
-            else:
-                timeout.reschedule(loop.time())
-
-        try:
-            yield
-        finally:
-            handle.cancel()
-
-
 @contextmanager
 def _translate_errors() -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
         raise StoreUnavailable("redis gave no answer in time") from error
+    except AskError as error:
+        raise StoreUnavailable(
+            "redis is a node of a cluster; redis_url must be redis+cluster://HOST:PORT,HOST:PORT"
+        ) from error
     except ResponseError as error:
         words = str(error)[:_ERROR_CHARS_MAX]
         if "WRONGTYPE" in words:

@@ -1,6 +1,11 @@
 """What kind of Redis answers, and whether it is set up to be trusted with balances."""
 
-from sidecar.domain.errors import ConfigError
+from collections.abc import Mapping
+from typing import Any
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
+
+from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import META
 
@@ -9,7 +14,7 @@ VERSION_MIN = (6, 2)
 
 async def server_version(connection: RedisConnection) -> str:
     """The server's version, as "6.2.14". Raises StoreUnavailable."""
-    return (await _info(connection, "server")).get("redis_version", "unknown")
+    return _version(_read_info("the server", await connection.command("INFO", "server")))
 
 
 async def check_shards(connection: RedisConnection, shards: int) -> None:
@@ -30,29 +35,69 @@ async def check_shards(connection: RedisConnection, shards: int) -> None:
 
 async def describe_server(connection: RedisConnection) -> str:
     """
-    Version and set-up in words.
+    Version and set-up in words; of a cluster, every master is looked at.
 
     Raises:
-        ConfigError: If it is too old, may evict keys, or keeps no append-only file.
+        ConfigError: If one is too old, may evict keys, or keeps no append-only file; or if not
+            every slot of a cluster is served.
         StoreUnavailable: No answer.
     """
-    version = await server_version(connection)
+    answers = await connection.each("INFO")
+    infos = {name: _read_info(name, answer) for name, answer in answers.items()}
+    for name, info in infos.items():
+        _check_server(f"{name}: " if name else "", info)
+    versions = "/".join(sorted({_version(info) for info in infos.values()}))
+    found = f"{versions}, noeviction, append-only file on"
+    if connection.is_cluster:
+        return f"{await _describe_cluster(connection, infos)}, {found}"
+    if any(info.get("cluster_enabled") == "1" for info in infos.values()):
+        raise ConfigError(
+            "this Redis is a node of a cluster: write redis+cluster://HOST:PORT,HOST:PORT"
+        )
+    return found
+
+
+def _check_server(where: str, info: Mapping[str, str]) -> None:
+    version = _version(info)
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < VERSION_MIN:
-        raise ConfigError(f"Redis {version} is too old; 6.2 or newer is needed")
-    memory = await _info(connection, "memory")
-    if memory.get("maxmemory_policy") != "noeviction":
+        raise ConfigError(f"{where}Redis {version} is too old; 6.2 or newer is needed")
+    policy = info.get("maxmemory_policy")
+    if policy != "noeviction":
         raise ConfigError(
-            f"maxmemory-policy is {memory.get('maxmemory_policy')}: Redis may drop balances; "
-            "set it to noeviction"
+            f"{where}maxmemory-policy is {policy}: Redis may drop balances; set it to noeviction"
         )
-    persistence = await _info(connection, "persistence")
-    if persistence.get("aof_enabled") != "1":
-        raise ConfigError("appendonly is off: a restart loses balances; set `appendonly yes`")
-    return f"{version}, noeviction, append-only file on"
+    if info.get("aof_enabled") != "1":
+        raise ConfigError(
+            f"{where}appendonly is off: a restart loses balances; set `appendonly yes`"
+        )
 
 
-async def _info(connection: RedisConnection, section: str) -> dict[str, str]:
-    raw = await connection.command("INFO", section)
-    pairs = (line.split(":", 1) for line in raw.decode().splitlines() if ":" in line)
+async def _describe_cluster(
+    connection: RedisConnection, infos: Mapping[str, Mapping[str, str]]
+) -> str:
+    """Raises ConfigError if a master believes that it is not well, or that slots are not served."""
+    for name, answer in (await connection.each("CLUSTER", "INFO")).items():
+        state = _read_info(name, answer)
+        served = int(state.get("cluster_slots_ok", "0"))
+        if state.get("cluster_state") != "ok" or served != SLOTS:
+            raise ConfigError(
+                f"{name}: the cluster is {state.get('cluster_state')}, {served} of {SLOTS} slots "
+                "are served; the shards of the others are refused"
+            )
+    replicas = [int(info.get("connected_slaves", "0")) for info in infos.values()]
+    bare = sum(count == 0 for count in replicas)
+    words = f"cluster of {len(replicas)} masters with {sum(replicas)} replicas"
+    return f"{words} ({bare} masters without one)" if bare else words
+
+
+def _version(info: Mapping[str, str]) -> str:
+    return info.get("redis_version", "unknown")
+
+
+def _read_info(name: str, answer: Any) -> dict[str, str]:
+    if not isinstance(answer, bytes):
+        reason = str(answer)[:200] or type(answer).__name__
+        raise StoreUnavailable(f"redis: {name} does not answer: {reason}")
+    pairs = (line.split(":", 1) for line in answer.decode().splitlines() if ":" in line)
     return {name: value.strip() for name, value in pairs}

@@ -22,6 +22,7 @@ from sidecar.outbound.redis.push_messages import (
     CredentialPush,
     CustomerPush,
     PolicyPush,
+    ShardPush,
     decode_push,
     encode_push,
 )
@@ -101,6 +102,9 @@ class PushListener:
                     continue
                 if unanswered == SILENT_ROUNDS_MAX:
                     raise StoreUnavailable("redis: the push channel is silent")
+                if not self._connection.is_current(connection):
+                    # A node that has left its cluster would answer for ever and hear nothing.
+                    raise StoreUnavailable("redis: the push channel is on another node now")
                 unanswered += 1
                 await connection.send_command("PING", check_health=False)
 
@@ -125,6 +129,10 @@ class PushListener:
             case PolicyPush():
                 telemetry.PUSH_MESSAGES.labels("policy").inc()
                 self._on_policy()
+            case ShardPush():
+                telemetry.PUSH_MESSAGES.labels("shard").inc()
+                self._cache.drop_all()
+                self._connection.watch.renew(push.shard)
             case None:
                 # Of a newer version perhaps: something has changed, and what is not known.
                 telemetry.PUSH_MESSAGES.labels("unreadable").inc()

@@ -1,0 +1,195 @@
+"""
+One Redis server: bounded connections, each exchange within its time, no retry.
+
+redis-py retries ten times by default and connects as often; here neither happens, because a
+check has no time for it and a capture's sender repeats by itself.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from sidecar.domain.errors import ConfigError
+
+Argument = str | bytes | int
+Command = Sequence[Argument]
+Batch = Sequence[Command]
+Replies = tuple[list[Any], ResponseError | None]
+"""One reply for each command, a refusal as its error; and the first refusal, if there is one."""
+
+_LAST_ROUNDS = 4
+"""Of the loop: the socket is read in one, the reader wakes in the next, with some to spare."""
+
+
+class Server:
+    """
+    A pool of connections to one server.
+
+    An exchange that is cancelled or out of time closes its connection: the reply may still be
+    on the way, and the next caller must not read it. Drivers' errors pass through.
+    """
+
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        """Use a pool whose connections do not retry; `from_url` makes one."""
+        self._pool = pool
+        self.calls = 0
+
+    @classmethod
+    def from_url(cls, url: str, *, connections_max: int, timeout_seconds: float) -> Self:
+        """
+        Describe the connections to a `redis://`, `rediss://` or `unix://` URL; opens none yet.
+
+        Args:
+            url: May hold user and password; it never appears in an error.
+            connections_max: Callers beyond it wait, within their own timeout.
+            timeout_seconds: For connecting.
+
+        Raises:
+            ConfigError: If the URL cannot be used.
+        """
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=connections_max,
+                timeout=None,
+                retry=Retry(NoBackoff(), 0),
+                retry_on_timeout=False,
+                socket_timeout=None,
+                socket_connect_timeout=timeout_seconds,
+                decode_responses=False,
+                protocol=2,
+                driver_info=None,
+            )
+        except ValueError as error:
+            # Its words may quote the URL, and with it the password.
+            raise ConfigError(
+                "redis_url must be redis://HOST:PORT/DB, rediss://..., unix://PATH, or "
+                "redis+cluster://HOST:PORT,HOST:PORT"
+            ) from error
+        return cls(pool)
+
+    @property
+    def is_cluster(self) -> bool:
+        """No: it is there or it is away."""
+        return False
+
+    async def exchange(
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+    ) -> Replies:
+        """
+        Send commands together and read every reply, in one round trip.
+
+        Args:
+            batch: One command or more.
+            timeout_seconds: For the server's answers.
+            wait_seconds: For a free connection, before that.
+
+        Raises:
+            TimeoutError, RedisError, OSError: They may have been carried out or not.
+        """
+        self.calls += 1
+        async with asyncio.timeout(wait_seconds):
+            connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator.
+        complete = False
+        try:
+            packed = connection.pack_commands(batch)
+            async with _patience(timeout_seconds):
+                await connection.send_packed_command(packed, check_health=False)
+                replies = await _read_replies(connection, len(batch))
+            complete = True
+        finally:
+            try:
+                if not complete:
+                    await connection.disconnect(nowait=True)
+            finally:
+                await self._pool.release(connection)
+        return replies
+
+    async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
+        """Send to this server, which is all there is. Raises the first refusal."""
+        _, refusal = await self.exchange(
+            batch, timeout_seconds=timeout_seconds, wait_seconds=timeout_seconds
+        )
+        if refusal is not None:
+            raise refusal
+
+    async def each(self, command: Command, *, timeout_seconds: float) -> dict[str, Any]:
+        """What this server answers to a command, as the only one of them."""
+        (reply,), _ = await self.exchange(
+            [command], timeout_seconds=timeout_seconds, wait_seconds=timeout_seconds
+        )
+        return {"": reply}
+
+    async def refresh(self, *, timeout_seconds: float) -> None:
+        """Nothing: one server has everything."""
+
+    async def ping(self, *, timeout_seconds: float) -> None:
+        """Whether it answers."""
+        await self.everywhere([("PING",)], timeout_seconds=timeout_seconds)
+
+    @asynccontextmanager
+    async def dedicated(self) -> AsyncIterator[AbstractConnection]:
+        """A connection outside the pool; closed at the end."""
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+            yield connection
+        finally:
+            await connection.disconnect(nowait=True)
+
+    def is_current(self, connection: AbstractConnection) -> bool:
+        """Always: there is no other server that the channel could be on."""
+        return connection is not None
+
+    async def close_idle(self) -> None:
+        """Close the connections that nobody uses."""
+        await self._pool.disconnect(inuse_connections=False)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._pool.disconnect(inuse_connections=True)
+
+
+async def _read_replies(connection: AbstractConnection, count: int) -> Replies:
+    """Read every reply, also behind one that is an error, so that none is left for the next."""
+    replies: list[Any] = []
+    refusal: ResponseError | None = None
+    for _ in range(count):
+        try:
+            replies.append(await connection.read_response())
+        except ResponseError as error:
+            replies.append(error)
+            refusal = refusal or error
+    return replies, refusal
+
+
+@asynccontextmanager
+async def _patience(seconds: float) -> AsyncIterator[None]:
+    """
+    A timeout for the server that does not punish it for this process's being late.
+
+    Where the loop is busy, an answer may lie in the socket when the time is up, unread. So
+    the loop gets a few rounds to read it before the wait ends.
+    """
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(None) as timeout:
+        handle: asyncio.Handle = loop.call_later(seconds, lambda: end(_LAST_ROUNDS))
+
+        def end(rounds: int) -> None:
+            nonlocal handle
+            if rounds:
+                handle = loop.call_soon(end, rounds - 1)
+            else:
+                timeout.reschedule(loop.time())
+
+        try:
+            yield
+        finally:
+            handle.cancel()
