@@ -23,7 +23,7 @@ from sidecar.inbound.principals import (
 )
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.pool import Pool
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.settings import is_local
 
 GRPC_SERVICES = (
