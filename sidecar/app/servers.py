@@ -3,7 +3,7 @@
 import secrets
 from contextlib import AsyncExitStack
 
-from sidecar.app.parts import DataPlane
+from sidecar.app.data_plane import DataPlane
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.authz import CheckHandler
