@@ -2,18 +2,19 @@
 
 -- What a check of these meters may still set aside.
 local function spendable(book, parts)
-  local sum = minus(minus(book.overdraft, book.deficit), book.uncov)
+  local high, low = halves(minus(minus(book.overdraft, book.deficit), book.uncov))
   for _, grant in ipairs(book.grants) do
     if grant.state == 'active' and grant.free ~= '0' then
       for _, part in ipairs(parts) do
         if covers(grant, part[1]) then
-          sum = plus(sum, grant.free)
+          local free_high, free_low = halves(grant.free)
+          high, low = high + free_high, low + free_low
           break
         end
       end
     end
   end
-  return sum
+  return whole(high, low)
 end
 
 local function exposure(book)
