@@ -52,7 +52,7 @@ async def read_numbers(
         }
     tokens = {row["meter"]: int(row["quantity"]) for row in await pool.fetch(_TOKENS)}
     overage = int(await pool.fetchval(_OVERAGE))
-    compared = await application.reconciler.run_once()
+    compared = await application.control.reconciler.run_once()
     return {
         "versions": {
             "envoy": envoy_version,

@@ -568,9 +568,9 @@ async def test_without_workers_nothing_is_settled_unless_the_caller_does(
     options = settings(folder, "settlement", settle_interval_seconds=0.01, **external)
     async with running(options, workers=False) as (app, _):
         await asyncio.sleep(0.5)
-        left = [await app.stream.read(shard, "0-0", 9) for shard in range(64)]
+        left = [await app.control.stream.read(shard, "0-0", 9) for shard in range(64)]
         assert sum(map(len, left)) == 2
-        assert await app.settlement.settle_once() == 2
+        assert await app.control.settlement.settle_once() == 2
 
 
 async def test_what_a_command_prints_is_its_answer_and_logs_go_elsewhere(
