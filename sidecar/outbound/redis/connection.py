@@ -25,8 +25,8 @@ from sidecar.outbound.redis.shard_watch import ShardWatch
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
 _ERROR_CHARS_MAX = 200
-_WITHOUT_ANSWER = 2
-"""Parts of a script's reply that stand before its answer: epoch and seq."""
+_WITHOUT_ANSWER = 3
+"""Parts of a script's reply that stand before its answer: epoch, seq before and seq after."""
 
 
 class Link(Protocol):
@@ -184,8 +184,9 @@ class RedisConnection:
                     continue
                 if not script.guarded:
                     return reply
-                self.watch.take(shard, asked, (int(reply[0]), int(reply[1])))
-                return reply[2] if len(reply) > _WITHOUT_ANSWER else None
+                epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
+                self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
+                return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
             raise StoreUnavailable("redis takes no scripts")
 
     @asynccontextmanager
