@@ -60,7 +60,7 @@ async def test_no_loss_of_the_store_loses_doubles_or_invents_usage(
     except BaseException as error:
         error.add_note(
             f"repeat it with SIDECAR_LOSS_SEED={seed} SIDECAR_LOSS_SEQUENCES=1"
-            f" SIDECAR_LOSS_STEPS={STEPS}; steps: {' '.join(world.log)}"
+            f" SIDECAR_LOSS_STEPS={STEPS}; it went:\n" + "\n".join(world.log)
         )
         raise
     finally:
