@@ -879,8 +879,8 @@ SELECT customer_id, credential_id, secret_hash, team_id, user_id, generation, ex
 FROM credentials WHERE customer_id = ANY ($1::text[])
 
 -- name: rebuild_grants
--- What was given, and what rests until it begins. An intent that should have begun is left out,
--- unless something rolls over into it: it is applied anew.
+-- What was given, and what the live store had been given but not the ledger: it begins anew, if only
+-- to expire at once.
 SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency, g.kind, g.priority, g.effective_at,
     g.expires_at, g.meters, g.rolls_from, g.rolls_least_nano, g.rolls_most_nano, g.schedule_id,
     g.state, g.remaining_nano, g.created_at, w.kind AS ended_kind, w.withdrawal_id AS ended_by
@@ -891,8 +891,7 @@ LEFT JOIN LATERAL (
         AND w.kind <> 'dispute' AND w.amount_nano IS NULL
     ORDER BY w.finished_at LIMIT 1) w ON true
 WHERE g.customer_id = ANY ($1::text[]) AND (g.state = 'posted'
-    OR (g.applied_at IS NOT NULL AND w.withdrawal_id IS NULL
-        AND (coalesce(g.effective_at, g.created_at) > now() OR g.rolls_from IS NOT NULL)))
+    OR (g.applied_at IS NOT NULL AND w.withdrawal_id IS NULL))
 
 -- name: forget_unposted_withdrawals
 UPDATE withdrawals SET state = 'intent', withdrawn_nano = 0, finished_at = NULL
