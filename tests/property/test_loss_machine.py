@@ -8,7 +8,6 @@ its seed: SIDECAR_LOSS_SEED repeats one, SIDECAR_LOSS_SEQUENCES sets how many th
 import os
 import secrets
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -74,7 +73,7 @@ async def recover(world: LossWorld) -> None:
         for process in (*world.controls, *world.gateways):
             await process.report()
         control = world.controls[0]
-        with suppress(StoreUnavailable):
+        try:
             made = await control.rebuilder.look_once()
             for gateway in world.gateways:
                 await gateway.journal_watch.look()
@@ -83,6 +82,8 @@ async def recover(world: LossWorld) -> None:
             settled = await control.settlement.settle_once()
             if not made and not settled:
                 return
+        except StoreUnavailable as error:
+            world.note(f"-- {error}")
     raise AssertionError("the store does not come to rest")
 
 
@@ -129,7 +130,8 @@ async def check_usage(world: LossWorld) -> None:
             m: q for m, q in shot.quantities.items() if q
         }, shot
     assert not [one for one in found.values() if any(one.values())]
-    assert await world.stores.pool.fetchval("SELECT count(*) FROM quarantine") == 0
+    aside = await world.stores.pool.fetch("SELECT key, reason, payload FROM quarantine")
+    assert [dict(row) for row in aside] == []
 
 
 async def live_store(world: LossWorld) -> LiveStore:
