@@ -146,7 +146,7 @@ class Application:
                 self.pool,
                 policies=self.policies,
                 cards=self.rate_cards,
-                settle=self.control.settle_shard,
+                settle=self.control.drain_shard,
             )
         with suppress(StoreUnavailable):
             # A store that does not answer yet is waited for by the workers.

@@ -94,10 +94,10 @@ class ControlPlane:
             self._make_reporter()
 
     @property
-    def settle_shard(self) -> Callable[[int], Awaitable[int]] | None:
+    def drain_shard(self) -> Callable[[int], Awaitable[int]] | None:
         """Settles one shard; None where this process does not settle."""
         settles = self._plane.settings.has(Role.SETTLEMENT)
-        return self.settlement.settle_shard if settles else None
+        return self.settlement.drain_shard if settles else None
 
     def use_cases(self) -> AdminUseCases:
         """What the admin role serves."""

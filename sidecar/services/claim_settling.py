@@ -66,6 +66,22 @@ class Claims:
                 refused[record.entry_id] = problem
         return refused
 
+    async def put_back(self, records: Sequence[StreamRecord]) -> None:
+        """
+        Claim again what an earlier life of the store had claimed; safe to repeat.
+
+        Raises:
+            StoreUnavailable: Some may be claimed; repeat it.
+        """
+        for record in records:
+            assert record.event is not None, record.entry_id
+            try:
+                await self._metering.finish_claim(record.event, record.counted)
+            except InvalidInput as error:
+                telemetry.get_logger().error(
+                    "claim_not_put_back", hold_id=record.hold_id, error=str(error)
+                )
+
     async def _settle(self, record: StreamRecord, event: UsageEvent) -> str:
         charged = await self._charged.find(record.customer_id, record.hold_id)
         await self._holds.answer(record.customer_id, record.hold_id, charged)

@@ -7,10 +7,9 @@ of its rows. A worker may die anywhere; the next one goes on from the committed 
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from sidecar import telemetry
@@ -29,6 +28,7 @@ from sidecar.services.control_ports import (
     UsageStream,
 )
 from sidecar.services.ports import Clock, RateCards
+from sidecar.services.setting_aside import set_aside
 
 STREAM_START = "0-0"
 REFUSED = "refused"
@@ -93,6 +93,7 @@ class SettlementWorker:
         self._concurrency_max = concurrency_max
         self._claims = claims
         self._held: dict[int, _Held] = {}
+        self._passed: dict[int, list[StreamRecord]] = {}
         self._taken_until: dict[int, datetime] = {}
         self._cards: dict[str, frozenset[str]] = {}
 
@@ -115,16 +116,37 @@ class SettlementWorker:
         Raises:
             StoreUnavailable: A step may or may not have happened; settle again.
         """
-        held = await self._lease(shard)
+        if self._passed.get(shard) and self._claims is not None:
+            # Of a life that is over; what is put back twice is one claim.
+            await self._claims.put_back(self._passed[shard])
+            del self._passed[shard]
+        return await self._settle_shard(shard)
+
+    async def drain_shard(self, shard: int) -> int:
+        """
+        Settle what is left on the stream of a shard that is closed, before it is made anew.
+
+        Nothing can be told to the shard, nor can its claims be settled: they are passed, and put
+        back once the shard is settled again. *A crash before that:* the gateways' journals have
+        them still.
+
+        Raises:
+            StoreUnavailable: As `settle_shard`.
+        """
+        return await self._settle_shard(shard, closed=True)
+
+    async def _settle_shard(self, shard: int, *, closed: bool = False) -> int:
+        held = await self._lease(shard, closed=closed)
         settled = 0
         while held is not None:
             lease = held.lease
-            await self._tell(held)
+            if not closed:
+                await self._tell(held)
             records = await self._stream.read(shard, lease.offset, self._batch_max)
             if not records:
                 break
             try:
-                settled += await self._settle(lease, records)
+                settled += await self._settle(lease, records, closed=closed)
             except Conflict:
                 # Another worker took over; it reads the offset that was committed.
                 self._held.pop(shard, None)
@@ -132,10 +154,11 @@ class SettlementWorker:
                 break
             held.lease = replace(lease, offset=records[-1].entry_id)
             held.untold = _standing_of(records) or held.untold
-            await self._tell(held)
-            await self._stream.trim(shard, held.lease.offset)
+            if not closed:
+                await self._tell(held)
+                await self._stream.trim(shard, held.lease.offset)
             self._note_lag(records)
-            held = await self._lease(shard)
+            held = await self._lease(shard, closed=closed)
         return settled
 
     async def settle_once(self) -> int:
@@ -190,7 +213,7 @@ class SettlementWorker:
         for shard in held:
             await self._ledger.claim_shard(shard, self._owner, 0)
 
-    async def _lease(self, shard: int) -> _Held | None:
+    async def _lease(self, shard: int, *, closed: bool = False) -> _Held | None:
         """The lease at hand, or a new or renewed one once half of its time has passed."""
         now = self._clock.now()
         held = self._held.get(shard)
@@ -208,7 +231,7 @@ class SettlementWorker:
         renewed = _Held(
             lease=lease, renew_at=now + half, untold=None if held is None else held.untold
         )
-        if held is None and lease.offset != STREAM_START:
+        if held is None and lease.offset != STREAM_START and not closed:
             # Entries that a predecessor committed but did not trim, and perhaps did not tell.
             renewed.untold = await self._stream.standing_at(shard, lease.offset)
             await self._tell(renewed)
@@ -222,12 +245,20 @@ class SettlementWorker:
             await self._stream.tell_settled(held.lease.shard, *held.untold)
             held.untold = None
 
-    async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
+    async def _settle(
+        self, lease: ShardLease, records: Sequence[AnyRecord], *, closed: bool
+    ) -> int:
         """Post a batch; count what it set aside once that is committed."""
-        claimed = await self._settle_claims(records)
+        claimed = list(records) if closed else await self._settle_claims(records)
         prepared, reported_meters = await self._prepare(claimed)
         aside: list[str] = []
         settled = await self._post(lease, prepared, reported_meters, aside)
+        if closed:
+            self._passed.setdefault(lease.shard, []).extend(
+                record
+                for record in records
+                if isinstance(record, StreamRecord) and record.kind == CLAIM
+            )
         for before, after in zip(records, prepared, strict=True):
             if isinstance(after, UnreadableRecord):
                 aside.append("unreadable")
@@ -252,7 +283,7 @@ class SettlementWorker:
             refused = await self._claims.settle([record for _, record in claims])
         for n, record in claims:
             if record.entry_id in refused:
-                settled[n] = _set_aside(record, REFUSED_CLAIM, refused[record.entry_id])
+                settled[n] = set_aside(record, REFUSED_CLAIM, refused[record.entry_id])
         return settled
 
     async def _post(
@@ -285,7 +316,7 @@ class SettlementWorker:
                 customer_id=record.customer_id,
                 error=str(error),
             )
-            refused = _set_aside(record, REFUSED, str(error))
+            refused = set_aside(record, REFUSED, str(error))
             settled = await self._ledger.settle(lease, [refused], {})
             aside.append(REFUSED)
             return settled
@@ -312,7 +343,7 @@ class SettlementWorker:
             version = record.event.price_version
             meters = await self._reported_meters(version)
             if meters is None:
-                prepared.append(_set_aside(record, UNKNOWN_PRICE_VERSION, version))
+                prepared.append(set_aside(record, UNKNOWN_PRICE_VERSION, version))
             else:
                 reported[version] = meters
                 prepared.append(record)
@@ -360,21 +391,3 @@ def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
                 break
             standing = record.epoch, record.seq
     return standing
-
-
-def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:
-    """A record for quarantine, with all that is needed to post it later."""
-    return SetAsideRecord(
-        entry_id=record.entry_id,
-        key=record.entry_id,
-        reason=reason,
-        payload=json.dumps({"problem": problem, "record": asdict(record)}, default=_plain),
-    )
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, bytes):
-        return value.hex()
-    return str(value)

@@ -181,6 +181,43 @@ async def test_usage_that_was_lost_unsettled_is_charged_by_a_claim(world, redis)
     await world.assert_equal(ADA)
 
 
+async def test_a_claim_that_waits_on_a_lost_shard_keeps_nobody_from_making_it_anew(world, redis):
+    await world.customer(ADA, 1_000)
+    await world.settle()
+    hold = await world.place(ADA, 1, 100)
+    await lose(world, redis)
+    await world.recover()
+    assert await world.capture(hold, 60) is CaptureStatus.CLAIMED
+    found = (await world.live.look())[world.store.keyspace.shard_of(ADA)]
+    await world.live.report(found.shard, found.epoch)
+    assert await world.recover() == SHARDS
+    for _ in range(2):
+        await world.assert_equal(ADA)
+    assert await world.capture(hold, 60) is CaptureStatus.DUPLICATE
+    assert await world.store.numbers(ADA) == (1_000, 60, 0, 940)
+
+
+async def test_a_grant_that_was_lost_and_expired_meanwhile_is_given_and_expires(world, redis):
+    await world.customer(ADA, 1_000)
+    ends = datetime.now(UTC) + timedelta(milliseconds=200)
+    grant = Grant(
+        grant_id="short", customer_id=ADA, amount_nano=70, currency="USD", expires_at=ends
+    )
+    stored = await world.record.create_grant(grant)
+    await world.store.accounts.apply_grant(stored)
+    await world.record.note_applied(stored)
+    await lose(world, redis)
+    await asyncio.sleep((ends - datetime.now(UTC)).total_seconds() + 0.01)
+    await world.recover()
+    pending = await world.record.pending_grants(limit=10)
+    for one in pending:
+        await world.store.accounts.apply_grant(one)
+    await world.assert_equal(ADA)
+    balance = await world.store.balance(ADA)
+    assert (balance.granted_nano, balance.expired_nano) == (1_070, 70)
+    assert await world.record.pending_grants(limit=10) == []
+
+
 async def test_a_claim_of_what_was_charged_charges_nothing(world, redis):
     """As after 48 hours: the event is in the ledger, its marker is gone."""
     await world.customer(ADA, 1_000)

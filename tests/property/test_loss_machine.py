@@ -80,7 +80,8 @@ async def recover(world: LossWorld) -> None:
                 await gateway.renew()
             await apply_pending(world, control)
             settled = await control.settlement.settle_once()
-            if not made and not settled:
+            rest = [world.raw.xlen(world.stores.keyspace.usage(n)) for n in range(SHARDS)]
+            if not (made or settled or any(rest)):
                 return
         except StoreUnavailable as error:
             world.note(f"-- {error}")
