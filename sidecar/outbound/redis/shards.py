@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from sidecar.domain.errors import StoreUnavailable
-from sidecar.domain.holds import dedupe_bucket
+from sidecar.domain.holds import DEDUPE_BUCKET_SECONDS, dedupe_bucket, make_hold_id
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.rebuilding import LiveState, RecordedCredential, RecordedUsage
 from sidecar.outbound.redis import scripts
@@ -31,6 +31,10 @@ _GIVEN_FROM = 2
 _SEALED = (
     *("overdraft", "granted", "used", "held", "avail", "voided", "expired", "deficit", "uncov"),
 )
+_REMEMBERED_SECONDS = 180_000
+"""An id's marker is kept 48 h; two more are for clocks that differ."""
+_AHEAD_SECONDS = 7_200
+"""As far as the clock that made an id may be ahead."""
 V = TypeVar("V")
 _MARKERS_MAX = 500
 """Markers of one script, so that no other call waits long for it."""
@@ -83,8 +87,14 @@ class RedisLiveShards:
             await self._connection.run(scripts.CLOSE, (self._keyspace.shard(shard),), (epoch,))
 
     async def clear(self, epochs: Mapping[int, int]) -> None:
-        """Begin to fill these shards for their new epochs: what was there is dropped."""
+        """
+        Begin to fill these shards for their new epochs: what was there is dropped.
+
+        So is how ids ended: a marker of a decision that the stream has lost would answer a repeat
+        as if that had been kept.
+        """
         keys = self._keyspace
+        ids = _bucket_ids(await self.now_ms() // 1_000)
         await self._send(
             command
             for shard, epoch in epochs.items()
@@ -100,6 +110,7 @@ class RedisLiveShards:
                         keys.windows(shard),
                         keys.touched(shard),
                         keys.touched_aside(shard),
+                        *(keys.done(shard, hold_id) for hold_id in ids),
                     )
                 ),
             )
@@ -244,6 +255,12 @@ def credential_commands(
     if credential.ends_at is not None:
         commands.append(("PEXPIREAT", key, to_epoch_ms(credential.ends_at)))
     return commands
+
+
+def _bucket_ids(now: int) -> list[str]:
+    """An id for each bucket that may remember any, at an instant in epoch seconds."""
+    first, last = max(0, now - _REMEMBERED_SECONDS), now + _AHEAD_SECONDS
+    return [make_hold_id(second, bytes(16)) for second in range(first, last, DEDUPE_BUCKET_SECONDS)]
 
 
 def _marker_arguments(one: RecordedUsage) -> tuple[Argument, ...]:
