@@ -56,6 +56,9 @@ class UsageJournal(Protocol):
     def newest(self) -> dict[int, tuple[int, int]]:
         """By shard that has unsettled records, the highest (epoch, seq) among them."""
 
+    def oldest(self) -> dict[int, int]:
+        """By shard that has unsettled records, the lowest epoch among them."""
+
     async def snapshot(self, shard: int, *, epoch: int, seq: int) -> JournalSnapshot:
         """
         Begin a replay: what the store may have lost, if it stands at (`epoch`, `seq`) now.

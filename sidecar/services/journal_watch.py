@@ -56,7 +56,8 @@ class JournalWatch:
             earlier = before.get(mark.shard)
             if mark.empty and earlier is not None and earlier.epoch == mark.epoch:
                 self._drained[mark.shard] = (earlier.epoch, earlier.seq)
-            if _is_older(self._journal.newest().get(mark.shard), mark):
+            # One record of this life says nothing of those of earlier ones.
+            if self._journal.oldest().get(mark.shard, mark.epoch) < mark.epoch:
                 behind.add(mark.shard)
         for shard in sorted(behind - self.behind):
             telemetry.get_logger().warning("journal_shard_behind", shard=shard)
@@ -73,8 +74,3 @@ class JournalWatch:
                 telemetry.get_logger().warning("journal_watch_failed", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._poll_seconds)
-
-
-def _is_older(newest: tuple[int, int] | None, mark: ShardMark) -> bool:
-    """Whether all that is unsettled is of an earlier life of the shard."""
-    return newest is not None and newest[0] < mark.epoch

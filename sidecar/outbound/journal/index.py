@@ -134,6 +134,14 @@ class Index:
                 found[shard] = max(found.get(shard, (0, 0)), (epoch, seqs[-1]))
         return found
 
+    def oldest(self) -> dict[int, int]:
+        """By shard that has unsettled records, the lowest epoch among them."""
+        found: dict[int, int] = {}
+        for segment in self.segments.values():
+            for shard, epoch in segment.unsettled:
+                found[shard] = min(found.get(shard, epoch), epoch)
+        return found
+
     def settled_segments(self, active: int) -> list[int]:
         """Segments below the active one that hold nothing unsettled."""
         return [n for n, segment in self.segments.items() if n < active and not segment.unsettled]

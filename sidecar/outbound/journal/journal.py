@@ -141,6 +141,10 @@ class FileJournal:
         """By shard that has unsettled records, the highest (epoch, seq) among them."""
         return self._index.newest()
 
+    def oldest(self) -> dict[int, int]:
+        """By shard that has unsettled records, the lowest epoch among them."""
+        return self._index.oldest()
+
     async def snapshot(self, shard: int, *, epoch: int, seq: int) -> JournalSnapshot:
         """
         Begin a replay: close older epochs of the shard, and begin a new segment.
