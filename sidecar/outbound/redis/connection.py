@@ -169,9 +169,9 @@ class RedisConnection:
         Raises:
             StoreUnavailable: No answer in time, an error for an answer, or a shard that lost data.
         """
-        tail = (len(keys), *keys, *arguments)
         shard = keys[script.shard_key]
         asked = self.watch.known(shard)
+        tail = (len(keys), *keys, *arguments, *(asked if script.guarded else ()))
         with _measure(script.name), _translate_errors():
             timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
             wait = timeout if wait_seconds is None else wait_seconds

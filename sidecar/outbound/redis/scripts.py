@@ -3,7 +3,8 @@ The Lua scripts, each with what it shares at its head and the SHA-1 it is called
 
 Around every script stands the same guard: a shard without an epoch has lost its data (or was
 never opened), so the script says so and does nothing. Every other answer comes with the shard's
-epoch and the number of its last write, by which `ShardWatch` sees a store that went back.
+epoch and the number of its last write, by which `ShardWatch` sees a store that went back. What the caller knew of both comes as the last two arguments: on a shard
+that is behind it nothing is decided.
 """
 
 import hashlib
@@ -14,8 +15,13 @@ _HEAD = b"local function decide()\n"
 _GUARDED = b"""
 end
 local shard = KEYS[%d]
+local known_seq, known_epoch = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
 local life = redis.call('HMGET', shard, 'epoch', 'seq')
 if not life[1] then return { '0', '0', '0' } end
+local epoch, seq = tonumber(life[1]), tonumber(life[2] or '0')
+if epoch < known_epoch or (epoch == known_epoch and seq < known_seq) then
+  return { life[1], life[2] or '0', life[2] or '0' }
+end
 local answer = decide()
 return { life[1], life[2] or '0', redis.call('HGET', shard, 'seq') or '0', answer }
 """
