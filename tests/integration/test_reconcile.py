@@ -251,7 +251,7 @@ async def test_withdrawals_expiry_and_debt_do_not_differ_once_they_are_settled(b
     await books.grant("g2", 40, expires_at=soon)
     await books.use(1, 30, 20)
     await books.settle()
-    for kind, amount in ((WithdrawalKind.REFUND, 10), (WithdrawalKind.DISPUTE, 95)):
+    for kind, amount in ((WithdrawalKind.REFUND, 10), (WithdrawalKind.DISPUTE, 90)):
         withdrawal = Withdrawal(
             withdrawal_id=f"w-{kind}",
             customer_id=CUSTOMER,

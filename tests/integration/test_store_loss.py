@@ -22,7 +22,7 @@ from fixtures.stream_records import until
 from fixtures.use_cases import Grown
 
 from sidecar.domain.customers import NOBODY
-from sidecar.domain.errors import InvariantViolated, StoreUnavailable
+from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.holds import make_hold_id
 from sidecar.domain.standing import Standing, StandingFact
@@ -572,6 +572,36 @@ async def test_a_grant_that_was_voided_before_it_began_never_comes(world, redis,
     await world.store.accounts.apply_grant(later)
     left = [one.grant_id for one in await world.store.accounts.list_live_grants(ADA)]
     assert left == ["g_cus_ada"]
+
+
+async def test_what_was_taken_back_of_a_grant_stays_taken(world, redis):
+    await world.customer(ADA, 100)
+    await world.spend(ADA, 1, 50)
+    await take_back(world, "w1", WithdrawalKind.REFUND, 20)
+    await world.settle()
+    taken = b"y:g_cus_ada"
+    before = (await world.store.fields(ADA))[taken]
+    await lose(world, redis)
+    await world.recover()
+    assert (await world.store.fields(ADA))[taken] == before
+    with pytest.raises(Conflict, match=r"0\.00000008 that is not taken back yet"):
+        await take_back(world, "w2", WithdrawalKind.DISPUTE, 81)
+    await take_back(world, "w3", WithdrawalKind.DISPUTE, 80)
+    await world.assert_equal(ADA)
+
+
+async def take_back(world: Recovering, name: str, kind: WithdrawalKind, amount: int) -> None:
+    taken = await world.record.create_withdrawal(
+        Withdrawal(
+            withdrawal_id=name,
+            customer_id=ADA,
+            grant_id="g_cus_ada",
+            kind=kind,
+            amount_nano=amount,
+        )
+    )
+    nano = await world.store.accounts.apply_withdrawal(taken)
+    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=nano)
 
 
 async def test_a_withdrawal_that_was_lost_unsettled_is_applied_once_more(world, redis):

@@ -101,6 +101,11 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
             raise Conflict(f"{grant} has not begun: it can be voided as a whole only")
         case "too_much":
             raise Conflict(f"{grant} has {format_amount(int(detail))} free, less than is asked for")
+        case "beyond":
+            raise Conflict(
+                f"{grant} has {format_amount(int(detail))} that is not taken back yet, "
+                "less than is asked for"
+            )
         case "conflict":
             raise Conflict(f"withdrawal {withdrawal.withdrawal_id!r} did something else before")
         case "out_of_bounds":
