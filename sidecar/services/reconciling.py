@@ -264,6 +264,11 @@ class Reconciler:
             settled_holds=ledger.settled_holds,
             grants=ledger.grants,
         )
+        if any(one.kind.wrong for one in comparison.differences):
+            # What was settled since the ledger was read may be trimmed: then it is in neither.
+            again = await self._ledger.read_credit(customer_id, shard, hold_ids)
+            if again is None or again.offset != ledger.offset:
+                return None
         return book, ledger, comparison
 
     async def _fix(

@@ -235,6 +235,40 @@ async def test_a_hold_whose_usage_is_settled_is_given_back(books):
     assert await books.store.numbers() == (100, 20, 0, 80)
 
 
+async def test_what_is_settled_between_two_looks_is_not_mended_away(books):
+    """A record that is trimmed after the ledger was read is in neither account: look again."""
+    await books.grant("g1", 100)
+    await books.settle()
+    reads, ledger = [], books.reconciler._ledger
+
+    class SettledMeanwhile:
+        async def read_credit(self, *asked):
+            found = await ledger.read_credit(*asked)
+            if len(reads) < 2:
+                reads.append(await books.settle())
+            return found
+
+        def __getattr__(self, name):
+            return getattr(ledger, name)
+
+    live = books.reconciler._books
+
+    class UsedMeanwhile:
+        async def read_book(self, customer_id):
+            await books.use(len(reads) + 1, 10, 10)
+            return await live.read_book(customer_id)
+
+        def __getattr__(self, name):
+            return getattr(live, name)
+
+    books.reconciler._ledger, books.reconciler._books = SettledMeanwhile(), UsedMeanwhile()
+    report = await books.compare(fix=True)
+    assert (report.wrong, report.mended) == (0, 0)
+    granted, used, _, available = await books.store.numbers()
+    assert (granted, available) == (100, 100 - used)
+    assert used >= 10 * len(reads)
+
+
 async def test_mending_is_refused_where_something_has_changed_since_the_look(books):
     await books.grant("g1", 100)
     await books.settle()

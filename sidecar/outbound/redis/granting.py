@@ -19,6 +19,11 @@ BALANCE_FIELDS = (
     *("voided", "expired", "overdraft", "deficit"),
 )
 _GRANT_WIDTH = 10
+_NOTHING_TO_TAKE = {
+    "spent": "is spent: there is nothing left to take back",
+    "ended": "has ended",
+    "scheduled": "has not begun: it can be voided as a whole only",
+}
 _DAMAGED = "redis: a customer's balance is no number"
 
 
@@ -93,12 +98,8 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
             raise NotFound(f"there is no customer {withdrawal.customer_id!r}")
         case "no_grant":
             raise NotFound(f"the customer has no {grant}")
-        case "spent":
-            raise Conflict(f"{grant} is spent: there is nothing left to take back")
-        case "ended":
-            raise Conflict(f"{grant} has ended")
-        case "scheduled":
-            raise Conflict(f"{grant} has not begun: it can be voided as a whole only")
+        case "spent" | "ended" | "scheduled":
+            raise Conflict(f"{grant} {_NOTHING_TO_TAKE[status]}")
         case "too_much":
             raise Conflict(f"{grant} has {format_amount(int(detail))} free, less than is asked for")
         case "beyond":
