@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound import listen_address
@@ -42,6 +42,14 @@ class Role(StrEnum):
 class Allotments(StrEnum):
     """Whether a gateway may place holds from blocks of credit; only `off` in this version."""
 
+    OFF = "off"
+
+
+class JournalMode(StrEnum):
+    """Whether a gateway keeps captures on its own disk; `auto` where a folder is at hand."""
+
+    AUTO = "auto"
+    ON = "on"
     OFF = "off"
 
 
@@ -102,6 +110,7 @@ class Settings(BaseModel):
     directory_entries_max: int = Field(default=100_000, ge=1, le=10_000_000)
     directory_seconds: int = Field(default=30, ge=1, le=3_600)
     sweep_interval_seconds: float = Field(default=2.0, gt=0, le=3_600)
+    reconcile_interval_seconds: float = Field(default=3_600.0, ge=10, le=604_800)
     settle_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
     settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
     lease_seconds: int = Field(default=30, ge=1, le=3_600)
@@ -112,6 +121,11 @@ class Settings(BaseModel):
     decision_stream_max: int = Field(default=5_000, ge=1, le=1_000_000)
     decision_explain_sample: float = Field(default=0.0, ge=0, le=1)
     decision_retention_days: int = Field(default=30, ge=1, le=3_650)
+    journal: JournalMode = JournalMode.AUTO
+    journal_dir: Path | None = None
+    journal_segment_bytes: int = Field(default=16_777_216, ge=65_536, le=268_435_456)
+    journal_bytes_max: int = Field(default=1_073_741_824, ge=1_048_576, le=1_099_511_627_776)
+    journal_queue_max: int = Field(default=10_000, ge=1_000, le=1_000_000)
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     hosts: tuple[str, ...] = ()
     envoy: EnvoyDefaults = EnvoyDefaults()
@@ -125,6 +139,20 @@ class Settings(BaseModel):
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
         return _split(value)
+
+    @field_validator("journal", mode="before")
+    @classmethod
+    def _read_journal(cls, value: Any) -> Any:
+        """YAML reads a bare `on` or `off` as a truth value."""
+        return ("on" if value else "off") if isinstance(value, bool) else value
+
+    @field_validator("journal_bytes_max")
+    @classmethod
+    def _check_journal(cls, value: int, info: ValidationInfo) -> int:
+        segment = info.data.get("journal_segment_bytes", 0)
+        if value < 2 * segment:
+            raise ValueError(f"must be at least twice journal_segment_bytes ({segment})")
+        return value
 
     @field_validator("grpc_listen", "http_listen", "admin_listen")
     @classmethod

@@ -57,6 +57,18 @@ HOLDS = Counter(
     ["transition"],
     registry=REGISTRY,
 )
+ORPHANS = Counter(
+    "sidecar_orphans_total",
+    "Holds that expired without usage, by outcome: released, captured (the estimate is charged), "
+    "unproven (to be charged, but nothing shows the service: released).",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ORPHAN_ALARMS = Counter(
+    "sidecar_orphan_alarms_total",
+    "Times that a customer passed the limits of orphans in an hour.",
+    registry=REGISTRY,
+)
 USAGE_EVENTS = Counter(
     "sidecar_usage_events_total",
     "Log entries and posted usage, by edge and outcome; nothing is dropped uncounted.",
@@ -153,6 +165,33 @@ QUARANTINED = Counter(
 POLICY_RELOAD_FAILING = Gauge(
     "sidecar_policy_reload_failing",
     "1 while the policy files on disk cannot be used and an older policy is in force.",
+    registry=REGISTRY,
+)
+JOURNAL_BYTES = Gauge(
+    "sidecar_journal_bytes",
+    "Size of the gateway's journal.",
+    registry=REGISTRY,
+)
+JOURNAL_NEARLY_FULL = Gauge(
+    "sidecar_journal_nearly_full",
+    "1 while the journal has 80 percent or more of its largest size.",
+    registry=REGISTRY,
+)
+JOURNAL_UNSETTLED = Gauge(
+    "sidecar_journal_unsettled_records",
+    "Captures in the journal that the ledger is not known to have.",
+    registry=REGISTRY,
+)
+JOURNAL_RECORDS = Counter(
+    "sidecar_journal_records_total",
+    "Captures by what the journal did: kept, refused, settled, replayed, damaged, unreadable.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+JOURNAL_FSYNC_DURATION = Histogram(
+    "sidecar_journal_fsync_seconds",
+    "Writing one batch of the journal, with its fsync.",
+    buckets=_FAST,
     registry=REGISTRY,
 )
 PUSH_MESSAGES = Counter(

@@ -16,8 +16,10 @@ from typing import Self
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.foresight import Foresight
+from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
+from sidecar.app.reconciling import make_reconciler
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -34,6 +36,7 @@ from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
+from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -42,6 +45,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
@@ -53,6 +57,7 @@ from sidecar.services.check import CheckService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.reporting import Reporter
@@ -93,6 +98,7 @@ class Application:
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
         self.reporter: Reporter | None = None
+        self.journaling = Journaling()
         self._stack = AsyncExitStack()
         self._workers: Workers
 
@@ -154,6 +160,7 @@ class Application:
         self.secrets = load_secrets(self.settings, self.data_dir)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
+        await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
         if self.stores.wants_postgres:
             self._make_control_plane()
@@ -222,7 +229,9 @@ class Application:
             policies=self.policies,
             quarantine=self.quarantine,
             hold_ttl_ms=settings.hold_ttl_seconds * 1_000,
+            journal=self.journaling.journal,
         )
+        self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
 
     def _make_control_plane(self) -> None:
         settings = self.settings
@@ -255,6 +264,9 @@ class Application:
             metering=self.metering,
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
+            orphans=OrphanSettlement(
+                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
+            ),
         )
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
@@ -277,6 +289,7 @@ class Application:
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
         )
+        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
         self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
         self._make_reporter()
@@ -328,11 +341,13 @@ class Application:
             credits=self.credit.credit,
             schedules=self.credit.schedules,
             top_ups=self.credit.top_ups,
+            withdrawals=self.credit.withdrawals,
             decisions=self.foresight.table,
             explanations=self.foresight.explanations(*known),
             meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
             reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
             thresholds=PostgresThresholds(self.pool),
+            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
         )
         self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
@@ -347,6 +362,7 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
         if not self._runs_workers:
@@ -358,6 +374,9 @@ class Application:
             start("settlement", self.settlement.run, after=known)
             start("thresholds", self.thresholds.run, after=known)
             start("ledger_roots", self.roots.run)
+            seconds = settings.reconcile_interval_seconds
+            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            start("reconcile", compare, after=known)
             for name, run in self.credit.workers.items():
                 start(name, run, after=known)
         if self.reporter is not None:

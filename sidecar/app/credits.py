@@ -15,6 +15,7 @@ from sidecar.services.pending_credits import PendingCredits
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.top_ups import TopUpService, TopUpWorker
+from sidecar.services.withdrawals import WithdrawalService
 from sidecar.settings import Settings
 
 
@@ -25,6 +26,7 @@ class CreditParts:
     credit: CreditService
     schedules: ScheduleService
     top_ups: TopUpService
+    withdrawals: WithdrawalService
     workers: dict[str, Run]
 
 
@@ -45,11 +47,16 @@ def make_credit(
         ConfigError: The settings for top-ups cannot be used.
     """
     credit = CreditService(accounts=accounts, live=live, policies=policies, clock=clock)
+    withdrawals = WithdrawalService(accounts=accounts, live=live, credit=credit)
     schedules = ScheduleService(accounts=accounts, credit=credit, clock=clock)
     record = PostgresTopUps(pool)
     pause = settings.sweep_interval_seconds
     pending = PendingCredits(
-        accounts=accounts, credit=credit, schedules=schedules, interval_seconds=pause
+        accounts=accounts,
+        credit=credit,
+        withdrawals=withdrawals,
+        schedules=schedules,
+        interval_seconds=pause,
     )
     workers: dict[str, Run] = {"grants": pending.run}
     provider = _provider(settings, clock)
@@ -62,6 +69,7 @@ def make_credit(
         credit=credit,
         schedules=schedules,
         top_ups=TopUpService(record=record, accounts=accounts),
+        withdrawals=withdrawals,
         workers=workers,
     )
 

@@ -11,10 +11,22 @@ import sys
 import typer
 
 from sidecar import __version__
-from sidecar.cli import config, credentials, customers, decisions, envoy, ledger, meters, rules
+from sidecar.cli import (
+    config,
+    credentials,
+    credits,  # noqa: A004  The command's noun; the shell's builtin is not used here.
+    customers,
+    decisions,
+    envoy,
+    holds,
+    ledger,
+    meters,
+    rules,
+)
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
+from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
@@ -35,6 +47,7 @@ app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
+app.command("reconcile")(reconcile)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
@@ -43,6 +56,8 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(meters.app, name="meters")
 app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
+app.add_typer(credits.app, name="credits")
+app.add_typer(holds.app, name="holds")
 
 
 @app.command("version")

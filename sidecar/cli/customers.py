@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Customers: who pays.", no_args_is_help=True)
 
 CustomerId = Annotated[str, typer.Argument(help="The customer's id.")]
-_COLUMNS = ("id", "plan", "currency", "stripe_customer_id", "labels", "created_at")
+_COLUMNS = ("id", "plan", "currency", "stripe_customer_id", "labels", "overdraft", "created_at")
 
 
 @app.command("list")
@@ -49,6 +49,7 @@ def create(
     stripe_customer: Annotated[
         str | None, typer.Option(help="The customer's id at Stripe.")
     ] = None,
+    overdraft: Annotated[str, typer.Option(help='How far beyond all credit, as "5.00".')] = "0",
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,8 +60,40 @@ def create(
         "currency": currency,
         "labels": _labels(label or []),
         "stripe_customer_id": stripe_customer,
+        "overdraft": overdraft,
     }
     print_one(call_admin(config, lambda api: api.create_customer(body)), as_json=as_json)
+
+
+@app.command("update")
+def update(
+    customer: CustomerId,
+    plan: Annotated[str | None, typer.Option(help="A plan in the same currency.")] = None,
+    overdraft: Annotated[
+        str | None, typer.Option(help='How far beyond all credit, as "5.00".')
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="NAME=VALUE; all labels that are to be.")
+    ] = None,
+    stripe_customer: Annotated[
+        str | None, typer.Option(help="The customer's id at Stripe; empty: none.")
+    ] = None,
+    config: ConfigFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change parts of a customer; what is left out stays."""
+    body: dict[str, Any] = {}
+    if plan is not None:
+        body["plan"] = plan
+    if overdraft is not None:
+        body["overdraft"] = overdraft
+    if label:
+        body["labels"] = _labels(label)
+    if stripe_customer is not None:
+        body["stripe_customer_id"] = stripe_customer or None
+    if not body:
+        raise InvalidInput("nothing is to change: give --plan, --overdraft, --label or another")
+    print_one(call_admin(config, lambda api: api.patch_customer(customer, body)), as_json=as_json)
 
 
 @app.command("set-plan")
@@ -70,18 +103,9 @@ def set_plan(
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Move a customer to another plan; labels and Stripe customer stay."""
-
-    async def change(api: "AdminApi") -> dict[str, Any]:
-        found = await api.read_customer(customer)
-        body = {
-            "plan": plan,
-            "labels": found["labels"],
-            "stripe_customer_id": found["stripe_customer_id"],
-        }
-        return await api.change_customer(customer, body)
-
-    print_one(call_admin(config, change), as_json=as_json)
+    """Move a customer to another plan; the rest stays."""
+    body = {"plan": plan}
+    print_one(call_admin(config, lambda api: api.patch_customer(customer, body)), as_json=as_json)
 
 
 @app.command("erase")

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.holds import QuotaLine
-from sidecar.domain.usage import UsageEvent
+from sidecar.domain.usage import UsageEvent, failed_for_nothing
 from sidecar.domain.windows import RollingWindow, Window
 
 COUNTERS_MAX = 16
@@ -153,6 +153,8 @@ def counted_quantity(line: QuotaLine, event: UsageEvent, quantities: Mapping[str
         case "@tokens":
             # A response that says nothing used what was held: unknown is never free.
             total = event.usage.known_total
+            if total is None and failed_for_nothing(event.status, event.usage):
+                return 0
             return line.quantity if total is None else total
         case "@in_flight":
             return 0

@@ -14,6 +14,7 @@ from sidecar.domain.pricing import RateCard
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import EstimateRule, ModelLimits
+from sidecar.domain.stated_bounds import read_stated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +28,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class LargestUse:
-    """The most that the request can use and cost, or why that cannot be said."""
+    """
+    The most that the request can use and cost, or why that cannot be said.
+
+    `facts` are what is known of the request, with the bounds that its headers state.
+    """
 
     meters: tuple[Meter, ...]
+    facts: RequestFacts
     tokens: int = 0
     quantities: Mapping[str, int] = field(default_factory=dict)
     amount_nano: int = 0
@@ -50,30 +56,37 @@ def largest_use(
     Args:
         policy: Whose estimates and models count.
         view: The request.
-        facts: What its body promises.
+        facts: What its body promises; where the estimate reads headers, nothing.
         card: The customer's prices.
         meters: Those that count the request.
     """
+    try:
+        bounded = read_stated(policy.estimate_for(view), view, facts)
+    except InvalidInput as error:
+        return LargestUse(meters, facts, refusal=_invalid(error))
+    facts = bounded.facts
     priced = card.priced_meters() & {meter.name for meter in meters}
     if not card.prices_model(facts.model, priced):
         return LargestUse(
             meters,
+            facts,
             refusal=Refusal(
                 reason=DenyReason.UNKNOWN_MODEL,
                 rule="prices",
                 detail="the plan has no price for this model",
             ),
         )
-    tokens, bound = _token_bounds(policy.models, policy.estimate_for(view), facts)
+    tokens, bound = _token_bounds(policy.models, bounded.rule, facts)
     quantities = estimate_quantities(meters, tokens[0], tokens[1], len(view.request.body or b""))
     try:
         amount = card.upper_bound(quantities, facts.model)
     except InvalidInput as error:
-        return LargestUse(
-            meters,
-            refusal=Refusal(reason=DenyReason.INVALID_REQUEST, rule="estimate", detail=str(error)),
-        )
-    return LargestUse(meters, sum(tokens), quantities, amount, bound)
+        return LargestUse(meters, facts, refusal=_invalid(error))
+    return LargestUse(meters, facts, sum(tokens), quantities, amount, bound)
+
+
+def _invalid(error: InvalidInput) -> Refusal:
+    return Refusal(reason=DenyReason.INVALID_REQUEST, rule="estimate", detail=str(error))
 
 
 def refuse_unbounded(

@@ -262,7 +262,7 @@ class _Planner:
                 detail="no rule and no price covers this route",
             )
         amount = largest_use(self.policy, self.view, self.facts, self.card, meters)
-        conditions = RequestConditions(self.view, self.customer, self.facts, self.now)
+        conditions = RequestConditions(self.view, self.customer, amount.facts, self.now)
         conditions.amount_nano = amount.amount_nano
         rules = tuple(self._matched(selected, amount, conditions))
         ask = _ask(rules)
@@ -286,7 +286,7 @@ class _Planner:
             ask=ask,
             card=self.card,
             rules=rules,
-            model=self.facts.model,
+            model=amount.facts.model,
             quantities=amount.quantities,
             amount_nano=amount.amount_nano,
             bound=amount.bound,

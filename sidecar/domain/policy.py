@@ -13,6 +13,7 @@ from sidecar.domain.decisions import Dialect
 from sidecar.domain.identity import IdentitySource
 from sidecar.domain.matching import Match, RequestView, RouteSet, fits_any
 from sidecar.domain.meters import Meter
+from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule
 from sidecar.domain.pricing import RateCard
 from sidecar.domain.requests import AccessRequest
 from sidecar.domain.rule_index import RuleIndex
@@ -38,6 +39,7 @@ class Policy:
     A whole policy, compiled.
 
     `version` is a hash of the files it came from. `features` are what each plan entitles to.
+    `orphans` are how plans settle holds without usage, where they say so.
     `customer_members` and `user_members` list, for each member, the rules that are for it.
     """
 
@@ -46,6 +48,7 @@ class Policy:
     identity: tuple[IdentitySource, ...]
     cards: Mapping[str, RateCard]
     features: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    orphans: Mapping[str, OrphanRule] = field(default_factory=dict)
     meters: tuple[MeterRule, ...] = ()
     rules: tuple[Rule, ...] = ()
     customer_members: MembersOf = field(default_factory=dict)
@@ -109,6 +112,10 @@ class Policy:
     def is_priced(self, meters: Sequence[Meter]) -> bool:
         """Whether any plan prices one of the meters."""
         return any(meter.name in self._priced for meter in meters)
+
+    def orphans_of(self, plan: str) -> OrphanRule:
+        """How a plan's orphans are settled; a plan that is gone releases them."""
+        return self.orphans.get(plan, DEFAULT_ORPHANS)
 
     def rules_for(
         self, view: RequestView, customer: CustomerFacts

@@ -45,7 +45,8 @@ class PolicyReads:
     `body` are paths whose dots go inwards. `conditions` are, by rule, what its `when` reads of
     the request beyond what every record has, as "headers.x-tier"; a part that is read as a
     whole stands there by its own name, as "headers" or "url". `withheld` are the headers that
-    carry identity and are kept nowhere.
+    carry identity and are kept nowhere. `counts` are the headers that state bounds: a plain
+    number in one is kept, whatever the header's name.
     """
 
     headers: frozenset[str]
@@ -54,6 +55,7 @@ class PolicyReads:
     body: frozenset[str]
     conditions: Mapping[str, frozenset[str]]
     withheld: frozenset[str]
+    counts: frozenset[str]
     price_versions: Mapping[str, str]
     """By plan; a card works its own out anew each time it is asked."""
 
@@ -78,6 +80,8 @@ def reads_of(policy: Policy) -> PolicyReads:
         names["query"].update(name for name, _ in match.query)
         names["context"].update(name for name, _ in match.context)
         names["body"].update(path for path, _ in match.body)
+    counts = {stated.header for estimate in policy.estimates for stated in estimate.stated}
+    names["headers"] |= counts
     for read in (read for reads in conditions.values() for read in reads):
         kind, _, name = read.partition(".")
         if name:
@@ -89,8 +93,9 @@ def reads_of(policy: Policy) -> PolicyReads:
         body=frozenset(names["body"]),
         conditions=conditions,
         withheld=CREDENTIAL_HEADERS.union(
-            *(frozenset(_identity_headers(source)) for source in policy.identity)
+            *(frozenset(identity_headers(source)) for source in policy.identity)
         ),
+        counts=frozenset(counts),
         price_versions={plan: card.version for plan, card in policy.cards.items()},
     )
 
@@ -144,7 +149,8 @@ def _matches(policy: Policy) -> Iterator[Match]:
     yield from policy.free
 
 
-def _identity_headers(source: IdentitySource) -> Iterator[str]:
+def identity_headers(source: IdentitySource) -> Iterator[str]:
+    """Headers that a source reads an identity from."""
     if isinstance(source, ApiKeySource):
         yield from source.headers
     elif isinstance(source, JwtSource):

@@ -7,7 +7,14 @@ from typing import Any, Final
 
 from sidecar.domain.meter_values import TOKEN_VALUES, Shape, read_path
 from sidecar.domain.meters import GROUP_VALUE_CHARS_MAX, Aggregation, Meter
-from sidecar.domain.usage import QUANTITY_MAX, TOKEN_KINDS, OnMissing, TokenUsage, UsageFacts
+from sidecar.domain.usage import (
+    QUANTITY_MAX,
+    TOKEN_KINDS,
+    OnMissing,
+    TokenUsage,
+    UsageFacts,
+    failed_for_nothing,
+)
 
 UNUSABLE: Final = "unusable_quantity"
 """A fact is there, but it is no count: negative, a fraction, or no number at all."""
@@ -47,6 +54,11 @@ class Measured:
     asked_model: str = ""
     facts: UsageFacts = field(default_factory=UsageFacts)
     caller: Caller = field(default_factory=Caller)
+
+    @property
+    def failed_for_nothing(self) -> bool:
+        """Whether the upstream failed before it served anything."""
+        return self.facts.raw is None and failed_for_nothing(self.status, self.usage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +124,9 @@ def measure_quantities(
     """
     What each meter of the hold really counts.
 
-    A meter whose status filter does not fit counts 0. A meter whose value the response left
-    out follows its `on_missing`; where not even a bound is known, and where a value is there
+    A meter whose status filter does not fit counts 0, and so does one whose value is not there
+    because the upstream failed. A meter whose value the response left out follows its
+    `on_missing`; where not even a bound is known, and where a value is there
     but is no count, the report is refused: unknown is never free.
 
     Args:
@@ -158,7 +171,29 @@ def measure_quantities(
             )
         else:
             skipped[name] = "its value is not there" if found is None else "its value is no count"
-    return MeteredQuantities(observed=observed, estimated=frozenset(estimated), skipped=skipped)
+    # Of a failure it is known that nothing was used.
+    guessed = frozenset() if measured.failed_for_nothing else frozenset(estimated)
+    return MeteredQuantities(observed=observed, estimated=guessed, skipped=skipped)
+
+
+def assume_quantities(
+    meters: Mapping[str, Meter], estimate: Mapping[str, int], measured: Measured
+) -> MeteredQuantities:
+    """
+    What each meter of a hold counts where no report came: its bound, whatever the status was.
+
+    A meter whose `on_missing` is zero counts 0; one that is not additive has seen nothing.
+    """
+    variables = meter_variables(measured)
+    observed = {
+        name: Observed(
+            quantity=0 if meters[name].on_missing is OnMissing.ZERO else bound,
+            groups=_groups(meters[name], measured, variables),
+        )
+        for name, bound in estimate.items()
+        if meters[name].aggregation.additive
+    }
+    return MeteredQuantities(observed=observed, estimated=frozenset(observed))
 
 
 def meter_variables(measured: Measured) -> dict[str, Any]:
@@ -282,6 +317,8 @@ def _group_text(value: object) -> str:
 
 def _stand_in(meter: Meter, bound: int, measured: Measured) -> int | None:
     """What counts for a value that is not there; None where nobody can say."""
+    if measured.failed_for_nothing:
+        return 0
     match meter.on_missing:
         case OnMissing.ZERO:
             return 0

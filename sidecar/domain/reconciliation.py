@@ -10,9 +10,12 @@ explains.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from sidecar.domain.credit_replay import Credit, CreditRecord, replay_credit
 from sidecar.domain.errors import InvalidInput
+
+NO_GRANTS: Mapping[str, "GrantLine"] = MappingProxyType({})
 
 
 class DifferenceKind(StrEnum):
@@ -141,10 +144,11 @@ class PendingRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What came of one customer: the differences, and the credit that ought to be."""
+    """What came of one customer: the differences, and the credit that ought to be, if any can."""
 
     differences: tuple[Difference, ...]
     expected: Credit | None
+    pending: tuple[PendingRecord, ...] = ()
 
 
 def compare(
@@ -152,7 +156,9 @@ def compare(
     ledger: Credit,
     pending: Sequence[PendingRecord],
     book: LiveBook,
+    *,
     settled_holds: Iterable[str] = (),
+    grants: Mapping[str, GrantLine] = NO_GRANTS,
 ) -> Comparison:
     """
     Compare one customer's accounts.
@@ -163,6 +169,7 @@ def compare(
         pending: The customer's decisions from there up to the book's position, in order.
         book: The live balance at that position.
         settled_holds: Open holds whose usage the ledger has already.
+        grants: The ledger's, by id; those that have not begun must be in the book as they are.
     """
     found = [*_passing(customer_id, pending, book)]
     wrong = DifferenceKind.UNKNOWN if book.sealed else DifferenceKind.MANUAL_EDIT
@@ -195,11 +202,16 @@ def compare(
     remedy = _mendable(expected, pinned)
     for what, ought, actual in _live_numbers(expected, book, pinned):
         differ(what, ought, actual, remedy=remedy)
-    return Comparison(differences=tuple(found), expected=expected)
+    for line in _missing(grants, book, pending):
+        differ(f"grant {line.grant_id} has not begun", line.free_nano, 0, remedy=remedy)
+    return Comparison(differences=tuple(found), expected=expected, pending=tuple(pending))
 
 
 def mended_grants(
-    expected: Credit, book: LiveBook, known: Mapping[str, GrantLine]
+    expected: Credit,
+    book: LiveBook,
+    pending: Sequence[PendingRecord],
+    known: Mapping[str, GrantLine],
 ) -> tuple[GrantLine, ...]:
     """
     The grants that a live book ought to have, in burn order.
@@ -207,6 +219,7 @@ def mended_grants(
     Args:
         expected: As `compare` says.
         book: As it is; grants that have not begun stay as they are.
+        pending: As it was compared with.
         known: Grants by id as they were given, for those that the book has lost.
 
     Raises:
@@ -214,6 +227,7 @@ def mended_grants(
     """
     pinned = _pinned(book)
     lines = {line.grant_id: line for line in book.grants if line.scheduled}
+    lines |= {line.grant_id: line for line in _missing(known, book, pending)}
     standing = {line.grant_id: line for line in book.grants if not line.scheduled}
     for grant_id in expected.remaining.keys() | pinned.keys():
         line = standing.get(grant_id) or known.get(grant_id)
@@ -258,6 +272,15 @@ def _passing(
             found_nano=nano,
             remedy=remedy,
         )
+
+
+def _missing(
+    grants: Mapping[str, GrantLine], book: LiveBook, pending: Sequence[PendingRecord]
+) -> list[GrantLine]:
+    """Grants of the ledger that have not begun, and that the book does not have either."""
+    there = {line.grant_id for line in book.grants}
+    there |= {move.grant_id for one in pending for move in one.record.movements}
+    return [line for line in grants.values() if line.scheduled and line.grant_id not in there]
 
 
 def _pinned(book: LiveBook) -> dict[str, int]:

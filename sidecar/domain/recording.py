@@ -40,6 +40,7 @@ HOST_CHARS_MAX = 255
 VALUE_CHARS_MAX = 256
 VALUES_MAX = 8
 BODY_CHARS_MAX = 64
+COUNT_CHARS_MAX = 20
 NAMES_MAX = 32
 """Names kept of each part of a request; a policy that reads more leaves the rest unrecorded."""
 LABELS_MAX = 32
@@ -252,7 +253,7 @@ def _request(
         scheme=request.scheme,
         host=plain_text(request.host, HOST_CHARS_MAX),
         source=plain_text(request.source, 64),
-        headers=_values("headers", reads.headers, request.headers, withheld, reads.withheld),
+        headers=_headers(reads, request.headers, withheld),
         query=_values("query", reads.query, view.query if reads.query else {}, withheld),
         context=_context(reads, request, withheld),
         body=body,
@@ -270,6 +271,25 @@ def _planned_us(plan: CheckPlan | None, instant_ms: int) -> int:
     planned_at: datetime = plan.variables["request"]["time"]
     planned_us = (planned_at - EPOCH) // timedelta(microseconds=1)
     return 0 if planned_us == instant_ms * 1_000 else planned_us
+
+
+def _headers(
+    reads: PolicyReads, values: Mapping[str, tuple[str, ...]], withheld: list[str]
+) -> dict[str, list[str] | None]:
+    # Such names often speak of tokens, as secrets do; but a plain count is none.
+    plain = {
+        name
+        for name in reads.counts - reads.withheld
+        if all(
+            value.isascii() and value.isdigit() and len(value) <= COUNT_CHARS_MAX
+            for value in values.get(name, ())[: VALUES_MAX + 1]
+        )
+    }
+    found = _values("headers", reads.headers - plain, values, withheld, reads.withheld)
+    return found | {
+        name: list(values[name][:VALUES_MAX]) if name in values else None
+        for name in sorted(plain)[:NAMES_MAX]
+    }
 
 
 def _values(

@@ -271,17 +271,41 @@ class EstimateFrom(StrEnum):
     """Where an upper bound of the usage is read from."""
 
     BODY = "body"
+    HEADER = "header"
     NONE = "none"
+
+
+class TokenSide(StrEnum):
+    """A kind of tokens that an estimate speaks of."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedBound:
+    """A header, lower case, that states a bound in tokens; more than `most` is refused."""
+
+    side: TokenSide
+    header: str
+    most: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EstimateRule:
-    """How a route's usage is bounded before it is known; defaults are token counts."""
+    """
+    How a route's usage is bounded before it is known; defaults are token counts.
+
+    `stated` are the headers that state bounds, one a kind. `trusted` is the operator's word that
+    no caller can set them.
+    """
 
     match: tuple[Match, ...]
     source: EstimateFrom
     default_input: int
     default_output: int
+    stated: tuple[StatedBound, ...] = ()
+    trusted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,9 @@ from sidecar.domain.errors import InvalidInput
 QUANTITY_MAX = 1_000_000_000_000_000
 """Largest quantity of one event; times the dearest price it must stay inside 64 bits (checked)."""
 
+_FAILED = 500
+_TIMED_OUT = 504
+
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 
 
@@ -51,6 +54,16 @@ class TokenUsage:
         if self.input is not None and self.output is not None:
             return self.input + self.output
         return self.total
+
+
+def failed_for_nothing(status: int | None, usage: TokenUsage) -> bool:
+    """
+    Whether a status of the response and its lack of counts say that nothing was served.
+
+    A time-out of the gateway (504) does not: the upstream was at work all the while.
+    """
+    failed = status is not None and status >= _FAILED and status != _TIMED_OUT
+    return failed and all(getattr(usage, kind) is None for kind in TOKEN_KINDS)
 
 
 def check_quantity(value: int | None, *, field: str) -> None:

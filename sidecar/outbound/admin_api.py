@@ -122,9 +122,77 @@ class AdminApi:
         """Open holds, as many as one answer has."""
         return await self._call("GET", f"{_customer(customer_id)}/holds")
 
+    async def list_open_holds(self, customer_id: str | None, limit: int) -> list[Answer]:
+        """Open holds of all customers or of one, at most `limit`."""
+        query = {} if customer_id is None else {"customer_id": customer_id}
+        return await self._list("/api/v1/holds", query, limit)
+
+    async def patch_customer(self, customer_id: str, body: Answer) -> Answer:
+        """Change what the body names."""
+        return await self._call("PATCH", _customer(customer_id), body)
+
     async def create_grant(self, body: Answer) -> Answer:
         """Give credit."""
         return await self._call("POST", "/api/v1/grants", body)
+
+    async def list_grants(self, customer_id: str, limit: int) -> list[Answer]:
+        """A customer's grants, at most `limit`."""
+        return await self._list("/api/v1/grants", {"customer_id": customer_id}, limit)
+
+    async def read_grant(self, customer_id: str, grant_id: str) -> Answer:
+        """One grant."""
+        return await self._call("GET", _grant(grant_id), query={"customer_id": customer_id})
+
+    async def list_live_grants(self, customer_id: str) -> list[Answer]:
+        """What checks see of a customer's grants, in burn order."""
+        answer = await self._call("GET", f"{_customer(customer_id)}/grants/live")
+        return list(answer["items"])
+
+    async def withdraw(self, kind: str, grant_id: str, body: Answer) -> Answer:
+        """Void, refund or dispute a grant."""
+        return await self._call("POST", f"{_grant(grant_id)}/{kind}", body)
+
+    async def list_withdrawals(self, customer_id: str, limit: int) -> list[Answer]:
+        """A customer's withdrawals, at most `limit`."""
+        return await self._list("/api/v1/withdrawals", {"customer_id": customer_id}, limit)
+
+    async def top_up(self, customer_id: str, body: Answer) -> Answer:
+        """Give credit for a payment."""
+        return await self._call("POST", f"{_customer(customer_id)}/top-ups", body)
+
+    async def create_schedule(self, body: Answer) -> Answer:
+        """Give credit in each period."""
+        return await self._call("POST", "/api/v1/grant-schedules", body)
+
+    async def list_schedules(self, customer_id: str, limit: int) -> list[Answer]:
+        """A customer's schedules, at most `limit`."""
+        return await self._list("/api/v1/grant-schedules", {"customer_id": customer_id}, limit)
+
+    async def end_schedule(self, customer_id: str, schedule_id: str) -> Answer:
+        """Issue no further grant."""
+        path = f"/api/v1/grant-schedules/{quote(schedule_id, safe='')}"
+        return await self._call("DELETE", path, query={"customer_id": customer_id})
+
+    async def read_top_up_rule(self, customer_id: str) -> Answer:
+        """The rule for automatic top-ups."""
+        return await self._call("GET", f"{_customer(customer_id)}/top-up-rule")
+
+    async def put_top_up_rule(self, customer_id: str, body: Answer) -> Answer:
+        """Set the rule for automatic top-ups."""
+        return await self._call("PUT", f"{_customer(customer_id)}/top-up-rule", body)
+
+    async def delete_top_up_rule(self, customer_id: str) -> Answer:
+        """Ask for no further payment; answers the rule that was."""
+        return await self._call("DELETE", f"{_customer(customer_id)}/top-up-rule")
+
+    async def list_top_up_attempts(self, customer_id: str, limit: int) -> list[Answer]:
+        """Payments that were asked for, the newest first, as many as one answer has."""
+        answer = await self._call(
+            "GET",
+            f"{_customer(customer_id)}/top-up-attempts",
+            query={"limit": str(min(limit, _PAGE_MAX))},
+        )
+        return list(answer["items"])
 
     async def list_credentials(self, customer_id: str, limit: int) -> list[Answer]:
         """A customer's credentials, at most `limit`."""
@@ -212,6 +280,10 @@ def _read(raw: bytes) -> Answer | None:
 
 def _customer(customer_id: str) -> str:
     return f"/api/v1/customers/{quote(customer_id, safe='')}"
+
+
+def _grant(grant_id: str) -> str:
+    return f"/api/v1/grants/{quote(grant_id, safe='')}"
 
 
 def _credential(credential_id: str) -> str:

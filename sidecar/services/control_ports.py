@@ -454,6 +454,16 @@ class UsageStream(Protocol):
     async def trim(self, shard: int, below: str) -> None:
         """Drop entries at or below a committed offset."""
 
+    async def tell_settled(self, shard: int, epoch: int, seq: int) -> None:
+        """
+        Tell whoever keeps captures until then that the ledger has an epoch up to a seq.
+
+        Never goes back; safe to repeat.
+        """
+
+    async def standing_at(self, shard: int, offset: str) -> tuple[int, int] | None:
+        """(epoch, seq) of the last decision at or before a committed offset, if it is there."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLease:

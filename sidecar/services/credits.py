@@ -1,7 +1,7 @@
 """
-Credit: grants, withdrawals, top-ups, and balances.
+Credit: grants, top-ups by hand, and balances; see `withdrawals` for what is taken back.
 
-What is given or taken is recorded as an intent first, then applied by script and posted from the
+What is given is recorded as an intent first, then applied by script and posted from the
 stream. Each write is safe to repeat. If the live store is away the caller is told so and
 repeats; the intent is also picked up by the worker of `pending_credits`.
 """
@@ -22,7 +22,12 @@ from sidecar.domain.errors import (
     SidecarError,
     StoreUnavailable,
 )
-from sidecar.domain.grants import GRANTS_ACTIVE_MAX, GrantKind, Rollover, check_grant
+from sidecar.domain.grants import (
+    GRANTS_ACTIVE_MAX,
+    GrantKind,
+    Rollover,
+    check_grant,
+)
 from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
 from sidecar.domain.nearest import unknown
 from sidecar.services.control_ports import (
@@ -33,8 +38,6 @@ from sidecar.services.control_ports import (
     GrantState,
     LiveAccounts,
     LiveGrant,
-    Withdrawal,
-    WithdrawalState,
 )
 from sidecar.services.converging import put_customer_live
 from sidecar.services.ports import Clock, Policies
@@ -183,78 +186,6 @@ class CreditService:
         await self._customer(customer_id)
         return await self._live.list_live_grants(customer_id)
 
-    async def withdraw(self, withdrawal: Withdrawal) -> Withdrawal:
-        """
-        Take credit back from a grant, once per withdrawal id.
-
-        Raises:
-            InvalidInput: An amount that is not above zero, or is beyond any balance.
-            NotFound: Unknown customer or grant.
-            Conflict: The grant has ended or has less free than is asked for, now or at the
-                first attempt; or the id was given with other content.
-            StoreUnavailable: The intent may stand; it is applied once the store is back.
-        """
-        amount = withdrawal.amount_nano
-        if amount is not None and not 0 < amount <= AMOUNT_NANO_MAX:
-            raise InvalidInput(
-                f"amount must be above zero and at most {format_amount(AMOUNT_NANO_MAX)}; "
-                "leave it out to take all that there is to take",
-                field="amount",
-            )
-        await self.read_grant(withdrawal.customer_id, withdrawal.grant_id)
-        stored = await self._accounts.create_withdrawal(withdrawal)
-        match stored.state:
-            case WithdrawalState.INTENT:
-                return await self.apply_withdrawal(stored)
-            case WithdrawalState.APPLIED:
-                return stored
-            case WithdrawalState.REFUSED:
-                raise Conflict(
-                    f"withdrawal {stored.withdrawal_id!r} was refused at its first attempt; "
-                    "ask anew, under another key"
-                )
-
-    async def apply_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
-        """
-        Bring a recorded withdrawal to the live store and note what came of it.
-
-        Raises:
-            Conflict: It is refused; the message says how much is free.
-            NotFound: Unknown customer or grant.
-            StoreUnavailable: It stays an intent; repeat it.
-        """
-        kind = withdrawal.kind.value
-        grant = await self.read_grant(withdrawal.customer_id, withdrawal.grant_id)
-        try:
-            await self.apply_grant(grant)
-            withdrawn = await self._live.apply_withdrawal(withdrawal)
-        except (Conflict, InvalidInput) as error:
-            noted = await self._accounts.finish_withdrawal(
-                withdrawal, state=WithdrawalState.REFUSED, withdrawn_nano=0
-            )
-            if noted.state is WithdrawalState.APPLIED:  # Another attempt was there first.
-                return noted
-            telemetry.WITHDRAWALS.labels(kind, "refused").inc()
-            raise Conflict(await self._refusal(withdrawal, grant, error)) from error
-        except NotFound as error:
-            # The record has the grant, so the live store has lost it and is to be rebuilt.
-            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
-            raise StoreUnavailable("the live store does not have the grant now") from error
-        except StoreUnavailable:
-            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
-            raise
-        telemetry.WITHDRAWALS.labels(kind, "applied").inc()
-        return await self._accounts.finish_withdrawal(
-            withdrawal, state=WithdrawalState.APPLIED, withdrawn_nano=withdrawn
-        )
-
-    async def list_withdrawals(
-        self, customer_id: str, *, after: str, limit: int
-    ) -> Sequence[Withdrawal]:
-        """A page of a customer's withdrawals. Raises NotFound."""
-        await self._customer(customer_id)
-        return await self._accounts.list_withdrawals(customer_id, after=after, limit=limit)
-
     async def read_balance(self, customer_id: str) -> Balance:
         """The live balance. Raises NotFound, StoreUnavailable."""
         balance = await self._live.read_balance(customer_id)
@@ -294,27 +225,6 @@ class CreditService:
                 f"there are {len(live)} grants that are not spent or ended, which is the most; "
                 "void one, or wait until one is spent"
             )
-
-    async def _refusal(self, withdrawal: Withdrawal, grant: Grant, error: SidecarError) -> str:
-        """Why a withdrawal is refused, with what the grant still has."""
-        verb = f"{withdrawal.kind.value} of grant {grant.grant_id!r} is refused"
-        found = next(
-            (
-                one
-                for one in await self._live.list_live_grants(grant.customer_id)
-                if one.grant_id == grant.grant_id
-            ),
-            None,
-        )
-        if found is None:
-            return f"{verb}: nothing of it is left (0.00 free); {error}"
-        asked = "all of it"
-        if withdrawal.amount_nano is not None:
-            asked = format_amount(withdrawal.amount_nano)
-        return (
-            f"{verb}: it is {found.state} and {format_amount(found.free_nano)} of it is free, "
-            f"{format_amount(found.pinned_nano)} is set aside by open holds; asked for {asked}"
-        )
 
     async def _customer(self, customer_id: str) -> Customer:
         customer = await self._accounts.read_customer(customer_id)

@@ -13,7 +13,6 @@ from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decision_records import DecisionRecord, NumbersFrom, Stage
 from sidecar.domain.decisions import Deny, DenyReason
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.holds import Bound
 from sidecar.domain.judging import judge
 from sidecar.domain.matching import RequestView
 from sidecar.domain.overshoot import overshoot
@@ -30,6 +29,7 @@ from sidecar.domain.recorded_view import (
 )
 from sidecar.domain.replay_state import CustomerState
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
+from sidecar.domain.stated_bounds import bound_words, read_stated
 from sidecar.services.answering import deny_before_rules, deny_by_rule
 from sidecar.services.check_context import CheckContext
 from sidecar.services.explanation import (
@@ -234,14 +234,13 @@ class Explainer:
         plan, view = prepared.plan, prepared.view
         if plan is None or plan.card is None or view is None:
             return None
-        bound = "proven: no response can exceed it"
-        if plan.bound is not Bound.PROVEN:
-            bound = f"{plan.bound.value}: the body promises no bound"
+        estimate = self.policy.estimate_for(view)
+        bounded = read_stated(estimate, view, prepared.facts)
         stated = overshoot(
             self.policy.models,
             plan.card,
             self.policy.meters_for(view),
-            prepared.facts,
+            bounded.facts,
             plan.amount_nano,
             request_bytes=len(view.request.body or b""),
         )
@@ -251,7 +250,7 @@ class Explainer:
             amount_nano=plan.amount_nano,
             currency=plan.card.currency,
             quantities=plan.quantities,
-            bound=bound,
+            bound=f"{plan.bound.value}: {bound_words(estimate, plan.bound)}",
             overshoot=stated.words(plan.card.currency) if exceeds else "none",
             credit_required=plan.credit_required,
             model=plan.model,

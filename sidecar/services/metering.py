@@ -6,6 +6,9 @@ interval is reserved first (idempotent on the hold id), then the event is priced
 booked (idempotent too). A crash between the two leaves an open hold with a reservation,
 which the sweep finishes. Nothing that is refused is dropped silently: it is counted, and
 usage that somebody owes is quarantined.
+
+Where there is a journal, a report is answered only once its capture is on this process's disk:
+what a sender was told is taken can be captured again, should the store lose its memory.
 """
 
 import asyncio
@@ -21,6 +24,7 @@ from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.pricing import Billing
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.usage import UsageEvent, UsageReport
+from sidecar.services.journal_ports import JournalRecord, UsageJournal
 from sidecar.services.ports import (
     Balances,
     CaptureOutcome,
@@ -36,6 +40,10 @@ from sidecar.services.rating import Priced, Rating
 
 NOT_COVERED = "the sender may not report on this gateway or customer"
 _SECOND_MAX = 2**32 - 1  # A hold id has eight hex digits for it.
+_BOOKED_NOWHERE = frozenset(
+    {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
+)
+"""What these name is set aside and not captured, so there is nothing to capture again."""
 
 
 class UsageOutcome(StrEnum):
@@ -90,12 +98,14 @@ class MeteringService:
         quarantine: Quarantine,
         hold_ttl_ms: int,
         concurrency_max: int = 64,
+        journal: UsageJournal | None = None,
     ) -> None:
         """
         Wire the ports.
 
         Args:
             balances, directory, rate_cards, tokens, digests, policies, quarantine: Ports.
+            journal: A port; None: captures are as durable as the store.
             hold_ttl_ms: How far a sign of life moves a hold's expiry.
             concurrency_max: Reports of one batch that are captured at a time.
         """
@@ -109,6 +119,7 @@ class MeteringService:
         self._quarantine = quarantine
         self._hold_ttl_ms = hold_ttl_ms
         self._concurrency_max = concurrency_max
+        self._journal = journal
 
     async def capture_all(
         self, reports: Sequence[UsageReport], principal: MeterPrincipal
@@ -117,8 +128,8 @@ class MeteringService:
         Capture a batch, in order of arrival per hold.
 
         Raises:
-            StoreUnavailable: If any could not be captured; the sender repeats the batch, and
-                those that were captured collapse on their ids.
+            StoreUnavailable: If any could not be captured, or not kept; the sender repeats the
+                batch, and those that were captured collapse on their ids.
         """
         gate = asyncio.Semaphore(self._concurrency_max)
         by_hold: dict[str, list[int]] = {}
@@ -126,11 +137,12 @@ class MeteringService:
             key = report.hold_token or report.hold_id or f"{report.customer_id} {report.event_id}"
             by_hold.setdefault(key, []).append(position)
         results: dict[int, UsageResult] = {}
+        captures: list[JournalRecord] = []
 
         async def capture_in_order(positions: list[int]) -> None:
             for position in positions:
                 async with gate:
-                    results[position] = await self.capture(reports[position], principal)
+                    results[position] = await self._take(reports[position], principal, captures)
 
         outcomes = await asyncio.gather(
             *(capture_in_order(positions) for positions in by_hold.values()),
@@ -139,6 +151,7 @@ class MeteringService:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+        await self._keep(captures)
         return [results[position] for position in range(len(reports))]
 
     async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
@@ -148,8 +161,17 @@ class MeteringService:
         Raises:
             StoreUnavailable: It may or may not have happened; repeat it.
         """
+        captures: list[JournalRecord] = []
+        result = await self._take(report, principal, captures)
+        await self._keep(captures)
+        return result
+
+    async def _take(
+        self, report: UsageReport, principal: MeterPrincipal, captures: list[JournalRecord]
+    ) -> UsageResult:
+        """Capture one report; what the journal must have before an answer joins `captures`."""
         try:
-            result = await self._capture(report, principal)
+            result = await self._capture(report, principal, captures)
         except InvalidInput as error:
             result = UsageResult(
                 id=report.hold_id or report.event_id,
@@ -158,6 +180,11 @@ class MeteringService:
             )
         telemetry.USAGE_EVENTS.labels(report.edge, result.outcome.value).inc()
         return result
+
+    async def _keep(self, captures: Sequence[JournalRecord]) -> None:
+        """Have captures on the disk. Raises StoreUnavailable: they must not be acknowledged."""
+        if self._journal is not None and captures:
+            await self._journal.append(captures)
 
     async def keep_alive(self, report: UsageReport, principal: MeterPrincipal) -> bool:
         """
@@ -178,7 +205,9 @@ class MeteringService:
             telemetry.HOLDS.labels("extended").inc()
         return extended
 
-    async def _capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
+    async def _capture(
+        self, report: UsageReport, principal: MeterPrincipal, captures: list[JournalRecord]
+    ) -> UsageResult:
         unheld = not report.hold_token and not report.hold_id
         if unheld:
             terms = await self._unheld_terms(report, principal)
@@ -195,6 +224,8 @@ class MeteringService:
             if isinstance(priced, str):
                 return await self._set_aside(report, terms.hold_id, priced)
             outcome = await self._book(priced, terms)
+            if outcome.status not in _BOOKED_NOWHERE:
+                captures.append(_journal_record(priced, outcome))
         except InvalidInput:
             # The hold is known, so somebody owes it, however large it is.
             reason = CaptureStatus.OUT_OF_BOUNDS.value
@@ -213,6 +244,27 @@ class MeteringService:
         if card is None:
             raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
         outcome = await self._book(await self._rating.rate(event, card, terms), terms)
+        return outcome.status
+
+    async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
+        """
+        Charge the estimate of a hold that expired without usage; used by the sweep.
+
+        Usage that comes later corrects it. Safe to repeat: a second charge is a duplicate.
+
+        Returns:
+            None where nothing can be charged: the price version or one of its meters is not known.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+        """
+        card = await self._rate_cards.read(terms.price_version)
+        if card is None:
+            return None
+        try:
+            outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+        except InvalidInput:
+            return None
         return outcome.status
 
     async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
@@ -318,6 +370,17 @@ class MeteringService:
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:
+    """A duplicate too: whoever captured it first may have died before it was kept."""
+    return JournalRecord(
+        event=priced.event,
+        quota_lines=priced.quota_lines,
+        prepaid=priced.card.billing is Billing.PREPAID,
+        epoch=outcome.epoch,
+        seq=outcome.seq,
+    )
 
 
 def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:

@@ -8,6 +8,7 @@ from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
 from sidecar.services.control_ports import Accounts, Grant, Withdrawal
 from sidecar.services.credits import CreditService
 from sidecar.services.schedules import ScheduleService
+from sidecar.services.withdrawals import WithdrawalService
 
 ROUND_MAX = 100
 """Of each kind in one round; the oldest first."""
@@ -21,6 +22,7 @@ class PendingCredits:
         *,
         accounts: Accounts,
         credit: CreditService,
+        withdrawals: WithdrawalService,
         schedules: ScheduleService,
         interval_seconds: float,
     ) -> None:
@@ -29,11 +31,12 @@ class PendingCredits:
 
         Args:
             accounts: The record.
-            credit, schedules: The use cases.
+            credit, withdrawals, schedules: The use cases.
             interval_seconds: Pause between rounds.
         """
         self._accounts = accounts
         self._credits = credit
+        self._withdrawals = withdrawals
         self._schedules = schedules
         self._interval_seconds = interval_seconds
 
@@ -94,7 +97,7 @@ class PendingCredits:
 
     async def _try_withdrawal(self, withdrawal: Withdrawal) -> bool:
         return await _tried(
-            lambda: self._credits.apply_withdrawal(withdrawal),
+            lambda: self._withdrawals.apply(withdrawal),
             worker="withdrawals",
             event="withdrawal_refused",
             customer_id=withdrawal.customer_id,

@@ -179,6 +179,8 @@ class CaptureOutcome:
     `booked_nano` is what this call changed (a correction's is signed), `overspent_nano` the
     part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
     aside (0 if none).
+    (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
+    the last decision before them.
     """
 
     status: CaptureStatus
@@ -186,6 +188,8 @@ class CaptureOutcome:
     overspent_nano: int = 0
     held_nano: int = 0
     available_nano: int = 0
+    epoch: int = 0
+    seq: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,10 +202,18 @@ class RatingDemand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredHold:
-    """A hold as the store has it."""
+    """
+    A hold as the store has it.
+
+    `due` says that an open one's expiry has passed, `served` that a sign of life was seen of
+    it, `interrupted` that a capture of it has begun and not ended.
+    """
 
     terms: HoldTerms
     state: HoldState
+    due: bool = False
+    served: bool = False
+    interrupted: bool = False
 
 
 class Balances(Protocol):

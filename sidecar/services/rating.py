@@ -9,16 +9,28 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar.domain.counters import counted_quantity
+from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import HoldTerms, QuotaLine
 from sidecar.domain.meter_values import TOKEN_VALUES
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
 from sidecar.domain.pricing import RateCard
-from sidecar.domain.quantities import Caller, Measured, MeteredQuantities, measure_quantities
-from sidecar.domain.usage import RatedLine, UsageEvent, UsageReport, check_quantity
+from sidecar.domain.quantities import (
+    Caller,
+    Measured,
+    MeteredQuantities,
+    assume_quantities,
+    measure_quantities,
+)
+from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, UsageReport, check_quantity
 from sidecar.services.ports import Balances, RatingDemand
 
 PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
 """A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
+
+SWEEP = "sweep"
+"""The edge of events that no edge reported."""
+ORPHANED = "orphaned"
+"""Why such an event is an estimate."""
 
 HEADER_FACTOR_MAX = 10
 """A response header that claims more than this many times the hold is set aside: an upstream's
@@ -67,7 +79,14 @@ class Rating:
         for name, quantity in metered.quantities.items():
             check_quantity(quantity, field=name)
         card.upper_bound(metered.quantities, model)
-        event = UsageEvent(
+        return await self.rate(self._event(report, terms, metered, card), card, terms)
+
+    @staticmethod
+    def _event(
+        report: UsageReport, terms: HoldTerms, metered: MeteredQuantities, card: RateCard
+    ) -> UsageEvent:
+        """The event of a report, at no amount yet."""
+        return UsageEvent(
             hold_id=terms.hold_id,
             customer_id=terms.customer_id,
             team_id=terms.team_id,
@@ -76,7 +95,7 @@ class Rating:
             currency=terms.currency,
             price_version=terms.price_version,
             plan=terms.plan,
-            model=model,
+            model=report.model or terms.model,
             route=terms.route,
             lines=rated_lines(card, metered),
             usage=report.usage,
@@ -93,7 +112,26 @@ class Rating:
             client_key=report.event_id if not report.hold_token and not report.hold_id else "",
             request_id=terms.request_id or report.request_id,
         )
-        return await self.rate(event, card, terms)
+
+    async def price_orphan(self, terms: HoldTerms, card: RateCard) -> Priced:
+        """
+        Price what a hold was for, where no report came: a function of the hold alone.
+
+        Raises:
+            InvalidInput: The card does not know one of its meters.
+            StoreUnavailable: As `price`.
+        """
+        if not terms.estimate.keys() <= card.meters.keys():
+            raise InvalidInput("the hold names a meter that its price version does not have")
+        expired = from_epoch_ms(terms.expires_at_ms)
+        report = UsageReport(
+            edge=SWEEP, gateway_id=terms.gateway_id, received_at=expired, usage=TokenUsage()
+        )
+        metered = assume_quantities(card.meters, terms.estimate, measured(report, terms))
+        event = self._event(report, terms, metered, card)
+        return await self.rate(
+            replace(event, estimated=True, estimate_reason=ORPHANED), card, terms
+        )
 
     async def rate(self, event: UsageEvent, card: RateCard, terms: HoldTerms) -> Priced:
         """

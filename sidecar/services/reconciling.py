@@ -42,8 +42,9 @@ class LedgerCredit:
     """
     A customer's credit as posted up to a shard's offset.
 
-    `grants` are as they were given, by id, for those with anything left; `settled_holds` those
-    of the holds asked for whose capture is posted.
+    `grants` are as they were given, by id: those with anything left, and those that the live
+    store has been given and that have not begun. `settled_holds` are those of the holds asked
+    for whose capture is posted.
     """
 
     customer_id: str
@@ -199,6 +200,7 @@ class Reconciler:
     async def _customer(
         self, customer_id: str, report: ReconcileReport, *, fix: bool, must_be_known: bool = False
     ) -> None:
+        seen_wrong = False
         for _ in range(LOOKS_MAX):
             looked = await self._look(customer_id)
             if looked is None:
@@ -211,6 +213,10 @@ class Reconciler:
             if book is None or comparison is None:
                 break
             wrong = [one for one in comparison.differences if one.kind.wrong]
+            if wrong and not seen_wrong:
+                # Book and ledger are read one after the other: what is wrong is so twice.
+                seen_wrong = True
+                continue
             if fix and wrong and not await self._fix(customer_id, book, ledger, comparison, report):
                 continue
             report.customers += 1
@@ -249,8 +255,15 @@ class Reconciler:
             and record.customer_id == customer_id
             and _order(record.entry_id) <= _order(book.position)
         ]
-        settled = ledger.settled_holds
-        return book, ledger, compare(customer_id, ledger.credit, pending, book, settled)
+        comparison = compare(
+            customer_id,
+            ledger.credit,
+            pending,
+            book,
+            settled_holds=ledger.settled_holds,
+            grants=ledger.grants,
+        )
+        return book, ledger, comparison
 
     async def _fix(
         self,
@@ -271,7 +284,7 @@ class Reconciler:
         if Remedy.MEND not in remedies or comparison.expected is None:
             return True
         try:
-            grants = mended_grants(comparison.expected, book, ledger.grants)
+            grants = mended_grants(comparison.expected, book, comparison.pending, ledger.grants)
         except InvalidInput as error:
             telemetry.get_logger().error(
                 "reconcile_cannot_mend", customer_id=customer_id, error=str(error)

@@ -39,6 +39,8 @@ _BACKOFF_SECONDS_MAX = 30.0
 class _Held:
     lease: ShardLease
     renew_at: datetime
+    untold: tuple[int, int] | None = None
+    """(epoch, seq) that is committed and that the shard may not have been told."""
 
 
 class SettlementWorker:
@@ -96,8 +98,10 @@ class SettlementWorker:
         1. Lease. *A crash after it:* the shard waits until the lease ends.
         2. Read from the offset that Postgres has. *A crash:* nothing was changed.
         3. Post the batch with its new offset in one transaction. *A crash before the commit:*
-           all of it is read again. *After it:* step 4 is left over.
-        4. Trim what the offset covers. *A crash before it:* entries stay in the stream, are
+           all of it is read again. *After it:* steps 4 and 5 are left over.
+        4. Tell the shard how far the ledger is, for the gateways' journals. *A crash before it:*
+           the next worker tells it, from the entry at the offset, before it trims.
+        5. Trim what the offset covers. *A crash before it:* entries stay in the stream, are
            never read again, and go with the next trim.
 
         Returns:
@@ -110,6 +114,7 @@ class SettlementWorker:
         settled = 0
         while held is not None:
             lease = held.lease
+            await self._tell(held)
             records = await self._stream.read(shard, lease.offset, self._batch_max)
             if not records:
                 break
@@ -121,6 +126,8 @@ class SettlementWorker:
                 telemetry.get_logger().warning("shard_lease_lost", shard=shard)
                 break
             held.lease = replace(lease, offset=records[-1].entry_id)
+            held.untold = _standing_of(records) or held.untold
+            await self._tell(held)
             await self._stream.trim(shard, held.lease.offset)
             self._note_lag(records)
             held = await self._lease(shard)
@@ -193,11 +200,22 @@ class SettlementWorker:
             self._taken_until[shard] = now + half
             return None
         self._taken_until.pop(shard, None)
+        renewed = _Held(
+            lease=lease, renew_at=now + half, untold=None if held is None else held.untold
+        )
         if held is None and lease.offset != STREAM_START:
-            # Entries that a predecessor committed but did not trim.
+            # Entries that a predecessor committed but did not trim, and perhaps did not tell.
+            renewed.untold = await self._stream.standing_at(shard, lease.offset)
+            await self._tell(renewed)
             await self._stream.trim(shard, lease.offset)
-        renewed = self._held[shard] = _Held(lease=lease, renew_at=now + half)
+        self._held[shard] = renewed
         return renewed
+
+    async def _tell(self, held: _Held) -> None:
+        """Tell the shard what is committed; what fails is told in the next round."""
+        if held.untold is not None:
+            await self._stream.tell_settled(held.lease.shard, *held.untold)
+            held.untold = None
 
     async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
         """Post a batch; count what it set aside once that is committed."""
@@ -297,6 +315,14 @@ class SettlementWorker:
         if newest is not None:
             age = self._clock.now() - from_epoch_ms(newest)
             telemetry.SETTLEMENT_LAG.set(max(0.0, age.total_seconds()))
+
+
+def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
+    """(epoch, seq) of the last decision of a batch; entries that are none have no number."""
+    for record in reversed(records):
+        if isinstance(record, StreamRecord):
+            return record.epoch, record.seq
+    return None
 
 
 def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:

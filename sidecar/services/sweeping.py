@@ -5,7 +5,9 @@ from collections.abc import Iterable
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvariantViolated, SidecarError
+from sidecar.domain.orphans import OrphanFate
 from sidecar.services.metering import MeteringService
+from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.ports import Balances, CaptureStatus
 
 _BOOKED = frozenset(
@@ -33,6 +35,7 @@ class Sweeper:
         shards: Iterable[int],
         interval_seconds: float,
         batch_max: int = 500,
+        orphans: OrphanSettlement | None = None,
     ) -> None:
         """
         Wire the ports.
@@ -42,12 +45,14 @@ class Sweeper:
             shards: Which shards to sweep.
             interval_seconds: Pause between rounds of `run`.
             batch_max: Holds ended per shard and round.
+            orphans: How orphans are settled; without it all are released.
         """
         self._balances = balances
         self._metering = metering
         self._shards = tuple(shards)
         self._interval_seconds = interval_seconds
         self._batch_max = batch_max
+        self._orphans = orphans
 
     async def sweep_once(self) -> int:
         """
@@ -101,9 +106,13 @@ class Sweeper:
         return True
 
     async def _end(self, customer_id: str, hold_id: str) -> None:
+        fate = await self._settle(customer_id, hold_id)
+        if fate is None or fate is OrphanFate.CAPTURED:
+            return
         interrupted = await self._balances.orphan_hold(customer_id, hold_id)
         if interrupted is None:
             telemetry.HOLDS.labels("expired").inc()
+            telemetry.ORPHANS.labels(fate.value).inc()
             return
         # Its price interval was reserved, then the process died: the usage is known, so the
         # capture is finished rather than the hold orphaned.
@@ -113,3 +122,36 @@ class Sweeper:
         status = await self._metering.finish(interrupted, stored.terms)
         if status not in _BOOKED:
             raise InvariantViolated(f"an interrupted capture cannot be finished: {status.value}")
+
+    async def _settle(self, customer_id: str, hold_id: str) -> OrphanFate | None:
+        """
+        Charge an orphan's estimate where its plan says so.
+
+        A crash after the charge leaves nothing to do: it ended the hold. What cannot be charged
+        is released as any other orphan, and so stays visible.
+
+        Returns:
+            What is to become of it; None if it ended meanwhile, or lives on.
+        """
+        if self._orphans is None:
+            return OrphanFate.RELEASED
+        stored = await self._balances.read_hold(customer_id, hold_id)
+        if stored is None or stored.interrupted:
+            return OrphanFate.RELEASED
+        if not stored.due:
+            return None
+        fate = await self._orphans.fate(stored)
+        if fate is not OrphanFate.CAPTURED:
+            return fate
+        status = await self._metering.charge_orphan(stored.terms)
+        if status not in _BOOKED:
+            telemetry.get_logger().warning(
+                "orphan_not_charged",
+                customer_id=customer_id,
+                hold_id=hold_id,
+                reason="unknown_price" if status is None else status.value,
+            )
+            return OrphanFate.RELEASED
+        if status is CaptureStatus.CAPTURED:
+            telemetry.ORPHANS.labels(fate.value).inc()
+        return fate

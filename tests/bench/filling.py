@@ -64,6 +64,10 @@ SELECT customer_id, transaction_id, 'usage', 'USD', 0, first_id, last_id, events
 FROM ({_EVENTS_OF_CHUNK}) t
 """
 _ENTRIES = f"""
+WITH moved AS (
+    INSERT INTO grant_movements (customer_id, transaction_id, grant_id, amount_nano)
+    SELECT customer_id, transaction_id, 'g_' || customer_id, -amount
+    FROM ({_EVENTS_OF_CHUNK}) t WHERE prepaid)
 INSERT INTO ledger_entries (customer_id, transaction_id, account, amount_nano)
 SELECT t.customer_id, t.transaction_id, e.account, e.sign * t.amount
 FROM ({_EVENTS_OF_CHUNK}) t
@@ -74,12 +78,20 @@ CROSS JOIN LATERAL (VALUES ('revenue', 1),
 _BALANCES = """
 INSERT INTO account_balances (
     customer_id, currency, customer_credit_nano, customer_overage_nano,
-    customer_receivable_nano, funding_nano, revenue_nano)
+    customer_receivable_nano, funding_nano, revenue_nano, used_nano, used_prepaid_nano)
 SELECT customer_id, 'USD',
     coalesce(sum(amount_nano) FILTER (WHERE account = 'customer_credit'), 0), 0,
     coalesce(sum(amount_nano) FILTER (WHERE account = 'customer_receivable'), 0), 0,
-    sum(amount_nano) FILTER (WHERE account = 'revenue')
+    sum(amount_nano) FILTER (WHERE account = 'revenue'),
+    sum(amount_nano) FILTER (WHERE account = 'revenue'),
+    coalesce(-sum(amount_nano) FILTER (WHERE account = 'customer_credit'), 0)
 FROM ledger_entries GROUP BY customer_id
+"""
+_REMAINING = """
+UPDATE grants g SET remaining_nano = opening_nano + m.amount_nano
+FROM (SELECT customer_id, grant_id, sum(amount_nano) AS amount_nano
+    FROM grant_movements GROUP BY customer_id, grant_id) m
+WHERE g.customer_id = m.customer_id AND g.grant_id = m.grant_id
 """
 # Else the first measured batch would link all that is filled in, as an upgrade would, once.
 _BEGIN_CHAIN = "INSERT INTO shards (shard, chain_began) VALUES (0, true)"
@@ -112,6 +124,7 @@ async def fill_ledger(dsn: str, events: int) -> None:
             sys.stdout.flush()
         sys.stdout.write("\n")
         await connection.execute(_BALANCES)
+        await connection.execute(_REMAINING)
         await connection.execute(_BEGIN_CHAIN)
     finally:
         await connection.close()

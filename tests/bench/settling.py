@@ -30,6 +30,13 @@ INSERT INTO customers (customer_id, plan, currency, stripe_customer_id)
 SELECT customer_id, plan, 'USD', CASE plan WHEN 'postpaid' THEN 'cus_stripe_' || n END
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS c (customer_id, plan, n)
 """
+INSERT_GRANTS = """
+INSERT INTO grants (
+    customer_id, grant_id, amount_nano, currency, state, posted_at, opening_nano, remaining_nano)
+SELECT customer_id, 'g_' || customer_id, 4e18, 'USD', 'posted', now(), 4e18, 4e18
+FROM customers WHERE plan = 'prepaid'
+"""
+"""What the gateway that writes the templates has given; see `deployment`."""
 GROWING = ("usage_events", "usage_lines", "ledger_transactions", "ledger_entries")
 
 Fields = dict[bytes, bytes]
@@ -52,6 +59,7 @@ async def add_customers(dsn: str, customers: Sequence[Customer]) -> None:
             [customer.customer_id for customer in customers],
             [customer.plan for customer in customers],
         )
+        await connection.execute(INSERT_GRANTS)
     finally:
         await connection.close()
 
@@ -117,6 +125,9 @@ class Streams:
             b"id": hold_id.encode(),
             b"c": customer.customer_id.encode(),
             b"at": str(second * 1_000).encode(),
+            b"mv": fields[b"mv"].replace(
+                b"g_" + fields[b"c"], f"g_{customer.customer_id}".encode()
+            ),
             b"ev": event_to_bytes(event),
         }
         return self.keyspace.usage(self.keyspace.shard_of(customer.customer_id)), record

@@ -268,6 +268,51 @@ async def test_balances_and_keys_survive_a_restart(folder: Path):
     assert processes_of(folder) == []
 
 
+async def test_a_gateway_with_a_data_directory_journals_until_it_is_settled(folder: Path):
+    async with running(settings(folder), workers=False) as (app, client):
+        key = await client.customer()
+        await client.use(key, 100)
+        journal = app.journaling.journal
+        assert len(journal.newest()) == 1
+        (shard,) = journal.newest()
+        assert await app.journaling.replay.replay(shard) == {}, "the store has all of it"
+    assert (folder / "data" / "journal").stat().st_mode & 0o777 == 0o700
+    async with running(settings(folder)) as (app, client):
+        journal = app.journaling.journal
+
+        async def forgotten() -> bool:
+            return journal.newest() == {}
+
+        await until(forgotten)
+        assert await app.pool.fetchval("SELECT count(*) FROM usage_events") == 1
+        # What is settled is not written again, and new usage is kept as before.
+        await client.use(key, 100)
+        await until(forgotten)
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+async def test_a_gateway_with_stores_elsewhere_journals_only_if_told_to(
+    external: dict[str, object], folder: Path, mode: str
+):
+    options = settings(folder, "gateway", journal=mode, **external)
+    async with running(options) as (app, _):
+        assert (app.journaling.journal is not None) == (mode == "on")
+    assert (folder / "data" / "journal").exists() == (mode == "on")
+    chosen = settings(folder, "gateway", journal_dir=folder / "j", journal=mode, **external)
+    async with running(chosen) as (app, _):
+        assert (app.journaling.replay is not None) == (mode != "off")
+    assert (folder / "j").exists() == (mode != "off")
+
+
+async def test_a_process_that_is_no_gateway_has_no_journal(
+    external: dict[str, object], folder: Path
+):
+    options = settings(folder, "settlement", journal_dir=folder / "j", **external)
+    async with running(options) as (app, _):
+        assert app.journaling.journal is None
+    assert not (folder / "j").exists()
+
+
 async def test_a_second_process_on_the_same_data_is_refused_and_harms_nothing(folder: Path):
     async with running(settings(folder, "gateway")) as (_, client):
         second = await asyncio.create_subprocess_exec(

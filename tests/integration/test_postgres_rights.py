@@ -9,18 +9,20 @@ from fixtures.ledger_parts import AT, KEYS, settle_two_shards, verify, write_roo
 from fixtures.stream_records import REPORTED, usage_record
 
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.grants import WithdrawalKind
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import open_pool
-from sidecar.services.control_ports import Customer
+from sidecar.services.control_ports import Customer, Grant, Withdrawal, WithdrawalState
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 ROLES = ("sidecar_admin", "sidecar_settlement", "sidecar_auditor")
 POSTED = (
     "ledger_transactions",
     "ledger_entries",
+    "grant_movements",
     "ledger_chain",
     "ledger_roots",
     "usage_events",
@@ -54,6 +56,9 @@ async def test_the_settlement_role_settles_reports_and_signs(pools):
     ledger = PostgresLedger(pool)
     lease = await ledger.claim_shard(0, "worker", 300)
     assert await ledger.settle(lease, [usage_record(60)], REPORTED) == 1
+    second = await ledger.claim_shard(1, "worker", 300)
+    debt = usage_record(61, customer_id="cus_c", prepaid=True, overage_nano=7_000)
+    assert await ledger.settle(second, [debt], REPORTED) == 1
     assert await PostgresOutbox(pool).seal(opened_before=AT.replace(year=2100), limit=10) > 0
     root = await PostgresLedgerRoots(pool, KEYS).write(AT.replace(day=21), daily=True)
     assert root.number == 2
@@ -69,7 +74,18 @@ async def test_the_auditor_verifies_and_writes_nothing(pools):
 async def test_the_admin_role_keeps_accounts_and_posts_nothing(pools):
     pool = pools["sidecar_admin"]
     customer = Customer(customer_id="cus_new", plan="plan", currency="USD")
-    await PostgresAccounts(pool).create_customer(customer)
+    accounts = PostgresAccounts(pool)
+    await accounts.create_customer(customer)
+    grant = await accounts.create_grant(
+        Grant(grant_id="g9", customer_id="cus_new", amount_nano=5, currency="USD")
+    )
+    await accounts.note_applied(grant)
+    void = Withdrawal(
+        withdrawal_id="w", customer_id="cus_new", grant_id="g9", kind=WithdrawalKind.VOID
+    )
+    await accounts.create_withdrawal(void)
+    await accounts.finish_withdrawal(void, state=WithdrawalState.APPLIED, withdrawn_nano=5)
+    assert await accounts.due_schedules(AT, limit=1, lease_seconds=1) == []
     ledger = PostgresLedger(pool)
     lease = await ledger.claim_shard(0, "worker", 300)
     with pytest.raises(ConfigError, match="refuses this role"):

@@ -34,13 +34,25 @@ async def capture(store, event, lines=(), *, prepaid=True) -> CaptureOutcome:
     return await store.balances.capture_hold(event, lines, prepaid=prepaid)
 
 
+async def standing(store) -> tuple[int, int]:
+    """Where the customer's shard stands."""
+    shard = store.keyspace.shard(store.keyspace.shard_of(CUSTOMER))
+    epoch, seq = await store.connection.command("HMGET", shard, "epoch", "seq")
+    return int(epoch), int(seq)
+
+
 async def test_a_capture_burns_the_amount_and_frees_the_rest(store):
     facts = await store.add_customer(granted=100)
     hold = hold_of(facts, 1, 30)
     placed = await store.balances.place_hold(hold)
     outcome = await capture(store, event_of(hold, 12, placed))
     assert outcome == CaptureOutcome(
-        status=CaptureStatus.CAPTURED, booked_nano=12, held_nano=30, available_nano=88
+        status=CaptureStatus.CAPTURED,
+        booked_nano=12,
+        held_nano=30,
+        available_nano=88,
+        epoch=placed.epoch,
+        seq=placed.seq + 1,
     )
     assert await store.numbers() == (100, 12, 0, 88)
 
@@ -71,6 +83,7 @@ async def test_the_stream_carries_the_decision_with_its_numbers(store):
     assert (record.amount_nano, record.held_nano, record.overage_nano) == (12, 30, 0)
     assert (record.available_nano, record.prepaid, record.late) == (88, True, False)
     assert record.decided_at_ms >= placed.instant_ms
+    assert (record.epoch, record.seq) == (placed.epoch, placed.seq + 1)
     assert record.currency == "USD"
 
 
@@ -79,13 +92,15 @@ async def test_the_same_usage_over_another_edge_is_a_duplicate(store):
     hold = hold_of(facts, 1, 30)
     await store.balances.place_hold(hold)
     event = event_of(hold, 12)
-    await capture(store, event)
+    first = await capture(store, event)
     again = replace(
         event, edge="als", received_at=event.received_at + timedelta(seconds=3), status=204
     )
     again = replace(again, usage=replace(event.usage, total=8, cache_read=0))
     outcome = await capture(store, again)
-    assert outcome == CaptureOutcome(status=CaptureStatus.DUPLICATE, available_nano=88)
+    assert outcome == CaptureOutcome(
+        status=CaptureStatus.DUPLICATE, available_nano=88, epoch=first.epoch, seq=first.seq
+    )
     assert [record.kind for record in await store.records()] == ["grant", "capture"]
 
 
@@ -177,7 +192,10 @@ async def test_a_late_capture_after_an_orphan_is_charged_in_full(store):
     placed = await store.balances.place_hold(hold)
     await store.expire(hold_id_of(1))
     outcome = await capture(store, event_of(hold, 12, placed), quota_lines(hold, 7))
-    assert outcome == CaptureOutcome(status=CaptureStatus.LATE, booked_nano=12, available_nano=88)
+    assert replace(outcome, epoch=0, seq=0) == CaptureOutcome(
+        status=CaptureStatus.LATE, booked_nano=12, available_nano=88
+    )
+    assert (outcome.epoch, outcome.seq) == await standing(store)
     assert await store.numbers() == (100, 12, 0, 88)
     assert (await store.fields())[take.line.field.encode()] == b"7"
     assert [record.kind for record in await store.records()] == ["grant", "orphan", "capture"]

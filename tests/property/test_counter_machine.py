@@ -248,7 +248,9 @@ class CounterMachine(RuleBasedStateMachine):
         usage = TokenUsage(input=count, output=int(estimated))
         event = event_of(hold, 0, usage=usage, estimated=estimated)
         outcomes = self.both(lambda store: store.balances.capture_hold(event, lines, prepaid=True))
-        assert outcomes[0] == outcomes[1]
+        # The twin counts its decisions from another start.
+        real, expected = (replace(outcome, epoch=0, seq=0) for outcome in outcomes)
+        assert real == expected
         used = {line.field: line.quantity for line in lines}
         for take in hold.counters:
             # Rates are not corrected: what a first capture said of them stands.

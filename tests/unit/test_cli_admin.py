@@ -13,7 +13,7 @@ from typing import Self
 import aiohttp
 import pytest
 from aiohttp import web
-from fixtures.http_edges import ADMIN_TOKEN, World
+from fixtures.http_edges import ADMIN_TOKEN, World, calling
 from fixtures.shell import Shell, sidecar
 
 from sidecar.inbound.http.listening import serve
@@ -258,3 +258,24 @@ async def test_the_client_never_shows_its_token():
     assert "admin-token" not in repr(api)
     async with api:
         assert isinstance(api._session, aiohttp.ClientSession)
+
+
+def test_holds_in_flight_are_listed(admin: Shell, world: World):
+    body = {"method": "POST", "path": "/ai/chat"}
+
+    async def check() -> None:
+        keys = [await world.customer(name) for name in ("cus_1", "cus_2")]
+        async with calling(world.gateway()) as call:
+            for key in keys:
+                await call("POST", "/v1/check", json=body | {"headers": {"x-api-key": key}})
+
+    asyncio.run(check())
+    header, *rows = admin("holds", "list").out.splitlines()
+    assert header.split()[:5] == ["id", "customer_id", "amount", "currency", "bound"]
+    assert sorted(row.split()[1] for row in rows) == ["cus_1", "cus_2"]
+    assert {row.split()[2] for row in rows} == {"0.0001"}
+    only = json.loads(admin("holds", "list", "--customer", "cus_2", "--json").out)
+    assert [(hold["customer_id"], hold["state"]) for hold in only] == [("cus_2", "open")]
+    assert len(json.loads(admin("holds", "list", "--limit", 1, "--json").out)) == 1
+    nobody = admin("holds", "list", "--customer", "cus_9")
+    assert (nobody.code, nobody.out) == (1, "")

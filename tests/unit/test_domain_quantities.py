@@ -1,10 +1,12 @@
 """From usage to quantities: bounds before a request, counts after it."""
 
+from dataclasses import replace
+
 import pytest
 
 from sidecar.domain.pricing import Meter
 from sidecar.domain.quantities import Measured, estimate_quantities, measure_quantities
-from sidecar.domain.usage import QUANTITY_MAX, OnMissing, TokenUsage
+from sidecar.domain.usage import QUANTITY_MAX, OnMissing, TokenUsage, UsageFacts
 
 INPUT = Meter(name="input", value="usage.input", statuses=frozenset({200}))
 TOTAL = Meter(name="total", value="usage.total")
@@ -56,6 +58,33 @@ def test_a_status_that_does_not_count_is_zero_and_not_estimated() -> None:
 def test_missing_usage_follows_on_missing_and_is_marked(value, on_missing, counted) -> None:
     meter = Meter(name="m", value=value, on_missing=on_missing)
     assert measure(meter, TokenUsage()) == (counted, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "usage", "counted"),
+    [
+        (500, TokenUsage(), (0, False)),
+        (502, TokenUsage(), (0, False)),
+        (503, TokenUsage(), (0, False)),
+        (503, TokenUsage(input=5, output=1), (6, False)),
+        (503, TokenUsage(total=6), (6, False)),
+        (503, TokenUsage(output=1), (90, True)),
+        (504, TokenUsage(), (90, True)),
+        (499, TokenUsage(), (90, True)),
+        (200, TokenUsage(), (90, True)),
+        (None, TokenUsage(), (90, True)),
+    ],
+)
+@pytest.mark.parametrize("on_missing", [OnMissing.CAPTURE_ESTIMATE, OnMissing.BYTES])
+def test_an_upstream_that_failed_before_it_served_costs_nothing(
+    status, usage, counted, on_missing
+) -> None:
+    assert measure(replace(TOTAL, on_missing=on_missing), usage, status) == counted
+
+
+def test_a_failure_that_tells_of_its_usage_is_no_failure_for_nothing() -> None:
+    told = Measured(usage=TokenUsage(), status=503, facts=UsageFacts(raw={"seconds": 4}))
+    assert measure_quantities({"total": TOTAL}, {"total": 90}, told).quantities == {"total": 90}
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,11 @@ def test_what_is_text_keeps_the_input_bound(message):
         {"web_search_options": {}},
         {"mcp_servers": [{}]},
         {"file_ids": ["f"]},
+        {"file_id": "f"},
+        {"image_url": "https://a/b.png"},
+        {"documents": [{"url": "https://a"}]},
+        {"contents": [{"parts": [{"fileData": {"fileUri": "https://a"}}]}]},
+        {"systemInstruction": {"parts": [{"inlineData": {"data": "AA=="}}]}},
         {"enable_search": True},
         {"prompt": {"id": "pmpt_1", "version": "2"}},
         {"tools": [{"type": "web_search"}]},
@@ -229,6 +234,12 @@ def test_absent_and_null_are_the_same():
 def test_tools_and_schemas_add_the_providers_own_prompt(fields):
     body = chat(**fields)
     assert facts_of(body).input_bound == size_of(body) + TOOL_PROMPT_TOKENS
+
+
+def test_parts_of_text_are_text():
+    body = {"model": "m", "contents": [{"role": "user", "parts": [{"text": "hello"}]}]}
+    body["systemInstruction"] = {"parts": [{"text": "be kind"}]}
+    assert facts_of(body).input_bound == size_of(body)
 
 
 def test_a_key_that_nobody_knows_changes_nothing():
@@ -265,6 +276,8 @@ def test_a_limit_that_stands_twice_is_none_and_the_model_stays(raw):
         b'{"model":"m","messages":[],"messages":[{"content":"x"}],"max_tokens":5}',
         b'{"model":"m","messages":[{"type":"image","type":"text","text":"x"}],"max_tokens":5}',
         b'{"model":"m","Previous_Response_Id":"r","input":"x"}',
+        b'{"model":"m","Messages":[{"content":[{"type":"image"}]}],"max_tokens":5}',
+        b'{"model":"m","Contents":[{"parts":[{"fileData":{}}]}],"max_tokens":5}',
     ],
 )
 def test_any_other_repeat_leaves_the_model_and_no_bounds(raw):

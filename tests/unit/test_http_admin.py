@@ -305,6 +305,40 @@ async def test_open_holds_are_listed_up_to_a_limit_that_says_so():
     )
 
 
+async def test_all_open_holds_are_paged_with_their_age():
+    world = World()
+    keys = [await world.customer(name) for name in ("cus_1", "cus_2")]
+    async with calling(world.gateway()) as call:
+        for number in range(5):
+            body = {"method": "POST", "path": "/ai/chat"}
+            body["headers"] = {"x-api-key": keys[number % 2]}
+            await call("POST", "/v1/check", json=body)
+            world.clock.advance(7)
+    found, after = [], None
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        for _ in range(3):
+            params = {"limit": "2"} | ({"after": after} if after else {})
+            page = (await call("GET", "/api/v1/holds", params=params)).body
+            found += page["items"]
+            after = page["next"]
+        one = await call("GET", "/api/v1/holds", params={"customer_id": "cus_2"})
+        nobody = await call("GET", "/api/v1/holds", params={"customer_id": "cus_9"})
+        bad = await call("GET", "/api/v1/holds", params={"after": "YWJj"})
+        many = await call("GET", "/api/v1/holds", params={"limit": "201"})
+    assert after is None
+    assert [hold["age_seconds"] for hold in found] == [35, 28, 21, 14, 7]
+    assert [hold["customer_id"] for hold in found] == ["cus_1", "cus_2", "cus_1", "cus_2", "cus_1"]
+    first = found[0]
+    assert (first["amount"], first["bound"], first["due"], first["served"]) == (
+        "0.0001",
+        "estimated",
+        False,
+        False,
+    )
+    assert [hold["customer_id"] for hold in one.body["items"]] == ["cus_2", "cus_2"]
+    assert (nobody.status, bad.status, many.status) == (404, 400, 400)
+
+
 async def test_lists_are_paged_to_their_end_without_gap_or_repeat():
     world = World()
     async with calling(world.admin(), token=ADMIN_TOKEN) as call:

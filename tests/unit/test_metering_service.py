@@ -72,6 +72,16 @@ async def test_a_capture_burns_what_was_used_and_gives_the_rest_back():
     assert event.occurred_at == from_epoch_ms(terms.decided_at_ms), "the store's instant, no edge's"
 
 
+async def test_a_failed_upstream_gives_the_whole_hold_back_and_is_no_estimate():
+    cases = await prepared()
+    terms = await cases.hold()
+    result = await cases.metering.capture(cases.report(terms, None, status=503), ANYONE)
+    assert (result.outcome, result.amount_nano, result.reason) == (UsageOutcome.CAPTURED, 0, "")
+    assert (cases.account.used, cases.account.held) == (0, 0)
+    ((_, event, amount),) = cases.state.stream
+    assert (amount, event.estimated, event.status) == (0, False, 503)
+
+
 async def test_a_repeat_is_a_duplicate_and_counts_no_second_hold():
     cases = await prepared()
     terms = await cases.hold()

@@ -63,6 +63,17 @@ def test_lists_may_be_written_with_commas_or_as_lists(tmp_path: Path):
     assert load(environment={"SIDECAR_HOSTS": "a, b,"}).hosts == ("a", "b")
 
 
+@pytest.mark.parametrize("text", ["on", "off", "auto", "'on'", "'off'"])
+def test_the_journal_is_on_or_off_in_yaml_too(tmp_path: Path, text: str):
+    """A bare `on` is a truth value to YAML."""
+    assert load(f"journal: {text}\n", tmp_path).journal.value == text.strip("'")
+
+
+def test_a_journal_has_room_for_two_segments():
+    sizes = {"SIDECAR_JOURNAL_BYTES_MAX": "2000000", "SIDECAR_JOURNAL_SEGMENT_BYTES": "1000001"}
+    assert "twice journal_segment_bytes (1000001)" in refusal(environment=sizes)
+
+
 @pytest.mark.parametrize("roles", ["", ",", " "])
 def test_a_process_without_a_role_is_refused(roles: str):
     assert "roles" in refusal(overrides={"roles": roles})

@@ -275,3 +275,36 @@ async def test_run_outlives_failures_and_gives_its_leases_back(ledger):
     await running
     assert ledger.owners == {}
     assert ledger.failures == []
+
+
+async def test_the_shard_is_told_what_is_committed_before_it_is_trimmed(ledger):
+    records = [usage_record(n, epoch=3, seq=10 + n) for n in range(5)]
+    stream = ListStream({0: records})
+    stream.failures = [StoreUnavailable("trim")]
+    with pytest.raises(StoreUnavailable):
+        await make_worker(stream, ledger, batch_max=3).settle_once()
+    assert stream.told == [(0, 3, 12)]
+
+
+async def test_what_could_not_be_told_is_told_in_the_next_round(ledger):
+    stream = ListStream({0: [usage_record(n, epoch=3, seq=10 + n) for n in range(5)]})
+    stream.tell_failures = [StoreUnavailable("away")]
+    worker = make_worker(stream, ledger)
+    with pytest.raises(StoreUnavailable):
+        await worker.settle_once()
+    assert stream.told == []
+    assert await worker.settle_once() == 0
+    assert stream.told == [(0, 3, 14)]
+    await worker.settle_once()
+    assert stream.told == [(0, 3, 14)]
+
+
+async def test_what_a_dead_worker_could_not_tell_is_told_by_the_next(ledger):
+    stream = ListStream({0: [usage_record(n, epoch=3, seq=10 + n) for n in range(5)]})
+    stream.tell_failures = [StoreUnavailable("crash")]
+    with pytest.raises(StoreUnavailable):
+        await make_worker(stream, ledger).settle_once()
+    ledger.owners.clear()
+    stream.records[0].append(usage_record(9, epoch=3, seq=99))
+    assert await make_worker(stream, ledger, owner="next").settle_once() == 1
+    assert stream.told == [(0, 3, 14), (0, 3, 99)]

@@ -20,7 +20,11 @@ METRICS = {
     if isinstance(value, Counter | Gauge | Histogram)
 }
 FORBIDDEN_LABELS = {"customer", "customer_id", "key", "credential", "model", "user", "path"}
-UNITLESS_GAUGES = {"sidecar_policy_reload_failing"}
+UNITLESS_GAUGES = {
+    "sidecar_policy_reload_failing",
+    "sidecar_journal_nearly_full",
+    "sidecar_journal_unsettled_records",
+}
 
 
 def full_name(metric: Counter | Gauge | Histogram) -> str:

@@ -41,10 +41,28 @@ _RESPONSES_LIMITS = ("max_output_tokens",)
 _LIMITS = (*_CHAT_LIMITS, *_RESPONSES_LIMITS)
 _MULTIPLIERS = ("n", "best_of")
 _PROMPTED = frozenset({"tools", "functions", "response_format", "output_format", "text"})
-_CONTENT = ("messages", "input", "prompt", "system", "instructions", "prediction", "suffix")
+_CONTENT = (
+    "messages",
+    "input",
+    "prompt",
+    "system",
+    "instructions",
+    "prediction",
+    "suffix",
+    # As Gemini, Cohere and those who speak like them write it.
+    "contents",
+    "systemInstruction",
+    "system_instruction",
+    "message",
+    "chat_history",
+    "documents",
+    "inputs",
+)
+_FOLDED_CONTENT = frozenset(name.casefold() for name in _CONTENT)
 _PRICING = frozenset({"model", "models", "prompt", *_MULTIPLIERS})
 """Keys that decide on the price or on the number of answers."""
 _DECISIVE = _PRICING | frozenset(_LIMITS)
+_ONCE_IN_THIS_CASE = _DECISIVE | TOP_LEVEL_REMOTE | _FOLDED_CONTENT
 _UNREAD = RequestFacts(unread=True)
 
 
@@ -144,7 +162,8 @@ def _uncertain(pairs: Sequence[tuple[str, Any]]) -> frozenset[str]:
     uncertain: set[str] = set()
     for key, _ in pairs:
         folded = key.casefold()
-        if folded in seen or (folded != key and folded in _DECISIVE | TOP_LEVEL_REMOTE):
+        other_case = folded != key and key not in _CONTENT and folded in _ONCE_IN_THIS_CASE
+        if folded in seen or other_case:
             uncertain.add(folded)
         seen.add(folded)
     return frozenset(uncertain)

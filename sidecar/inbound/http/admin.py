@@ -15,8 +15,6 @@ from sidecar.inbound.http.admin_models import (
     CustomerChangeBody,
     CustomerPage,
     CustomerPatchBody,
-    HoldAnswer,
-    HoldList,
     IssuedCredentialAnswer,
     RotationBody,
     StandingAnswer,
@@ -25,7 +23,6 @@ from sidecar.inbound.http.admin_models import (
 from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.paging import (
     CustomerPageQuery,
-    LimitQuery,
     PageQuery,
     page_of,
     read_cursor,
@@ -136,18 +133,6 @@ async def put_standing(call: Call) -> Answer:
     )
     await _accounts(call).put_standing(customer_id_of(call), fact)
     return Answer(body=StandingAnswer.of(fact))
-
-
-async def list_holds(call: Call) -> Answer:
-    """Holds in flight."""
-    assert isinstance(call.query, LimitQuery)
-    limit = call.query.limit
-    found = await _accounts(call).list_open_holds(customer_id_of(call), limit=limit + 1)
-    return Answer(
-        body=HoldList(
-            items=[HoldAnswer.of(hold) for hold in found[:limit]], more=len(found) > limit
-        )
-    )
 
 
 async def post_credential(call: Call) -> Answer:

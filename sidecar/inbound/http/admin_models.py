@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sidecar.domain.holds import Bound, HoldState
 from sidecar.domain.money import format_amount
-from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.inbound.http.field_types import (
     AmountText,
@@ -30,7 +28,6 @@ from sidecar.services.control_ports import (
     CredentialState,
     Customer,
 )
-from sidecar.services.ports import StoredHold
 
 StripeCustomerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
 
@@ -221,55 +218,3 @@ class StandingAnswer(ResponseModel):
             overdue_amount_nano=nano,
             disputed=fact.disputed,
         )
-
-
-class HoldAnswer(ResponseModel):
-    """A hold in flight."""
-
-    id: str
-    customer_id: str
-    user_id: str
-    credential_id: str
-    state: HoldState
-    amount: SignedAmountText
-    amount_nano: NanoInt
-    currency: str
-    plan: str
-    price_version: str
-    model: str
-    route: str
-    gateway: str
-    bound: Bound
-    decided_at: Instant
-    expires_at: Instant
-
-    @classmethod
-    def of(cls, hold: StoredHold) -> "HoldAnswer":
-        """From the live store's record."""
-        terms = hold.terms
-        return cls(
-            id=terms.hold_id,
-            customer_id=terms.customer_id,
-            user_id=terms.user_id,
-            credential_id=terms.credential_id,
-            state=hold.state,
-            amount=format_amount(terms.amount_nano),
-            amount_nano=terms.amount_nano,
-            currency=terms.currency,
-            plan=terms.plan,
-            price_version=terms.price_version,
-            model=terms.model,
-            route=terms.route,
-            gateway=terms.gateway_id,
-            bound=terms.bound,
-            decided_at=from_epoch_ms(terms.decided_at_ms),
-            expires_at=from_epoch_ms(terms.expires_at_ms),
-        )
-
-
-class HoldList(ResponseModel):
-    """Open holds, at most `limit`; `more` says that there are others."""
-
-    items: list[HoldAnswer]
-    next: None = None
-    more: bool

@@ -190,6 +190,14 @@ class WithdrawalBody(RequestModel):
     reason: Text500 = ""
 
 
+class DisputeBody(RequestModel):
+    """What the reversal of a payment took; a part of it may be spent already."""
+
+    customer_id: CustomerId
+    amount: AmountText
+    reason: Text500 = ""
+
+
 class WithdrawalAnswer(ResponseModel):
     """
     Credit taken back. `amount` is what was asked for (null: all), `withdrawn` what was taken.

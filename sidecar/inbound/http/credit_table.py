@@ -2,32 +2,33 @@
 
 from http import HTTPStatus
 
-from sidecar.domain.grants import WithdrawalKind
+from pydantic import BaseModel
+
 from sidecar.inbound.http import credit_models, credits, paging, recurring, recurring_models  # noqa: A004
-from sidecar.inbound.http.routing import Auth, Role, Route
+from sidecar.inbound.http.routing import Auth, Handler, Role, Route
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
 _NOT_FOUND = HTTPStatus.NOT_FOUND
 _CUSTOMER = "/api/v1/customers/{customer_id}"
-_WITHDRAWALS = {
-    WithdrawalKind.VOID: "Take back what is free of a grant; without an amount, end it",
-    WithdrawalKind.REFUND: "Take back what is free of a grant, because it was paid back",
-    WithdrawalKind.DISPUTE: "Take back what was given, spent or not: the payment was reversed",
-}
 _GRANT_FIELDS = ("amount", "currency", "kind", "priority", "effective_at", "expires_at", "meters")
 
 
-def _withdrawal(kind: WithdrawalKind, summary: str) -> Route:
+def _withdrawal(
+    verb: str,
+    handler: Handler,
+    summary: str,
+    body: type[BaseModel] = credit_models.WithdrawalBody,
+) -> Route:
     return Route(
         method="POST",
-        path=f"/api/v1/grants/{{grant_id}}/{kind.value}",
-        handler=credits.withdraw_as(kind),
+        path=f"/api/v1/grants/{{grant_id}}/{verb}",
+        handler=handler,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary=summary,
         statuses=(_CREATED, _NOT_FOUND),
-        request_model=credit_models.WithdrawalBody,
+        request_model=body,
         response_model=credit_models.WithdrawalAnswer,
         shown_fields=("customer_id", "amount"),
     )
@@ -88,7 +89,18 @@ GRANT_ROUTES: tuple[Route, ...] = (
         query_model=credit_models.CustomerQuery,
         response_model=credit_models.GrantAnswer,
     ),
-    *(_withdrawal(kind, summary) for kind, summary in _WITHDRAWALS.items()),
+    _withdrawal(
+        "void", credits.void_grant, "Take back what is free of a grant; without an amount, end it"
+    ),
+    _withdrawal(
+        "refund", credits.refund_grant, "Take back what is free of a grant: it was paid back"
+    ),
+    _withdrawal(
+        "dispute",
+        credits.dispute_grant,
+        "Take back what was given, spent or not: the payment was reversed",
+        credit_models.DisputeBody,
+    ),
     Route(
         method="GET",
         path="/api/v1/withdrawals",

@@ -9,6 +9,7 @@ from sidecar.inbound.http.admin import customer_id_of, path_name
 from sidecar.inbound.http.credit_models import (
     BalanceAnswer,
     CustomerQuery,
+    DisputeBody,
     GrantAnswer,
     GrantBody,
     GrantPage,
@@ -21,10 +22,11 @@ from sidecar.inbound.http.credit_models import (
 )
 from sidecar.inbound.http.edge import ADMIN, EDGE
 from sidecar.inbound.http.paging import CustomerPageQuery, page_of, read_cursor
-from sidecar.inbound.http.routing import Answer, Call, Handler
+from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.control_ports import Grant, Withdrawal
 from sidecar.services.credits import CreditService
 from sidecar.services.idempotency import derived_id
+from sidecar.services.withdrawals import WithdrawalService
 
 
 async def post_grant(call: Call) -> Answer:
@@ -93,32 +95,43 @@ async def get_balance(call: Call) -> Answer:
     return Answer(body=BalanceAnswer.of(await _credits(call).read_balance(customer_id_of(call))))
 
 
-def withdraw_as(kind: WithdrawalKind) -> Handler:
-    """A handler that takes credit back, for one of the reasons there are."""
+async def void_grant(call: Call) -> Answer:
+    """Take back what is free; without an amount, the grant ends."""
+    return await _withdraw(call, WithdrawalKind.VOID)
 
-    async def withdraw(call: Call) -> Answer:
-        assert isinstance(call.body, WithdrawalBody)
-        amount = call.body.amount
-        withdrawal = await _credits(call).withdraw(
-            Withdrawal(
-                withdrawal_id=keyed_id(call, "wdr"),
-                customer_id=call.body.customer_id,
-                grant_id=path_name(call, "grant_id"),
-                kind=kind,
-                amount_nano=None if amount is None else parse_amount(amount),
-                reason=call.body.reason,
-            )
+
+async def refund_grant(call: Call) -> Answer:
+    """Take back what is free, because it was paid back."""
+    return await _withdraw(call, WithdrawalKind.REFUND)
+
+
+async def dispute_grant(call: Call) -> Answer:
+    """Take back what was given, spent or not, because its payment was reversed."""
+    return await _withdraw(call, WithdrawalKind.DISPUTE)
+
+
+async def _withdraw(call: Call, kind: WithdrawalKind) -> Answer:
+    """Named after an Idempotency-Key as a grant is."""
+    assert isinstance(call.body, WithdrawalBody | DisputeBody)
+    amount = call.body.amount
+    withdrawal = await _withdrawals(call).withdraw(
+        Withdrawal(
+            withdrawal_id=keyed_id(call, "wdr"),
+            customer_id=call.body.customer_id,
+            grant_id=path_name(call, "grant_id"),
+            kind=kind,
+            amount_nano=None if amount is None else parse_amount(amount),
+            reason=call.body.reason,
         )
-        return Answer(status=HTTPStatus.CREATED, body=WithdrawalAnswer.of(withdrawal))
-
-    return withdraw
+    )
+    return Answer(status=HTTPStatus.CREATED, body=WithdrawalAnswer.of(withdrawal))
 
 
 async def list_withdrawals(call: Call) -> Answer:
     """A page of a customer's withdrawals, by id."""
     assert isinstance(call.query, CustomerPageQuery)
     query = call.query
-    found = await _credits(call).list_withdrawals(
+    found = await _withdrawals(call).list(
         query.customer_id, after=read_cursor(query), limit=query.limit + 1
     )
     page, following = page_of(found, query, lambda one: one.withdrawal_id)
@@ -144,3 +157,7 @@ def _created(grant: Grant) -> Answer:
 
 def _credits(call: Call) -> CreditService:
     return call.request.app[ADMIN].credits
+
+
+def _withdrawals(call: Call) -> WithdrawalService:
+    return call.request.app[ADMIN].withdrawals

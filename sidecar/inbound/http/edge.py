@@ -16,11 +16,13 @@ from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.thresholds import ThresholdRecord
 from sidecar.services.top_ups import TopUpService
+from sidecar.services.withdrawals import WithdrawalService
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -69,11 +71,13 @@ class AdminUseCases:
     credits: CreditService
     schedules: ScheduleService
     top_ups: TopUpService
+    withdrawals: WithdrawalService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries
     reloads: PolicyReloads
     thresholds: ThresholdRecord
+    holds: OpenHolds
 
 
 EDGE = web.AppKey("edge", Edge)

@@ -8,9 +8,11 @@ import re2
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.matching import RouteSet
+from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule, OrphanSettling
 from sidecar.domain.policy import Policy
-from sidecar.domain.rules import DialectRule, EstimateFrom, EstimateRule, ModelLimits
+from sidecar.domain.rules import DialectRule, ModelLimits
 from sidecar.outbound.policy_files.compile_counters import compile_quotas
+from sidecar.outbound.policy_files.compile_estimates import compile_estimates
 from sidecar.outbound.policy_files.compile_identity import compile_identity
 from sidecar.outbound.policy_files.compile_members import MemberLists, compile_members
 from sidecar.outbound.policy_files.compile_meters import check_quotas, compile_meters
@@ -102,10 +104,10 @@ def compile_parts(
         kind: compile_members(context, kind, lists) for kind, lists in parts.members.of.items()
     }
     free = tuple(context.match(section) for section in parts.sound("free"))
-    estimates = tuple(_estimate(context, section) for section in parts.sound("estimates"))
+    identity = compile_identity(parts.sound("identity"), problems)
+    estimates = compile_estimates(context, parts.sound("estimates"), identity)
     cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
     check_quotas(context, meters)
-    identity = compile_identity(parts.sound("identity"), problems)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()
     policy = Policy(
@@ -114,6 +116,11 @@ def compile_parts(
         identity=identity,
         cards=cards,
         features={name: frozenset(plan.texts("features")) for name, plan in context.plans.items()},
+        orphans={
+            name: _orphans(plan.either("orphans"))
+            for name, plan in context.plans.items()
+            if plan.given("orphans")
+        },
         meters=meter_rules,
         rules=rules,
         customer_members=members["customers"],
@@ -147,14 +154,15 @@ def _dialect(context: Context, section: Section) -> DialectRule:
     return DialectRule(match=context.matches(section), dialect=Dialect(section.text("dialect")))
 
 
-def _estimate(context: Context, section: Section) -> EstimateRule:
-    default = section.section("default")
-    assert default is not None
-    return EstimateRule(
-        match=context.matches(section),
-        source=EstimateFrom(section.text("from")),
-        default_input=default.integer("input"),
-        default_output=default.integer("output"),
+def _orphans(stated: str | Section) -> OrphanRule:
+    if isinstance(stated, str):
+        return OrphanRule(settle=OrphanSettling(stated))
+    share = stated.optional_integer("share")
+    return OrphanRule(
+        settle=OrphanSettling(stated.text("settle")),
+        needs_proof=stated.text("proof") == "heartbeat",
+        count_max=stated.integer("count"),
+        share_percent=DEFAULT_ORPHANS.share_percent if share is None else share,
     )
 
 

@@ -8,17 +8,19 @@ is tested against it.
 import json
 from typing import Any
 
+from sidecar.domain.orphans import COUNTED_MAX, OrphanSettling
 from sidecar.domain.pricing import Billing, RoundPackages
 from sidecar.domain.rules import EstimateFrom
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
-from sidecar.outbound.policy_files.scalars import Choice, Number
+from sidecar.outbound.policy_files.scalars import Choice, Flag, Number
 from sidecar.outbound.policy_files.schema_counters import QUOTA
-from sidecar.outbound.policy_files.schema_identity import IDENTITY
+from sidecar.outbound.policy_files.schema_identity import HEADER, IDENTITY
 from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES
 from sidecar.outbound.policy_files.schema_meters import METER
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
+from sidecar.outbound.policy_files.unions import WordOr
 
 PRICE_MODELS = ("per_unit", "package")
 
@@ -30,15 +32,43 @@ ESTIMATE_DEFAULT = Record(
         "output": Field(spec=Number(0, TOKENS_MAX), doc="Output tokens.", required=True),
     },
 )
+STATED_HEADERS = Record(
+    name="stated bounds",
+    doc="Headers that state the most tokens of a request, in plain digits.",
+    fields={
+        "input": Field(spec=HEADER, doc="The header with the most input tokens."),
+        "output": Field(spec=HEADER, doc="The header with the most output tokens."),
+    },
+)
+STATED_MAX = Record(
+    name="most of stated bounds",
+    doc="The largest counts that headers may state.",
+    fields={
+        "input": Field(spec=Number(1, TOKENS_MAX), doc="Input tokens."),
+        "output": Field(spec=Number(1, TOKENS_MAX), doc="Output tokens."),
+    },
+)
 ESTIMATE = Record(
     name="estimate",
     doc="How usage is bounded before it is known; the first that matches counts.",
     fields={
         "match": Field(spec=MATCHES, doc="Which requests; absent: all."),
         "from": Field(
-            spec=Choice(tuple(EstimateFrom), later=("header",)),
-            doc="body: read bounds from an LLM request's JSON; none: always the default.",
+            spec=Choice(tuple(EstimateFrom)),
+            doc="body: read bounds from an LLM request's JSON; header: from `headers`; "
+            "none: always the default.",
             default="body",
+        ),
+        "headers": Field(
+            spec=STATED_HEADERS, doc="With from: header: which header states which bound."
+        ),
+        "max": Field(
+            spec=STATED_MAX,
+            doc="With from: header: a larger count is refused; absent: 1000000000.",
+        ),
+        "trusted": Field(
+            spec=Flag(),
+            doc="With from: header: whether no caller can set the headers; absent: false.",
         ),
         "default": Field(
             spec=ESTIMATE_DEFAULT, doc="Used where the request promises no bound.", required=True
@@ -80,6 +110,35 @@ PRICE = Record(
     },
     later=frozenset({"effective_at", "free", "minimum", "tiers"}),
 )
+ORPHANS = WordOr(
+    word=Choice(tuple(OrphanSettling)),
+    record=Record(
+        name="orphans",
+        doc="What becomes of holds that expire without usage.",
+        fields={
+            "settle": Field(
+                spec=Choice(tuple(OrphanSettling)),
+                doc="release: nothing is charged; capture: the estimate is.",
+                default="release",
+            ),
+            "proof": Field(
+                spec=Choice(("heartbeat", "none")),
+                doc="What has to show that the request was served, before it is charged.",
+                default="heartbeat",
+            ),
+            "count": Field(
+                spec=Number(0, COUNTED_MAX),
+                doc="A customer with more of them in an hour is settled by capture.",
+                default=100,
+            ),
+            "share": Field(
+                spec=texts.PERCENT,
+                doc="So is one with a larger share of an hour's holds, from 20 on; absent: 10%.",
+            ),
+        },
+    ),
+    example="{settle: capture}",
+)
 PLAN = Record(
     name="plan",
     doc="Prices, and how usage is paid.",
@@ -97,6 +156,9 @@ PLAN = Record(
         "features": Field(spec=ListOf(texts.NAME), doc="What its customers are entitled to."),
         "prices": Field(
             spec=ListOf(PRICE, may_be_empty=True), doc="Prices of its meters.", required=True
+        ),
+        "orphans": Field(
+            spec=ORPHANS, doc="What becomes of holds without usage; absent: they are released."
         ),
     },
 )

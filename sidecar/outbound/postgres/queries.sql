@@ -499,9 +499,9 @@ INSERT INTO account_balances AS b (
     customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
     granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::numeric[], $4::numeric[], $5::numeric[], $6::numeric[],
-    $7::numeric[], $8::numeric[], $9::numeric[], $10::numeric[], $11::numeric[], $12::numeric[],
-    $13::numeric[], $14::numeric[])
+    $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+    $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
+    $13::bigint[], $14::bigint[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
@@ -793,3 +793,120 @@ SELECT e.customer_id, e.hold_id, e.kind, e.currency, e.amount_nano, e.plan, e.pr
 FROM usage_events e
 WHERE e.decided_at >= $1 AND e.decided_at < $2 AND ($3 = '' OR e.customer_id = $3)
 ORDER BY e.decided_at, e.customer_id, e.hold_id, e.kind
+
+-- name: count_orphans
+-- Of the newest holds alone, so that a busy customer costs no more than others. A hold whose
+-- usage came after all is none.
+SELECT count(*) AS holds, count(*) FILTER (WHERE orphaned) AS orphans
+FROM (
+    SELECT bool_and(kind = 'orphan' OR (kind = 'capture' AND estimate_reason = 'orphaned'))
+        AS orphaned
+    FROM (
+        SELECT hold_id, kind, estimate_reason FROM usage_events
+        WHERE customer_id = $1 AND occurred_at >= $2
+        ORDER BY occurred_at DESC LIMIT $3
+    ) newest
+    GROUP BY hold_id
+) ended
+
+-- name: read_credit
+-- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.
+-- $3 and $4 are open holds and their days. A grant that has nothing left is of no use any more. One
+-- that the live store has been given and that has not begun is there as a whole, unless it is
+-- being voided.
+SELECT coalesce(s.stream_offset, '0-0') AS stream_offset,
+    coalesce(b.granted_nano, 0) AS granted_nano, coalesce(b.used_nano, 0) AS used_nano,
+    coalesce(b.used_prepaid_nano, 0) AS used_prepaid_nano,
+    coalesce(b.voided_nano, 0) AS voided_nano, coalesce(b.expired_nano, 0) AS expired_nano,
+    coalesce(-b.customer_overage_nano, 0) AS deficit_nano,
+    ARRAY(
+        SELECT e.hold_id FROM usage_events e
+        WHERE e.customer_id = c.customer_id AND e.day = ANY ($3::date[])
+            AND e.hold_id = ANY ($4::text[]) AND e.kind = 'capture') AS settled_holds,
+    (SELECT json_agg(json_build_object(
+            'grant_id', g.grant_id, 'kind', g.kind, 'priority', g.priority, 'state', g.state,
+            'effective_ms', trunc(extract(epoch FROM coalesce(g.effective_at, g.created_at)) * 1000),
+            'expires_ms', trunc(extract(epoch FROM g.expires_at) * 1000),
+            'meters', array_to_string(g.meters, ','),
+            'free_nano', CASE g.state WHEN 'posted' THEN g.remaining_nano ELSE g.amount_nano END,
+            'rolls', coalesce(
+                g.rolls_from || ' ' || g.rolls_least_nano || ' ' || g.rolls_most_nano, '')))
+        FROM grants g
+        WHERE g.customer_id = c.customer_id AND (g.remaining_nano <> 0 OR (
+            g.state = 'intent' AND g.applied_at IS NOT NULL AND NOT EXISTS (
+                SELECT FROM withdrawals w
+                WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
+                    AND w.kind <> 'dispute' AND w.state <> 'refused'))))::text AS grants
+FROM customers c
+LEFT JOIN account_balances b USING (customer_id, currency)
+LEFT JOIN shards s ON s.shard = $2
+WHERE c.customer_id = $1
+
+-- name: list_customer_ids
+SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
+
+-- name: unsummed_balances
+WITH entries AS (
+    SELECT t.customer_id, t.currency, e.account, sum(e.amount_nano) AS nano
+    FROM ledger_transactions t JOIN ledger_entries e USING (customer_id, transaction_id)
+    GROUP BY t.customer_id, t.currency, e.account),
+balances AS (
+    SELECT b.customer_id, b.currency, p.account, p.nano
+    FROM account_balances b
+    CROSS JOIN LATERAL (VALUES
+        ('customer_credit', b.customer_credit_nano), ('customer_overage', b.customer_overage_nano),
+        ('customer_receivable', b.customer_receivable_nano), ('funding', b.funding_nano),
+        ('promotion', b.promotion_nano), ('breakage', b.breakage_nano),
+        ('revenue', b.revenue_nano)) AS p (account, nano))
+SELECT customer_id, 'account ' || account AS what, coalesce(e.nano, 0) AS expected_nano,
+    coalesce(b.nano, 0) AS found_nano
+FROM entries e FULL JOIN balances b USING (customer_id, currency, account)
+WHERE coalesce(e.nano, 0) <> coalesce(b.nano, 0)
+ORDER BY customer_id, what LIMIT $1
+
+-- name: unsummed_grants
+SELECT g.customer_id, 'left of grant ' || g.grant_id AS what,
+    g.opening_nano + coalesce(m.nano, 0) AS expected_nano, g.remaining_nano AS found_nano
+FROM grants g
+LEFT JOIN (
+    SELECT customer_id, grant_id, sum(amount_nano) AS nano
+    FROM grant_movements GROUP BY customer_id, grant_id) m USING (customer_id, grant_id)
+WHERE g.remaining_nano <> g.opening_nano + coalesce(m.nano, 0)
+ORDER BY g.customer_id, what LIMIT $1
+
+-- name: resum_balances
+-- Only a row whose accounts are wrong; the other sums follow from the kinds of transactions.
+WITH entries AS (
+    SELECT t.currency,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_credit'), 0) AS credit,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_overage'), 0) AS overage,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'customer_receivable'), 0) AS owed,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'funding'), 0) AS funding,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(-sum(e.amount_nano) FILTER (
+            WHERE t.kind IN ('grant', 'rollover') AND e.account IN ('funding', 'promotion')), 0)
+            AS granted,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind IN ('void', 'refund', 'dispute')
+                AND e.account IN ('funding', 'promotion')), 0) AS voided,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'expire' AND e.account IN ('breakage', 'promotion')), 0) AS expired
+    FROM ledger_transactions t JOIN ledger_entries e USING (customer_id, transaction_id)
+    WHERE t.customer_id = $1
+    GROUP BY t.currency)
+UPDATE account_balances b SET
+    customer_credit_nano = e.credit, customer_overage_nano = e.overage,
+    customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
+    breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
+    used_nano = e.revenue, used_prepaid_nano = e.revenue + e.owed, voided_nano = e.voided,
+    expired_nano = e.expired, updated_at = now()
+FROM entries e
+WHERE b.customer_id = $1 AND b.currency = e.currency
+
+-- name: resum_grants
+UPDATE grants g SET remaining_nano = g.opening_nano + coalesce((
+    SELECT sum(m.amount_nano) FROM grant_movements m
+    WHERE m.customer_id = g.customer_id AND m.grant_id = g.grant_id), 0)
+WHERE g.customer_id = $1

@@ -185,13 +185,15 @@ class RedisBalances:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available = reply[:5]
+        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
             overspent_nano=int(overspent),
             held_nano=int(held),
             available_nano=int(available),
+            epoch=int(epoch),
+            seq=int(seq),
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
@@ -278,11 +280,17 @@ class RedisBalances:
 
 def read_stored_hold(reply: Sequence[bytes]) -> StoredHold | None:
     """Turn the read script's reply into a hold; None if it is unknown or unreadable."""
-    state, decided, expires, payload, event = reply
+    state, decided, expires, payload, event, due, served = reply
     try:
         if payload:
             terms = at_instants(terms_from_payload(payload), int(decided), int(expires))
-            return StoredHold(terms=terms, state=HoldState(state.decode()))
+            return StoredHold(
+                terms=terms,
+                state=HoldState(state.decode()),
+                due=due == b"1",
+                served=served == b"1",
+                interrupted=bool(event),
+            )
         if event:
             terms = terms_of_event(event_from_bytes(event))
             return StoredHold(terms=terms, state=HoldState.ORPHANED)

@@ -40,6 +40,7 @@ GRANT = _load("grant", "counters", "book")
 WITHDRAW = _load("withdraw", "counters", "book")
 AUDIT = _load("audit", "counters", "book")
 MEND = _load("mend", "counters", "book")
+SETTLED = _load("settled")
 
 ALL = (
     PLACE,
@@ -59,4 +60,5 @@ ALL = (
     WITHDRAW,
     AUDIT,
     MEND,
+    SETTLED,
 )

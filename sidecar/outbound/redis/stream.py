@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import read_entry
-from sidecar.services.control_ports import AnyRecord
+from sidecar.services.control_ports import AnyRecord, StreamRecord
+
+_LOOK_BACK = 100
+"""Entries that are no decisions, and stand last before an offset, are few."""
 
 
 class RedisUsageStream:
@@ -35,6 +39,27 @@ class RedisUsageStream:
         await self._connection.command(
             "XTRIM", self._keyspace.usage(shard), "MINID", "=", f"{milliseconds}-{sequence + 1}"
         )
+
+    async def tell_settled(self, shard: int, epoch: int, seq: int) -> None:
+        """Raise the shard's settled watermark; a lower one changes nothing."""
+        await self._connection.run(scripts.SETTLED, (self._keyspace.shard(shard),), (epoch, seq))
+
+    async def standing_at(self, shard: int, offset: str) -> tuple[int, int] | None:
+        """
+        (epoch, seq) of the last decision at or before a committed offset.
+
+        Returns:
+            None if that has been trimmed: whoever trimmed it has told before.
+        """
+        _split_id(offset)
+        entries = await self._connection.command(
+            "XREVRANGE", self._keyspace.usage(shard), offset, "-", "COUNT", _LOOK_BACK
+        )
+        for entry_id, flat in entries:
+            record = read_entry(entry_id, flat)
+            if isinstance(record, StreamRecord):
+                return record.epoch, record.seq
+        return None
 
 
 def _split_id(entry_id: str) -> tuple[int, int]:

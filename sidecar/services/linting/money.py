@@ -20,6 +20,7 @@ from sidecar.services.linting.findings import Finding, Linted, Severity
 def lint_money(linted: Linted) -> Iterator[Finding]:
     """Currencies, models without prices, meters without estimates, packages on credit."""
     yield from _currencies(linted.policy)
+    yield from _stated_bounds(linted)
     for plan, card in linted.policy.cards.items():
         place = linted.places.plans.get(plan, "")
         yield from _models(linted.policy, card, place)
@@ -167,20 +168,68 @@ def _overshoots(linted: Linted, card: RateCard) -> Iterator[Finding]:
         if worst is None or (worst.most_nano is not None and not worst.beyond_nano):
             continue
         places = linted.places.estimates
-        reads = estimate.source is EstimateFrom.BODY
+        severity, who, mend = _HELD_BY_DEFAULT[_believed(estimate)]
         yield Finding(
             code="overshoot",
-            severity=Severity.NOTE if reads else Severity.WARNING,
+            severity=severity,
             place=places[number] if number < len(places) else "",
             message=(
-                f"on plan {card.plan!r}, "
-                + ("a body that promises no bound" if reads else "each request")
-                + f" is held by its default: {worst.words(card.currency)}"
+                f"on plan {card.plan!r}, {who} is held by its default: {worst.words(card.currency)}"
+            ),
+            mend=mend,
+        )
+
+
+_HELD_BY_DEFAULT = {
+    EstimateFrom.BODY: (
+        Severity.NOTE,
+        "a body that promises no bound",
+        "raise `default`, or list every model under `models` with max_input and max_output",
+    ),
+    EstimateFrom.HEADER: (
+        Severity.NOTE,
+        "a request whose headers do not state all bounds",
+        "have the gateway set the headers on every request, or raise `default`",
+    ),
+    EstimateFrom.NONE: (
+        Severity.WARNING,
+        "each request",
+        "read bounds `from: body`, or raise `default`",
+    ),
+}
+"""By what is believed of a request: how grave it is, which requests, and what mends it."""
+
+
+def _believed(estimate: EstimateRule) -> EstimateFrom:
+    """What can prove a bound; a header that callers can set proves none."""
+    if estimate.source is EstimateFrom.HEADER and not estimate.trusted:
+        return EstimateFrom.NONE
+    return estimate.source
+
+
+def _stated_bounds(linted: Linted) -> Iterator[Finding]:
+    """Headers that state bounds: somebody has to keep callers from setting them."""
+    places = linted.places.estimates
+    for number, estimate in enumerate(linted.policy.estimates):
+        if estimate.source is not EstimateFrom.HEADER:
+            continue
+        names = " and ".join(stated.header for stated in estimate.stated)
+        yield Finding(
+            code="stated-bound",
+            severity=Severity.NOTE if estimate.trusted else Severity.WARNING,
+            place=places[number] if number < len(places) else "",
+            message=(
+                f"header {names} bounds usage and is believed: a client that can set it decides "
+                "how little is held"
+                if estimate.trusted
+                else f"a client can set header {names}, so the bound is not proven: it can only "
+                "raise the default"
             ),
             mend=(
-                "raise `default`, or list every model under `models` with max_input and max_output"
-                if reads
-                else "read bounds `from: body`, or raise `default`"
+                "make sure that the gateway sets the header itself or drops the client's"
+                if estimate.trusted
+                else "have the gateway set the header or drop the client's, then write "
+                "`trusted: true`"
             ),
         )
 

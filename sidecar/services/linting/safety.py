@@ -227,7 +227,7 @@ def _dearest(policy: Policy, card: RateCard) -> int | None:
     ):
         return None
     if card.prices_model("", card.priced_meters()) and any(
-        estimate.source is EstimateFrom.BODY for estimate in policy.estimates
+        estimate.source is not EstimateFrom.NONE for estimate in policy.estimates
     ):
         return None  # A model that is not listed has no bound.
     dearest = 0

@@ -112,8 +112,8 @@ end
 -- Note a decision about a grant, to be appended to the stream when the book is written.
 local function note_record(book, kind, grant, amount, overage, moves, withdrawal)
   book.records[#book.records + 1] = {
-    kind = kind, id = grant.id, amount = amount, overage = overage, moves = moves,
-    grant_kind = grant.kind, withdrawal = withdrawal or '', avail = book.avail,
+    kind = kind, id = grant.id, currency = book.currency, amount = amount, overage = overage,
+    moves = moves, grant_kind = grant.kind, withdrawal = withdrawal or '', avail = book.avail,
   }
 end
 
@@ -157,19 +157,22 @@ local function activate(book, grant)
   note_record(book, 'grant', grant, amount, negate(paid), { { grant.id, minus(amount, paid) } })
   local from_id, lowest, highest = grant.rolls:match('^(%S+) (%d+) (%d+)$')
   grant.rolls = ''
-  local from = from_id and find_grant(book, from_id)
-  if not from or from.state ~= 'active' then return end
-  local rolled = from.free
-  if cmp(rolled, lowest) < 0 then rolled = lowest end
+  if not from_id then return end
+  -- A grant before that is spent is in the book no more: nothing is free of it.
+  local from = find_grant(book, from_id)
+  if from and from.state ~= 'active' then from = nil end
+  local free = from and from.free or '0'
+  local rolled = cmp(free, lowest) < 0 and lowest or free
   rolled = least(rolled, highest)
-  local moved = least(rolled, from.free)
+  local moved = least(rolled, free)
   local extra = minus(rolled, moved)
-  from.free, grant.free = minus(from.free, moved), plus(grant.free, rolled)
+  if from then from.free = minus(free, moved) end
+  grant.free = plus(grant.free, rolled)
   shift(book, 'granted', extra)
   shift(book, 'avail', extra)
   if rolled ~= '0' then
     note_record(book, 'rollover', grant, extra, '0',
-      { { from.id, negate(moved) }, { grant.id, rolled } })
+      { { from_id, negate(moved) }, { grant.id, rolled } })
   end
 end
 
@@ -253,6 +256,17 @@ local function book_fits(book)
   return true
 end
 
+-- The grants that are kept: of the others nothing is left.
+local function still_matter(book)
+  local kept = {}
+  for _, grant in ipairs(book.grants) do
+    if grant.state == 'scheduled' or grant.free ~= '0' or grant.pinned ~= '0' then
+      kept[#kept + 1] = grant
+    end
+  end
+  return kept
+end
+
 -- Write what has changed of the book, and what was noted of grants to the stream.
 local function write_book(book, usage, moment)
   local cells = {}
@@ -262,12 +276,7 @@ local function write_book(book, usage, moment)
     end
   end
   if book.changed then
-    local kept = {}
-    for _, grant in ipairs(book.grants) do
-      if grant.state == 'scheduled' or grant.free ~= '0' or grant.pinned ~= '0' then
-        kept[#kept + 1] = grant
-      end
-    end
+    local kept = still_matter(book)
     book.grants = kept
     if #kept > 0 then
       book.record = write_grants(kept)
@@ -283,11 +292,5 @@ local function write_book(book, usage, moment)
     cells[#cells + 1], cells[#cells + 2] = 'seal', seal_of(book)
     call('HSET', where.customer, unpack(cells))
   end
-  for _, record in ipairs(book.records) do
-    append_record(usage, moment, {
-      kind = record.kind, id = record.id, currency = book.currency, amount = record.amount,
-      overage = record.overage, avail = record.avail, moves = record.moves,
-      grant_kind = record.grant_kind, withdrawal = record.withdrawal,
-    })
-  end
+  for _, record in ipairs(book.records) do append_record(usage, moment, record) end
 end

@@ -111,7 +111,8 @@ end
 -- has in the deficit already (`owed`), then free grants, then as more deficit.
 -- For a correction (`returned`) the pins are what was burned before. A grant that is gone since,
 -- being spent, cannot take anything back: that goes to the customer without a grant.
--- Returns the growth of the deficit, what of it is this id's, the rows burned, the movements.
+-- Returns the growth of the deficit, what of it is this id's, the rows burned, the movements, and
+-- what is left of each pin: to be given back (`unpin_rests`) once the decision is noted.
 local function burn(book, parts, pins, owed, returned)
   local need, burned, moved, order = {}, {}, {}, {}
   local function move(grant_id, amount)
@@ -134,10 +135,9 @@ local function burn(book, parts, pins, owed, returned)
     end
   end
   local growth, owes = '0', '0'
-  for at, rest in ipairs(burn_pins(book, parts, need, pins, take)) do
-    local grant = find_grant(book, pins[at][1])
-    if rest ~= '0' and grant then unpin(book, grant, rest) end
-    if rest ~= '0' and not grant then growth = minus(growth, rest) end
+  local rests = burn_pins(book, parts, need, pins, take)
+  for at, rest in ipairs(rests) do
+    if rest ~= '0' and not find_grant(book, pins[at][1]) then growth = minus(growth, rest) end
   end
   for i in ipairs(parts) do
     local stays = least(minus(owed, owes), need[i])
@@ -152,7 +152,22 @@ local function burn(book, parts, pins, owed, returned)
     if moved[grant_id] ~= '0' then moves[#moves + 1] = { grant_id, moved[grant_id] } end
   end
   book.changed = book.changed or #pins > 0 or #moves > 0
-  return growth, owes, burned, moves
+  return growth, owes, burned, moves, rests
+end
+
+-- Give back what is left of each pin.
+local function unpin_rests(book, pins, rests)
+  for at, row in ipairs(pins) do
+    local grant = rests[at] ~= '0' and find_grant(book, row[1])
+    if grant then unpin(book, grant, rests[at]) end
+  end
+end
+
+-- Take a hold out of what is held; its pins are for the caller.
+local function end_held(book, hold)
+  shift(book, 'uncov', negate(minus(hold.amount, pinned_sum(hold.pins))))
+  shift(book, 'held', negate(hold.amount))
+  shift(book, 'avail', hold.amount)
 end
 
 -- Undo an open hold entirely: its counters at once, the book in memory. False, with nothing done,
@@ -161,10 +176,8 @@ local function give_back(book, hold, instant)
   if not (book and hold and counters_fit(hold.lines, false)) then return false end
   advance(book, instant)
   if not pins_fit(book, hold.pins) then return false end
+  end_held(book, hold)
   for _, row in ipairs(hold.pins) do unpin(book, find_grant(book, row[1]), row[3]) end
-  shift(book, 'uncov', negate(minus(hold.amount, pinned_sum(hold.pins))))
-  shift(book, 'held', negate(hold.amount))
-  shift(book, 'avail', hold.amount)
   if not book_fits(book) then return false end
   uncount_hold(hold, {}, instant)
   return true

@@ -49,35 +49,33 @@ local function refusal(counted)
   return nil
 end
 
--- Move the balance from what was booked for this id before to the event's amount. Answers what
--- changed: booked and overage, which are the ledger's; overspent, which is what went beyond all
--- credit and overdraft. What a hold took within them is never overspent, so the exposure is
--- compared with that before the hold ended, with what it took `beyond` them given back.
-local function settle_book(ended, pins, beyond, returned)
-  local exposed = above_zero(minus(exposure(book), beyond))
-  shift(book, 'used', minus(amount, ended.amount))
-  shift(book, 'avail', minus(ended.amount, amount))
-  local change = { booked = minus(amount, ended.amount), overage = '0', moves = {} }
+-- Move the balance from what was booked for this id before to the event's amount, end its hold if
+-- there is one, and note the decision. Answers what changed: booked; overspent, which is what went
+-- beyond all credit and overdraft. What a hold took within them is never overspent, so the exposure
+-- is compared with that before the hold ended, with what it took `beyond` them given back.
+-- The decision is noted before what it gives back can expire: so no grant has less than nothing.
+local function settle_book(kind, ended, pins, hold, late)
+  local exposed = above_zero(minus(exposure(book), hold and hold.beyond or '0'))
+  local returned = kind ~= 'capture'
+  local booked, overage, moves, rests = minus(amount, ended.amount), '0', {}, {}
+  shift(book, 'used', booked)
+  shift(book, 'avail', negate(booked))
+  if hold then end_held(book, hold) end
   if prepaid then
-    change.overage, ended.overage, ended.burned, change.moves =
+    overage, ended.overage, ended.burned, moves, rests =
       burn(book, parts, pins, ended.overage, returned)
-  elseif not returned then
-    for _, pinned in ipairs(pins) do unpin(book, find_grant(book, pinned[1]), pinned[3]) end
+  elseif returned then
+    pins = {}
+  else
+    for at, row in ipairs(pins) do rests[at] = row[3] end
   end
-  change.exposed = exposed
-  return change
-end
-
-local function overspent(change)
-  return prepaid and above_zero(minus(exposure(book), change.exposed)) or '0'
-end
-
-local function append(kind, change, held, late)
-  append_record(usage, moment, {
-    kind = kind, id = id, currency = ARGV[7], amount = change.booked, held = held,
-    overage = change.overage, avail = book.avail, prepaid = ARGV[6], late = late,
-    price_version = ARGV[8], event = ARGV[9], moves = change.moves,
-  })
+  book.records[#book.records + 1] = {
+    kind = kind, id = id, currency = ARGV[7], amount = booked, held = hold and hold.amount or '0',
+    overage = overage, avail = book.avail, prepaid = prepaid and '1' or '0', late = late,
+    price_version = ARGV[8], event = ARGV[9], moves = moves,
+  }
+  unpin_rests(book, pins, rests)
+  return booked, prepaid and above_zero(minus(exposure(book), exposed)) or '0'
 end
 
 -- A second event for a captured id.
@@ -94,17 +92,23 @@ local function compare()
   if marker.estimated == '0' then return reply('conflict') end
   local refused = refusal(marker.lines)
   if refused then return reply(refused) end
-  local change = settle_book(marker, marker.burned, '0', true)
+  -- Who paid the estimate pays the correction, whatever the plan says since. What credit paid is
+  -- all burned or owed.
+  if marker.amount ~= '0' then
+    prepaid = plus(pinned_sum(marker.burned), marker.overage) == marker.amount
+  end
+  local corrections = text(tonumber(marker.corrections) + 1)
+  local booked, overspent =
+    settle_book('correction:' .. corrections, marker, marker.burned, nil, '0')
   if not book_fits(book) then return reply('out_of_bounds') end
   uncount_captured(marker.lines)
   count_captured(lines, moment.instant)
-  marker.corrections = text(tonumber(marker.corrections) + 1)
+  marker.corrections = corrections
   marker.amount, marker.estimated, marker.digest, marker.lines = amount, '0', digest, lines
   remember(done, id, marker)
   commit(shard, moment)
   write_book(book, usage, moment)
-  append('correction:' .. marker.corrections, change, '0', '0')
-  return reply('corrected', change.booked, overspent(change))
+  return reply('corrected', booked, overspent)
 end
 
 -- An id belongs to one customer.
@@ -123,12 +127,8 @@ if hold and not pins_fit(book, hold.pins) then return reply('out_of_bounds') end
 
 local ended = marker or tombstone('captured', ARGV[2])
 local held = hold and hold.amount or '0'
-local change = settle_book(ended, hold and hold.pins or {}, hold and hold.beyond or '0', false)
-if hold then
-  shift(book, 'uncov', negate(minus(held, pinned_sum(hold.pins))))
-  shift(book, 'held', negate(held))
-  shift(book, 'avail', held)
-end
+local booked, overspent =
+  settle_book('capture', ended, hold and hold.pins or {}, hold, hold and '0' or '1')
 if not book_fits(book) then return reply('out_of_bounds') end
 if hold then
   uncount_hold(hold, actual, moment.instant)
@@ -144,5 +144,4 @@ close(customer, expiry, open, id)
 remember(done, id, ended)
 commit(shard, moment)
 write_book(book, usage, moment)
-append('capture', change, held, hold and '0' or '1')
-return reply(hold and 'captured' or 'late', change.booked, overspent(change), held)
+return reply(hold and 'captured' or 'late', booked, overspent, held)

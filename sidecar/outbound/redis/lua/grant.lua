@@ -26,9 +26,16 @@ local grant = {
   meters = ARGV[9], free = ARGV[3], pinned = '0', rolls = ARGV[10],
 }
 if grant.expires and grant.expires <= moment.instant then return { 'expired', '' } end
-if #book.grants >= GRANTS_MAX then return { 'too_many', text(GRANTS_MAX) } end
+if #still_matter(book) >= GRANTS_MAX then return { 'too_many', text(GRANTS_MAX) } end
 insert_grant(book, grant)
-if not sane(plus(book.granted, grant.free)) then return { 'out_of_bounds', book.granted } end
+-- With all that is to begin, so that no beginning ever makes a book that does not fit.
+local to_come = book.granted
+for _, other in ipairs(book.grants) do
+  if other.state == 'scheduled' then
+    to_come = plus(plus(to_come, other.free), other.rolls:match('(%d+)$') or '0')
+  end
+end
+if not sane(to_come) then return { 'out_of_bounds', book.granted } end
 advance(book, moment.instant)
 if not book_fits(book) then return { 'out_of_bounds', book.granted } end
 call('HSET', customer, 'g:' .. ARGV[1], given)

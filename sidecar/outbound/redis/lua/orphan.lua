@@ -11,6 +11,7 @@ local expires = call('ZSCORE', expiry, id)
 local opened_for = call('HGET', open, id)
 call('HEXISTS', done, id)
 call('XLEN', usage)
+call('ZCARD', where.windows)
 local moment = moment_of(shard)
 if opened_for ~= ARGV[2] or not expires or tonumber(expires) > moment.instant then return { 'not_due', '' } end
 

@@ -255,7 +255,9 @@ end
 -- Append a decision to the shard's stream; what is not said is nothing.
 local function append_record(usage, moment, record)
   local moves = {}
-  for i, move in ipairs(record.moves or {}) do moves[i] = move[1] .. ' ' .. move[2] end
+  for _, move in ipairs(record.moves or {}) do
+    if move[2] ~= '0' then moves[#moves + 1] = move[1] .. ' ' .. move[2] end
+  end
   call('XADD', usage, '*', 'v', '1', 'k', record.kind, 'id', record.id, 'c', ARGV[2],
     'cur', record.currency, 'amt', record.amount, 'held', record.held or '0',
     'ov', record.overage or '0', 'avail', record.avail, 'at', text(moment.instant),
@@ -267,7 +269,7 @@ end
 
 -- Forget an open hold and all that points to it.
 local function close(customer, expiry, open, id)
-  call('HDEL', customer, 'h:' .. id, 'r:' .. id)
+  call('HDEL', customer, 'h:' .. id, 'r:' .. id, 'p:' .. id)
   call('ZREM', expiry, id)
   call('HDEL', open, id)
 end

@@ -8,6 +8,8 @@ local id = ARGV[1]
 
 local expires = call('ZSCORE', expiry, id)
 local opened_for = call('HGET', open, id)
+call('XLEN', KEYS[6])
+call('ZCARD', where.windows)
 local moment = moment_of(shard)
 local names = { 'h:' .. id, 'r:' .. id }
 name_book(names)

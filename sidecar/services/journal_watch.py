@@ -1,0 +1,64 @@
+"""
+Looks how far the ledger is, so that the journal can forget what is settled.
+
+Where a shard stands behind what was captured on it, the store has lost something. Then nothing
+is forgotten: new decisions there may have taken the numbers of lost ones.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from sidecar import telemetry
+from sidecar.domain.errors import SidecarError
+from sidecar.services.journal_ports import ShardMark, ShardMarks, UsageJournal
+
+POLL_SECONDS = 1.0
+
+
+class JournalWatch:
+    """Asks for the marks of the shards that the journal has unsettled records of."""
+
+    def __init__(
+        self, journal: UsageJournal, marks: ShardMarks, *, poll_seconds: float = POLL_SECONDS
+    ) -> None:
+        """Wire the ports; `poll_seconds` is the pause between two looks."""
+        self._journal = journal
+        self._marks = marks
+        self._poll_seconds = poll_seconds
+        self.behind: frozenset[int] = frozenset()
+        """Shards that have lost captures of this journal, until they were replayed."""
+
+    async def look(self) -> None:
+        """One round. Raises StoreUnavailable: nothing was forgotten."""
+        # Asked before the store is: what is kept meanwhile may be newer than its answer.
+        newest = self._journal.newest()
+        behind = set()
+        for mark in await self._marks.read(sorted(newest)):
+            if (mark.epoch, mark.seq) < newest[mark.shard]:
+                behind.add(mark.shard)
+                continue
+            self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
+            if mark.drained:
+                self._journal.settled(mark.shard, mark.epoch, mark.seq)
+            if _is_older(self._journal.newest().get(mark.shard), mark):
+                behind.add(mark.shard)
+        for shard in sorted(behind - self.behind):
+            telemetry.get_logger().warning("journal_shard_behind", shard=shard)
+        self.behind = frozenset(behind)
+        self._journal.remember()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look until stopped; failures are counted."""
+        while not stop.is_set():
+            try:
+                await self.look()
+            except SidecarError as error:
+                telemetry.WORKER_FAILURES.labels("journal_watch").inc()
+                telemetry.get_logger().warning("journal_watch_failed", error=str(error))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._poll_seconds)
+
+
+def _is_older(newest: tuple[int, int] | None, mark: ShardMark) -> bool:
+    """Whether all that is unsettled is of an earlier life of the shard."""
+    return newest is not None and newest[0] < mark.epoch

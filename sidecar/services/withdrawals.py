@@ -1,0 +1,156 @@
+"""
+Withdrawals: credit taken back from a grant, by void, refund or dispute.
+
+Each is recorded as an intent first, then applied by script and posted from the stream. What the
+live store makes of it is noted once, so that a repeat is told the same.
+"""
+
+from collections.abc import Sequence
+
+from sidecar import telemetry
+from sidecar.domain.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    SidecarError,
+    StoreUnavailable,
+)
+from sidecar.domain.grants import WithdrawalKind
+from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
+from sidecar.services.control_ports import (
+    Accounts,
+    Grant,
+    LiveAccounts,
+    Withdrawal,
+    WithdrawalState,
+)
+from sidecar.services.credits import CreditService
+
+_PAGE = 500
+
+
+class WithdrawalService:
+    """The use cases about credit that is taken back."""
+
+    def __init__(self, *, accounts: Accounts, live: LiveAccounts, credit: CreditService) -> None:
+        """Wire the ports, and the service that knows grants."""
+        self._accounts = accounts
+        self._live = live
+        self._credit = credit
+
+    async def withdraw(self, withdrawal: Withdrawal) -> Withdrawal:
+        """
+        Take credit back from a grant, once per withdrawal id.
+
+        Raises:
+            InvalidInput: An amount that is not above zero, or is beyond any balance; a dispute
+                without one.
+            NotFound: Unknown customer or grant.
+            Conflict: The grant has ended or has less free than is asked for, now or at the
+                first attempt; or the id was given with other content.
+            StoreUnavailable: The intent may stand; it is applied once the store is back.
+        """
+        amount = withdrawal.amount_nano
+        if amount is not None and not 0 < amount <= AMOUNT_NANO_MAX:
+            raise InvalidInput(
+                f"amount must be above zero and at most {format_amount(AMOUNT_NANO_MAX)}; "
+                "leave it out to take all that there is to take",
+                field="amount",
+            )
+        grant = await self._credit.read_grant(withdrawal.customer_id, withdrawal.grant_id)
+        if withdrawal.kind is WithdrawalKind.DISPUTE:
+            await self._check_dispute(withdrawal, grant)
+        stored = await self._accounts.create_withdrawal(withdrawal)
+        match stored.state:
+            case WithdrawalState.INTENT:
+                return await self.apply(stored)
+            case WithdrawalState.APPLIED:
+                return stored
+            case WithdrawalState.REFUSED:
+                raise Conflict(
+                    f"withdrawal {stored.withdrawal_id!r} was refused at its first attempt; "
+                    "ask anew, under another key"
+                )
+
+    async def apply(self, withdrawal: Withdrawal) -> Withdrawal:
+        """
+        Bring a recorded withdrawal to the live store and note what came of it.
+
+        Raises:
+            Conflict: It is refused; the message says how much is free.
+            NotFound: Unknown customer or grant.
+            StoreUnavailable: It stays an intent; repeat it.
+        """
+        kind = withdrawal.kind.value
+        grant = await self._credit.read_grant(withdrawal.customer_id, withdrawal.grant_id)
+        try:
+            await self._credit.apply_grant(grant)
+            withdrawn = await self._live.apply_withdrawal(withdrawal)
+        except (Conflict, InvalidInput) as error:
+            noted = await self._accounts.finish_withdrawal(
+                withdrawal, state=WithdrawalState.REFUSED, withdrawn_nano=0
+            )
+            if noted.state is WithdrawalState.APPLIED:  # Another attempt was there first.
+                return noted
+            telemetry.WITHDRAWALS.labels(kind, "refused").inc()
+            raise Conflict(await self._refusal(withdrawal, grant, error)) from error
+        except NotFound as error:
+            # The record has the grant, so the live store has lost it and is to be rebuilt.
+            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
+            raise StoreUnavailable("the live store does not have the grant now") from error
+        except StoreUnavailable:
+            telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
+            raise
+        telemetry.WITHDRAWALS.labels(kind, "applied").inc()
+        return await self._accounts.finish_withdrawal(
+            withdrawal, state=WithdrawalState.APPLIED, withdrawn_nano=withdrawn
+        )
+
+    async def list(self, customer_id: str, *, after: str, limit: int) -> Sequence[Withdrawal]:
+        """A page of a customer's withdrawals. Raises NotFound."""
+        if await self._accounts.read_customer(customer_id) is None:
+            raise NotFound(f"there is no customer {customer_id!r}")
+        return await self._accounts.list_withdrawals(customer_id, after=after, limit=limit)
+
+    async def _check_dispute(self, withdrawal: Withdrawal, grant: Grant) -> None:
+        """Refuse to take back more than was given and is not taken back yet."""
+        if withdrawal.amount_nano is None:
+            raise InvalidInput(
+                "a dispute takes what the reversal of the payment took: give its amount",
+                field="amount",
+            )
+        taken, after = 0, ""
+        while page := await self._accounts.list_withdrawals(
+            withdrawal.customer_id, after=after, limit=_PAGE
+        ):
+            if any(one.withdrawal_id == withdrawal.withdrawal_id for one in page):
+                return  # A repeat was judged at its first time.
+            taken += sum(one.withdrawn_nano for one in page if one.grant_id == grant.grant_id)
+            after = page[-1].withdrawal_id
+        if withdrawal.amount_nano > grant.amount_nano - taken:
+            raise Conflict(
+                f"dispute of grant {grant.grant_id!r} is refused: it was of "
+                f"{format_amount(grant.amount_nano)}, of which {format_amount(taken)} is taken "
+                f"back; asked for {format_amount(withdrawal.amount_nano)}"
+            )
+
+    async def _refusal(self, withdrawal: Withdrawal, grant: Grant, error: SidecarError) -> str:
+        """Why a withdrawal is refused, with what the grant still has."""
+        verb = f"{withdrawal.kind.value} of grant {grant.grant_id!r} is refused"
+        found = next(
+            (
+                one
+                for one in await self._live.list_live_grants(grant.customer_id)
+                if one.grant_id == grant.grant_id
+            ),
+            None,
+        )
+        if found is None:
+            return f"{verb}: nothing of it is left (0.00 free); {error}"
+        asked = "all of it"
+        if withdrawal.amount_nano is not None:
+            asked = format_amount(withdrawal.amount_nano)
+        return (
+            f"{verb}: it is {found.state} and {format_amount(found.free_nano)} of it is free, "
+            f"{format_amount(found.pinned_nano)} is set aside by open holds; asked for {asked}"
+        )
