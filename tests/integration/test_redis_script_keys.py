@@ -34,6 +34,7 @@ from sidecar.outbound.redis.auditing import RedisLiveBooks
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.scripts import Script
+from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.services.control_ports import Credential, Withdrawal
 from sidecar.services.ports import PlaceStatus, RatingDemand
 
@@ -122,6 +123,7 @@ async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     assert book is not None
     assert await books.mend_book(CUSTOMER, book, book.numbers, book.grants)
     shard = store.keyspace.shard_of(CUSTOMER)
+    await RedisUsageStream(store.balances._connection, store.keyspace).tell_settled(shard, 1, 1)
     # Past everything that the counters keep, so that the sweep has something to prune.
     await store.set_clock(4_000_000_000_000)
     assert await store.balances.prune_counters(shard, 100) > 0
