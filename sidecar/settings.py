@@ -45,6 +45,13 @@ class Allotments(StrEnum):
     OFF = "off"
 
 
+class Rebuild(StrEnum):
+    """Whether settlement makes shards of a Redis that lost its data anew, or people do."""
+
+    AUTO = "auto"
+    MANUAL = "manual"
+
+
 class JournalMode(StrEnum):
     """Whether a gateway keeps captures on its own disk; `auto` where a folder is at hand."""
 
@@ -114,6 +121,7 @@ class Settings(BaseModel):
     settle_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
     settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
     lease_seconds: int = Field(default=30, ge=1, le=3_600)
+    rebuild: Rebuild = Rebuild.AUTO
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     policy_watch_seconds: float = Field(default=0.25, gt=0, le=3_600)

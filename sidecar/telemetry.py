@@ -205,6 +205,34 @@ PUSH_DISTRUSTS = Counter(
     "Times that push was lost, silent or unreadable, so that all remembered facts were dropped.",
     registry=REGISTRY,
 )
+STORE_LOSSES = Counter(
+    "sidecar_store_losses_total",
+    "Times that a shard was found without its data (absent) or with older data (older).",
+    ["kind"],
+    registry=REGISTRY,
+)
+SHARDS_LOST = Gauge(
+    "sidecar_shards_lost",
+    "Shards that this process refuses to work on, because they lost data.",
+    registry=REGISTRY,
+)
+REBUILD_DURATION = Histogram(
+    "sidecar_rebuild_seconds",
+    "From the ledger to a live store, for the shards that were rebuilt together.",
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600),
+    registry=REGISTRY,
+)
+REBUILT_CUSTOMERS = Counter(
+    "sidecar_rebuilt_customers_total",
+    "Customers whose live state was made anew from the ledger.",
+    registry=REGISTRY,
+)
+CLAIMS = Counter(
+    "sidecar_claims_total",
+    "Usage that the ledger had to tell from a repeat, by outcome (charged, repeated, refused).",
+    ["outcome"],
+    registry=REGISTRY,
+)
 HTTP_FAILURES = Counter(
     "sidecar_http_failures_total",
     "Requests answered 500 because of a fault of ours, by role and route.",

@@ -1,7 +1,13 @@
 """Composition root: the only place that creates connections, servers and tasks."""
 
 from sidecar.app.application import Application
-from sidecar.app.commands import envoy_options, report_once, serve_until_signal, settle_once
+from sidecar.app.commands import (
+    envoy_options,
+    rebuild_shards,
+    report_once,
+    serve_until_signal,
+    settle_once,
+)
 from sidecar.app.keys import Secrets, load_secrets, read_secret
 
 __all__ = [
@@ -10,6 +16,7 @@ __all__ = [
     "envoy_options",
     "load_secrets",
     "read_secret",
+    "rebuild_shards",
     "report_once",
     "serve_until_signal",
     "settle_once",

@@ -20,6 +20,7 @@ from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import DataPlane, SystemClock
 from sidecar.app.reconciling import make_reconciler
+from sidecar.app.recovery import Recovery, make_claims
 from sidecar.app.servers import Servers, new_id
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
@@ -168,6 +169,7 @@ class Application:
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()
             await self.policies.publish()
+            await self.recovery.open_if_new()
         self._workers = await self._stack.enter_async_context(Workers(self.stop))
         # Registered after the group, so it runs before the group waits for its tasks; the
         # listeners are registered later still, so they have closed by then.
@@ -205,6 +207,8 @@ class Application:
             entries_max=settings.directory_entries_max,
             seconds=settings.directory_seconds,
         )
+        self.recovery = Recovery(settings, self.stores.redis, self.keyspace)
+        self.recovery.show_facts_again(self.rate_cards, self.directory)
         self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
@@ -232,10 +236,10 @@ class Application:
             journal=self.journaling.journal,
         )
         self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
+        self.recovery.show_journal_again(self.journaling)
 
     def _make_control_plane(self) -> None:
-        settings = self.settings
-        accounts = PostgresAccounts(self.pool)
+        settings, accounts = self.settings, PostgresAccounts(self.pool)
         live = RedisLiveAccounts(self.stores.redis, self.keyspace)
         self.accounts = AccountService(
             accounts=accounts,
@@ -256,9 +260,17 @@ class Application:
             pool=self.pool,
         )
         self.foresight.use_postgres(self.pool)
-        if not settings.has(Role.SETTLEMENT):
-            return
-        shards = range(settings.shards)
+        if settings.has(Role.SETTLEMENT):
+            self._make_settlement()
+        self.recovery.use_postgres(
+            self.pool,
+            policies=self.policies,
+            cards=self.rate_cards,
+            settle=self.settlement.settle_shard if settings.has(Role.SETTLEMENT) else None,
+        )
+
+    def _make_settlement(self) -> None:
+        settings, shards = self.settings, range(self.settings.shards)
         self.sweeper = Sweeper(
             balances=self.balances,
             metering=self.metering,
@@ -271,7 +283,7 @@ class Application:
         self.thresholds = Thresholds(
             counters=RedisUsedCounters(self.stores.redis, self.keyspace),
             record=PostgresThresholds(self.pool),
-            accounts=accounts,
+            accounts=PostgresAccounts(self.pool),
             policies=self.policies,
             clock=self.clock,
             shards=shards,
@@ -288,6 +300,7 @@ class Application:
             batch_max=settings.settle_batch_max,
             lease_seconds=settings.lease_seconds,
             poll_seconds=settings.settle_interval_seconds,
+            claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
         )
         self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
         keys = LedgerRootKeys(self.secrets.ring)
@@ -358,6 +371,7 @@ class Application:
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
         start("releases", self.checks.run_releases, after=known)
+        self.recovery.start(self._workers, after=known, looks=self._runs_workers)
         self.foresight.start(self._workers, after=known, moves=self._runs_workers)
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)

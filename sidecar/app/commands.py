@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.app.application import Application
 from sidecar.app.keys import load_secrets, read_secret
+from sidecar.app.running import with_running_stores
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import metadata_namespaces, trusted_headers
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
@@ -46,6 +48,27 @@ async def settle_once(settings: Settings) -> int:
     """One round of settlement over all shards."""
     async with Application(settings, workers=False) as application:
         return await application.settlement.settle_once()
+
+
+async def rebuild_shards(settings: Settings, shards: Sequence[int], *, force: bool) -> int:
+    """
+    Make shards of the live store anew from the ledger; returns how many.
+
+    Args:
+        settings: As they were read.
+        shards: Which; all that lost data if none is named.
+        force: Also those that have lost nothing.
+
+    Raises:
+        ConfigError: There is no such shard.
+        StoreUnavailable: A store is away, or somebody else rebuilds.
+    """
+    wrong = [shard for shard in shards if not 0 <= shard < settings.shards]
+    if wrong:
+        raise ConfigError(f"there is no shard {wrong[0]}; there are 0 to {settings.shards - 1}")
+    async with Application(with_running_stores(settings), workers=False) as application:
+        assert application.recovery.rebuilder is not None
+        return await application.recovery.rebuilder.rebuild(shards or None, force=force)
 
 
 async def report_once(settings: Settings) -> int:

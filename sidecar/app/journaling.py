@@ -70,6 +70,11 @@ class Journaling:
             journal=self.journal, marks=marks, balances=balances, quarantine=quarantine
         )
 
+    @property
+    def behind(self) -> frozenset[int]:
+        """Shards that have lost captures of this journal, until they were replayed."""
+        return frozenset() if self._watch is None else self._watch.behind
+
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
         """Begin to forget what is settled, once the store is known to be ours."""
         if self._watch is not None:

@@ -10,6 +10,7 @@ from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
 from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.pool import Pool, open_pool, ping
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
+from sidecar.outbound.redis.keys import META, OPENED_FIELD
 from sidecar.settings import Role, Settings
 
 STORE_PAUSE_SECONDS = 0.5
@@ -95,7 +96,12 @@ class Stores:
         while not stop.is_set():
             try:
                 await self.look_at_redis()
-                self.problems.pop("redis", None)
+                if await self.redis.command("HEXISTS", META, OPENED_FIELD):
+                    self.problems.pop("redis", None)
+                else:
+                    self.problems["redis"] = (
+                        "its shards are not opened yet, which a settlement process does"
+                    )
             except StoreUnavailable as error:
                 self.problems["redis"] = str(error)
             await _pause(stop)

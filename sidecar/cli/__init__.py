@@ -26,6 +26,7 @@ from sidecar.cli import (
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
+from sidecar.cli.rebuild import rebuild
 from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
@@ -47,6 +48,7 @@ app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)
 app.command("report")(report)
+app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")

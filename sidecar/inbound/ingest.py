@@ -32,6 +32,8 @@ _OUTCOMES: Final = {
     UsageOutcome.CAPTURED: wire.IngestResult.CAPTURED,
     UsageOutcome.DUPLICATE: wire.IngestResult.DUPLICATE,
     UsageOutcome.LATE: wire.IngestResult.LATE,
+    # Taken and charged at most once, as late usage is; the message has no word of its own for it.
+    UsageOutcome.CLAIMED: wire.IngestResult.LATE,
     UsageOutcome.UNHELD: wire.IngestResult.UNHELD,
     UsageOutcome.QUARANTINED: wire.IngestResult.QUARANTINED,
     UsageOutcome.REJECTED: wire.IngestResult.REJECTED,

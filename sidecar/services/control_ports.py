@@ -390,6 +390,10 @@ class Accounts(Protocol):
         """Good if none was set."""
 
 
+CLAIM = "claim"
+"""Kind of a record that decides nothing: usage that may have been charged before a loss."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamRecord:
     """
@@ -399,7 +403,8 @@ class StreamRecord:
     number ("correction:1"). `amount_nano` is signed for corrections. `overage_nano` is by how
     much the customer's deficit grew (negative: what a grant paid of it). `movements` are what
     the decision moved of which grant: they sum up to the change of the customer's credit.
-    (`epoch`, `seq`) order the decisions of a shard.
+    (`epoch`, `seq`) order the decisions of a shard. `counted` are fields of counters and by how
+    much captures moved them; those of a CLAIM are what its capture has to count.
     """
 
     entry_id: str
@@ -421,6 +426,7 @@ class StreamRecord:
     withdrawal_id: str = ""
     epoch: int = 0
     seq: int = 0
+    counted: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,12 +473,13 @@ class UsageStream(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardLease:
-    """A worker's time-bounded right to settle a shard; `fence` only grows."""
+    """A worker's time-bounded right to settle a shard; `fence` only grows, as does `epoch`."""
 
     shard: int
     owner: str
     fence: int
     offset: str
+    epoch: int = 0
 
 
 class Ledger(Protocol):

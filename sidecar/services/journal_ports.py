@@ -90,8 +90,8 @@ class ShardMark:
     """
     How far a shard is: its last decision, and the last one that the ledger has.
 
-    `epoch` is 0 while the shard has none; so is `settled_epoch`. `drained` says that the ledger
-    has everything up to (`epoch`, `seq`), whatever `settled_seq` is.
+    `epoch` is 0 while the shard has none; so is `settled_epoch`. `empty` says that the shard's
+    stream is: whatever was appended to it is committed. The three need not be of one instant.
     """
 
     shard: int
@@ -99,7 +99,7 @@ class ShardMark:
     seq: int
     settled_epoch: int
     settled_seq: int
-    drained: bool
+    empty: bool
 
 
 class ShardMarks(Protocol):

@@ -1,6 +1,11 @@
 """
 Looks how far the ledger is, so that the journal can forget what is settled.
 
+A watermark is the number of a record. A duplicate may stand above the last record there is; it
+is settled once the stream was empty after its number had been given: seen in a look that came
+after the number, with the epoch the same before and behind it, so that a store that was emptied
+does not pass for one that was settled.
+
 Where a shard stands behind what was captured on it, the store has lost something. Then nothing
 is forgotten: new decisions there may have taken the numbers of lost ones.
 """
@@ -27,19 +32,28 @@ class JournalWatch:
         self._poll_seconds = poll_seconds
         self.behind: frozenset[int] = frozenset()
         """Shards that have lost captures of this journal, until they were replayed."""
+        self._before: dict[int, ShardMark] = {}
+        self._drained: dict[int, tuple[int, int]] = {}
 
     async def look(self) -> None:
         """One round. Raises StoreUnavailable: nothing was forgotten."""
         # Asked before the store is: what is kept meanwhile may be newer than its answer.
         newest = self._journal.newest()
+        marks = await self._marks.read(sorted(newest))
+        before, self._before = self._before, {mark.shard: mark for mark in marks}
+        drained, self._drained = self._drained, {}
         behind = set()
-        for mark in await self._marks.read(sorted(newest)):
+        for mark in marks:
             if (mark.epoch, mark.seq) < newest[mark.shard]:
                 behind.add(mark.shard)
                 continue
             self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
-            if mark.drained:
-                self._journal.settled(mark.shard, mark.epoch, mark.seq)
+            epoch, seq = drained.get(mark.shard, (0, 0))
+            if epoch == mark.epoch:
+                self._journal.settled(mark.shard, epoch, seq)
+            earlier = before.get(mark.shard)
+            if mark.empty and earlier is not None and earlier.epoch == mark.epoch:
+                self._drained[mark.shard] = (earlier.epoch, earlier.seq)
             if _is_older(self._journal.newest().get(mark.shard), mark):
                 behind.add(mark.shard)
         for shard in sorted(behind - self.behind):

@@ -13,12 +13,12 @@ what a sender was told is taken can be captured again, should the store lose its
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.holds import Bound, HoldTerms, check_hold_id, make_hold_id
+from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id, make_hold_id
 from sidecar.domain.noting import note_labels
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.pricing import Billing
@@ -53,6 +53,8 @@ class UsageOutcome(StrEnum):
     DUPLICATE = "duplicate"
     LATE = "late"
     UNHELD = "unheld"
+    CLAIMED = "claimed"
+    """Taken; whether it was charged before a loss is looked up, and it is charged at most once."""
     QUARANTINED = "quarantined"
     REJECTED = "rejected"
 
@@ -200,6 +202,16 @@ class MeteringService:
         extended = await self._balances.extend_hold(
             terms.customer_id, terms.hold_id, self._hold_ttl_ms
         )
+        if not extended and report.hold_token:
+            # A store that lost the hold takes it back from its token.
+            card = await self._rate_cards.read(terms.price_version)
+            extended = await self._balances.restore_hold(
+                terms,
+                self._hold_ttl_ms,
+                prepaid=card is None or card.billing is Billing.PREPAID,
+            )
+            if extended:
+                telemetry.HOLDS.labels("restored").inc()
         telemetry.USAGE_EVENTS.labels(report.edge, "heartbeat").inc()
         if extended:
             telemetry.HOLDS.labels("extended").inc()
@@ -266,6 +278,38 @@ class MeteringService:
         except InvalidInput:
             return None
         return outcome.status
+
+    async def finish_claim(
+        self, event: UsageEvent, counted: Sequence[tuple[str, int]]
+    ) -> CaptureStatus:
+        """
+        Book an event that was claimed, once the ledger's word on it is in the store.
+
+        Args:
+            event: As it was claimed; its amounts are worked out anew.
+            counted: Fields of counters, and what the event took of each.
+
+        Raises:
+            StoreUnavailable: It may or may not have happened; repeat it.
+            InvalidInput: The event is beyond any balance, or its rate card is lost.
+        """
+        card = await self._rate_cards.read(event.price_version)
+        if card is None:
+            raise InvalidInput(f"rate card {event.price_version} is not in the store")
+        terms = HoldTerms(
+            hold_id=event.hold_id,
+            gateway_id=event.gateway_id,
+            customer_id=event.customer_id,
+            plan=event.plan,
+            currency=event.currency,
+            amount_nano=0,
+            price_version=event.price_version,
+            estimate={},
+            bound=Bound.ESTIMATED,
+        )
+        priced = await self._rating.rate(event, card, terms)
+        lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
+        return (await self._book(replace(priced, quota_lines=lines), terms)).status
 
     async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
         """Capture, then count a hold that it ended and what no credit or overdraft covered."""
@@ -359,6 +403,8 @@ class MeteringService:
                 reason = event.estimate_reason
             case CaptureStatus.DUPLICATE:
                 result, reason = UsageOutcome.DUPLICATE, ""
+            case CaptureStatus.CLAIMED:
+                result, reason = UsageOutcome.CLAIMED, event.estimate_reason
             case CaptureStatus.CONFLICT:
                 return await self._set_aside(report, terms.hold_id, "capture_conflict")
             case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS:

@@ -166,6 +166,8 @@ class CaptureStatus(StrEnum):
     """A measured event replaced an estimated one; the difference was booked."""
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
+    CLAIMED = "claimed"
+    """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
     OUT_OF_BOUNDS = "out_of_bounds"
     """A balance would leave 64 bits; nothing was booked."""
@@ -232,6 +234,9 @@ class Balances(Protocol):
 
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
+
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
+        """Place a hold again that a loss of the store took; False if it was not lost."""
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """An open hold, or one that ended within the dedupe horizon; None if unknown."""

@@ -28,7 +28,7 @@ from sidecar.domain.reconciliation import (
     mended_grants,
     mended_numbers,
 )
-from sidecar.services.control_ports import StreamRecord, UsageStream
+from sidecar.services.control_ports import CLAIM, StreamRecord, UsageStream
 from sidecar.services.ports import Balances
 
 LOOKS_MAX = 5
@@ -253,6 +253,7 @@ class Reconciler:
             for record in records
             if isinstance(record, StreamRecord)
             and record.customer_id == customer_id
+            and record.kind != CLAIM
             and _order(record.entry_id) <= _order(book.position)
         ]
         comparison = compare(

@@ -17,7 +17,9 @@ from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import Billing
+from sidecar.services.claim_settling import REFUSED_CLAIM, Claims
 from sidecar.services.control_ports import (
+    CLAIM,
     AnyRecord,
     Ledger,
     SetAsideRecord,
@@ -64,6 +66,7 @@ class SettlementWorker:
         lease_seconds: int = 30,
         poll_seconds: float = 0.2,
         concurrency_max: int = 4,
+        claims: Claims | None = None,
     ) -> None:
         """
         Wire the ports.
@@ -76,6 +79,7 @@ class SettlementWorker:
             lease_seconds: How long a dead worker's shards wait for the next one.
             poll_seconds: Pause of `run` after a round that found nothing.
             concurrency_max: Shards at a time.
+            claims: Settles what is claimed; without it a claim goes to quarantine.
         """
         self._stream = stream
         self._ledger = ledger
@@ -87,6 +91,7 @@ class SettlementWorker:
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
         self._concurrency_max = concurrency_max
+        self._claims = claims
         self._held: dict[int, _Held] = {}
         self._taken_until: dict[int, datetime] = {}
         self._cards: dict[str, frozenset[str]] = {}
@@ -219,7 +224,8 @@ class SettlementWorker:
 
     async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
         """Post a batch; count what it set aside once that is committed."""
-        prepared, reported_meters = await self._prepare(records)
+        claimed = await self._settle_claims(records)
+        prepared, reported_meters = await self._prepare(claimed)
         aside: list[str] = []
         settled = await self._post(lease, prepared, reported_meters, aside)
         for before, after in zip(records, prepared, strict=True):
@@ -229,6 +235,24 @@ class SettlementWorker:
                 aside.append(after.reason)
         for reason in aside:
             telemetry.QUARANTINED.labels(reason).inc()
+        return settled
+
+    async def _settle_claims(self, records: Sequence[AnyRecord]) -> list[AnyRecord]:
+        """Settle claims before the offset passes them; what is refused is set aside."""
+        settled: list[AnyRecord] = list(records)
+        claims = [
+            (n, record)
+            for n, record in enumerate(records)
+            if isinstance(record, StreamRecord) and record.kind == CLAIM
+        ]
+        if not claims:
+            return settled
+        refused = {record.entry_id: "nobody settles claims" for _, record in claims}
+        if self._claims is not None:
+            refused = await self._claims.settle([record for _, record in claims])
+        for n, record in claims:
+            if record.entry_id in refused:
+                settled[n] = _set_aside(record, REFUSED_CLAIM, refused[record.entry_id])
         return settled
 
     async def _post(
@@ -277,7 +301,12 @@ class SettlementWorker:
         reported: dict[str, frozenset[str]] = {}
         prepared: list[AnyRecord] = []
         for record in records:
-            if not isinstance(record, StreamRecord) or record.prepaid or record.event is None:
+            if (
+                not isinstance(record, StreamRecord)
+                or record.kind == CLAIM
+                or record.prepaid
+                or record.event is None
+            ):
                 prepared.append(record)
                 continue
             version = record.event.price_version
@@ -318,11 +347,19 @@ class SettlementWorker:
 
 
 def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
-    """(epoch, seq) of the last decision of a batch; entries that are none have no number."""
-    for record in reversed(records):
+    """
+    (epoch, seq) of the last decision of a batch before its first claim.
+
+    A claim's own capture stands behind it on the stream and is settled later: until then a
+    journal must keep it. Entries that are no decisions have no number.
+    """
+    standing = None
+    for record in records:
         if isinstance(record, StreamRecord):
-            return record.epoch, record.seq
-    return None
+            if record.kind == CLAIM:
+                break
+            standing = record.epoch, record.seq
+    return standing
 
 
 def _set_aside(record: StreamRecord, reason: str, problem: str) -> SetAsideRecord:

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
+from fixtures.live_store import open_shards
 from fixtures.stack import REPOSITORY, Process, free_port
 
 from sidecar.outbound.embedded import read_key_file
@@ -221,6 +222,7 @@ async def _open_accounts(
     redis: Redis, shards: int, ring: KeyRing, customers: Sequence[Customer]
 ) -> list[str]:
     keyspace = await fix_shards(redis.connection, shards)
+    await open_shards(redis.connection, keyspace)
     accounts, digests = RedisLiveAccounts(redis.connection, keyspace), KeyedDigests(ring)
     secrets = []
     for customer in customers:

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 from bench.deployment import Redis, Worker, running_gateway
 from bench.results import Row, medians
+from fixtures.live_store import open_shards
 
 from sidecar.domain.holds import make_hold_id
 from sidecar.domain.periods import from_epoch_ms
@@ -89,6 +90,7 @@ class Streams:
         redis = Redis(redis_url)
         try:
             keyspace = await fix_shards(redis.connection, shards)
+            await open_shards(redis.connection, keyspace)
             templates = await _write_templates(folder, redis, customers, keyspace)
             yield cls(redis, keyspace, customers, templates, int(time.time()) - 7_200)
         finally:

@@ -1,12 +1,18 @@
 """The journal beside a real Redis: what is settled goes, what a wiped store lost comes back."""
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from fixtures.journal_parts import pending
-from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_id_of, hold_of
+from fixtures.live_store import (
+    CUSTOMER,
+    LiveStore,
+    event_of,
+    hold_id_of,
+    hold_of,
+    open_shards,
+)
 from fixtures.stream_records import DictRateCards, rate_card
 
 from sidecar.domain.errors import StoreUnavailable
@@ -108,10 +114,10 @@ async def mark(store: LiveStore):
     return found
 
 
-async def wipe(store: LiveStore) -> None:
-    """Lose everything; the customer and its grant are restored, as a rebuild does."""
-    await store.connection.command("FLUSHALL")
-    await store.add_customer(granted=GRANTED)
+async def restore(store: LiveStore, epoch: int, *, granted: int = GRANTED) -> None:
+    """What a rebuild does: a new epoch, the customer, and the credit that the ledger says."""
+    await open_shards(store.connection, store.keyspace, epoch)
+    await store.add_customer(granted=granted)
 
 
 async def test_settlement_tells_the_shard_and_the_journal_forgets(store, journal):
@@ -124,7 +130,7 @@ async def test_settlement_tells_the_shard_and_the_journal_forgets(store, journal
     await settlement(store, ledger).settle_once()
     told = await mark(store)
     assert (told.settled_epoch, told.settled_seq) == (told.epoch, told.seq)
-    assert told.drained
+    assert told.empty
     await watch.look()
     assert journal.newest() == {}
     assert await pending(journal, shard_of(store)) == []
@@ -152,7 +158,10 @@ async def test_a_duplicate_behind_a_later_place_goes_once_the_stream_is_empty(st
     )
     await settlement(store, TakingLedger()).settle_once()
     assert (await mark(store)).settled_seq < again.seq
-    await watch_of(store, journal).look()
+    watch = watch_of(store, journal)
+    for _ in range(3):
+        assert journal.newest() == {shard_of(store): (again.epoch, again.seq)}
+        await watch.look()
     assert journal.newest() == {}
 
 
@@ -164,7 +173,7 @@ async def test_the_watermark_never_goes_back(store):
         await tell(shard, *told)
         (found,) = await marks.read((shard,))
         assert (found.settled_epoch, found.settled_seq) == kept
-        assert not found.drained, "a shard without an epoch has decided nothing"
+        assert (found.epoch, found.seq) == (1, 0), "telling is no decision"
 
 
 async def test_a_crash_between_commit_and_telling_is_told_by_the_next_worker(store, journal):
@@ -202,13 +211,12 @@ async def test_after_a_flush_the_journal_has_all_that_was_not_settled_and_replay
     lost = [hold_id_of(number) for number in range(5, 12)]
 
     await store.connection.command("FLUSHALL")
-    await asyncio.sleep(0.01)  # An epoch is the instant of a first decision.
     watch = watch_of(store, journal)
     await watch.look()
     assert watch.behind == {shard_of(store)}
     assert [r.event.hold_id for r in await pending(journal, shard_of(store))] == lost
 
-    await store.add_customer(granted=GRANTED - 5 * 7)  # What the ledger says.
+    await restore(store, 2, granted=GRANTED - 5 * 7)
     assert await replay_into(store, journal).replay(shard_of(store)) == {"late": 7}
     assert (await store.balance()).available_nano == before[3]
     assert [r.hold_id for r in await store.records() if r.kind == "capture"] == lost
@@ -224,10 +232,9 @@ async def test_after_a_flush_the_journal_has_all_that_was_not_settled_and_replay
 async def test_a_second_loss_during_the_lag_brings_the_replayed_ones_back_too(store, journal):
     await store.add_customer(granted=GRANTED)
     await capture(store, journal, range(3))
-    for expected in (3, 5):
+    for epoch, expected in ((2, 3), (3, 5)):
         await store.connection.command("FLUSHALL")
-        await asyncio.sleep(0.01)
-        await store.add_customer(granted=GRANTED)
+        await restore(store, epoch)
         counts = await replay_into(store, journal).replay(shard_of(store))
         assert counts == {"late": expected}
         assert (await store.balance()).used_nano == 7 * expected
@@ -240,7 +247,8 @@ async def test_a_journal_of_a_process_that_died_is_replayed_by_the_next(store, t
     keyspace = store.keyspace
     async with FileJournal(tmp_path / "j", shard_of=keyspace.shard_of) as journal:
         await capture(store, journal, range(4))
-    await wipe(store)
+    await store.connection.command("FLUSHALL")
+    await restore(store, 2)
     async with FileJournal(tmp_path / "j", shard_of=keyspace.shard_of) as journal:
         assert await replay_into(store, journal).replay(shard_of(store)) == {"late": 4}
     assert await store.numbers() == (GRANTED, 28, 0, GRANTED - 28)

@@ -25,6 +25,7 @@ from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
 from sidecar.services.control_ports import Customer, Grant
+from sidecar.services.credits import CreditService
 from sidecar.services.metering import MeteringService
 from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.settlement import SettlementWorker
@@ -69,6 +70,9 @@ class Deployment:
             clock=clock,
             new_id=lambda prefix: f"{prefix}_{next(ids)}",
             new_secret=lambda: "unused",
+        )
+        self.credit = CreditService(
+            accounts=PostgresAccounts(pool), live=store.accounts, policies=policies, clock=clock
         )
         self.checks = CheckService(
             policies=policies,
@@ -179,7 +183,7 @@ def deploy(store: LiveStore, postgres_pool: Pool, tmp_path: Path):
         await deployment.accounts.create_customer(
             Customer(customer_id=CUSTOMER, plan="prepaid", currency="USD")
         )
-        await deployment.accounts.create_grant(
+        await deployment.credit.create_grant(
             Grant(grant_id="grant-1", customer_id=CUSTOMER, amount_nano=granted, currency="USD")
         )
         return deployment
@@ -231,7 +235,8 @@ async def test_a_charged_orphan_is_corrected_by_its_usage_in_the_ledger_too(depl
     assert await store.numbers() == (EXACT, EXACT - UNIT_NANO, 0, UNIT_NANO)
     ledger = await deployment.ledger()
     assert abs(ledger["revenue"]) == EXACT - UNIT_NANO
-    assert abs(ledger["customer_credit"]) == UNIT_NANO
+    # Its grant was used up, so what comes back is credit that no grant holds.
+    assert ledger["customer_credit"] + ledger["customer_overage"] == UNIT_NANO
     assert await deployment.events() == [
         ("capture", EXACT, "orphaned"),
         ("correction:1", -UNIT_NANO, ""),

@@ -27,18 +27,26 @@ from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.grants import WithdrawalKind
+from sidecar.domain.rebuilding import RecordedUsage
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.auditing import RedisLiveBooks
 from sidecar.outbound.redis.balances import RedisBalances
+from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
 from sidecar.outbound.redis.connection import Argument, RedisConnection
+from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.scripts import Script
+from sidecar.outbound.redis.shards import RedisLiveShards
 from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.services.control_ports import Credential, Withdrawal
-from sidecar.services.ports import PlaceStatus, RatingDemand
+from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand
 
 USER = "declared-keys-only"
+REPORT = UsageReport(
+    edge="otlp", gateway_id="gateway-1", received_at=datetime.now(UTC), usage=TokenUsage()
+)
 
 
 class DeclaredKeysOnly(RedisConnection):
@@ -97,6 +105,35 @@ async def set_up(store: LiveStore) -> CustomerFacts:
     return await store.facts()
 
 
+async def lose_and_rebuild(store: LiveStore, facts: CustomerFacts) -> None:
+    """A shard through everything of its losing and coming back."""
+    bound, keys = store.balances._connection, store.keyspace
+    shard, old, lost = keys.shard_of(CUSTOMER), hold_of(facts, 5, 4), hold_of(facts, 4, 10)
+    shards = RedisLiveShards(bound, keys)
+    await RedisQuarantine(bound, keys).put(REPORT, reason="unpriced", key="k1")
+    await RedisUsageStream(bound, keys).tell_settled(shard, 1, 1)
+    epoch = next(one.epoch for one in await shards.look() if one.shard == shard)
+    await shards.close({shard: epoch})
+    await store.connection.command("HSET", keys.shard(shard), "building", epoch + 1)
+    ended = RecordedUsage(
+        hold_id=hold_id_of(6),
+        customer_id=CUSTOMER,
+        captured=True,
+        amount_nano=1,
+        overage_nano=0,
+        estimated=False,
+        digest="0f",
+        corrections=0,
+        decided_at=datetime.now(UTC),
+    )
+    await shards.remember(shard, epoch + 1, [ended])
+    await shards.open(shard, epoch + 1, claims=True)
+    assert await store.balances.restore_hold(lost.terms, 60_000, prepaid=True)
+    claimed = await store.balances.capture_hold(event_of(old, 4), (), prepaid=True)
+    assert claimed.status is CaptureStatus.CLAIMED
+    await RedisClaimedHolds(bound, keys).answer(CUSTOMER, hold_id_of(5), None)
+
+
 async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     facts = await set_up(store)
     hold = hold_of(facts, 1, 10, counters=takes())
@@ -122,8 +159,8 @@ async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     book = await books.read_book(CUSTOMER)
     assert book is not None
     assert await books.mend_book(CUSTOMER, book, book.numbers, book.grants)
+    await lose_and_rebuild(store, facts)
     shard = store.keyspace.shard_of(CUSTOMER)
-    await RedisUsageStream(store.balances._connection, store.keyspace).tell_settled(shard, 1, 1)
     # Past everything that the counters keep, so that the sweep has something to prune.
     await store.set_clock(4_000_000_000_000)
     assert await store.balances.prune_counters(shard, 100) > 0
@@ -136,6 +173,6 @@ async def test_the_right_is_what_refuses_a_key_that_is_not_named(store):
     """Else the test above could not fail."""
     bound = store.balances._connection
     source = b"return redis.call('GET', KEYS[1] .. ':other')"
-    wrong = Script(name="wrong", source=source, sha="0" * 40)
+    wrong = Script(name="wrong", source=source, sha="0" * 40, shard_key=0, guarded=False)
     with pytest.raises(StoreUnavailable, match="can't access at least one of the keys"):
         await bound.run(wrong, ("sc:{s00}:a",), ())

@@ -3,69 +3,21 @@
 import asyncio
 import json
 import re
-import tempfile
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Self
 
 import aiohttp
 import pytest
-from aiohttp import web
-from fixtures.http_edges import ADMIN_TOKEN, World, calling
+from fixtures.http_edges import World, calling
+from fixtures.served_admin import admin, world
 from fixtures.shell import Shell, sidecar
 
-from sidecar.inbound.http.listening import serve
 from sidecar.outbound.admin_api import AdminApi
 
-__all__ = ["sidecar"]
+__all__ = ["admin", "sidecar", "world"]
 
 SECRET = re.compile(r"sk_secret_\d+")
-
-
-class Served:
-    """An application on a loop of its own, because the commands run one themselves."""
-
-    def __init__(self, app: web.Application, listen: str) -> None:
-        self.address = ""
-        self._app, self._listen = app, listen
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(30)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-        assert not self._thread.is_alive()
-
-    async def _serve(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        async with serve(self._app, self._listen, shutdown_seconds=1) as self.address:
-            self._ready.set()
-            await self._stop.wait()
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture(params=["tcp", "unix"])
-def admin(request, world: World, sidecar: Shell, tmp_path: Path, monkeypatch) -> Iterator[Shell]:
-    """The command, set up for an admin API that is being served."""
-    with tempfile.TemporaryDirectory(prefix="sc-cli-") as folder:
-        listen = "127.0.0.1:0" if request.param == "tcp" else f"unix:{folder}/admin.sock"
-        token_file = tmp_path / "admin-token"
-        token_file.write_text(f"# rotated in spring\n{ADMIN_TOKEN} name=ops\n")
-        with Served(world.admin(listen), listen) as served:
-            monkeypatch.setenv("SIDECAR_ADMIN_LISTEN", served.address)
-            monkeypatch.setenv("SIDECAR_ADMIN_TOKEN_FILE", str(token_file))
-            yield sidecar
 
 
 def made(admin: Shell) -> None:

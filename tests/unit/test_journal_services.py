@@ -24,7 +24,7 @@ class StateMarks:
     def __init__(self, cases: UseCases) -> None:
         self.state = cases.state
         self.settled = (0, 0)
-        self.drained = False
+        self.empty = False
         self.asked: list[Sequence[int]] = []
 
     async def read(self, shards: Sequence[int]) -> Sequence[ShardMark]:
@@ -37,7 +37,7 @@ class StateMarks:
                 seq=self.state.seq,
                 settled_epoch=self.settled[0],
                 settled_seq=self.settled[1],
-                drained=self.drained,
+                empty=self.empty,
             )
             for shard in shards
         ]
@@ -153,12 +153,40 @@ async def test_the_watch_forgets_up_to_the_watermark_and_all_once_the_stream_is_
     marks.settled = (1, first.seq)
     await watch.look()
     assert len(await pending(journal, shard=1)) == 2
-    marks.drained = True
+    marks.empty = True
+    await watch.look()
+    assert len(await pending(journal, shard=1)) == 2
     await watch.look()
     assert await pending(journal, shard=1) == []
     await watch.look()
-    assert marks.asked == [[1], [1], [1], []], "only of shards that have unsettled records"
+    assert marks.asked == [[1]] * 4 + [[]], "only of shards that have unsettled records"
     assert watch.behind == frozenset()
+
+
+async def test_an_empty_stream_says_nothing_of_numbers_that_were_given_meanwhile(journal):
+    cases = await prepared(journal)
+    watch = JournalWatch(journal, marks := StateMarks(cases))
+    marks.empty = True
+    for number in range(3):
+        # The stream was seen empty, then this was captured, before the look was over.
+        await cases.metering.capture(cases.report(await cases.hold(number)), ANYONE)
+        await watch.look()
+        assert len(await pending(journal, shard=1)) == number + 1 - max(0, number - 1)
+        assert (await pending(journal, shard=1))[-1].seq == cases.state.seq
+
+
+async def test_a_store_that_was_emptied_does_not_pass_for_one_that_was_settled(journal):
+    cases = await prepared(journal)
+    await captured(cases, 3)
+    watch = JournalWatch(journal, marks := StateMarks(cases))
+    await watch.look()
+    marks.empty = True  # Emptied between the answers: the numbers are still the old ones.
+    await watch.look()
+    cases.state.epoch, cases.state.seq = 2, 50
+    for _ in range(4):
+        await watch.look()
+    assert len(await pending(journal, shard=1)) == 3
+    assert watch.behind == {1}
 
 
 async def test_the_watch_forgets_nothing_of_a_shard_that_went_back(journal):
@@ -166,7 +194,7 @@ async def test_the_watch_forgets_nothing_of_a_shard_that_went_back(journal):
     await captured(cases, 3)
     watch = JournalWatch(journal, marks := StateMarks(cases))
     cases.state.seq -= 2
-    marks.settled, marks.drained = (1, cases.state.seq), True
+    marks.settled, marks.empty = (1, cases.state.seq), True
     await watch.look()
     assert watch.behind == {1}
     assert len(await pending(journal, shard=1)) == 3

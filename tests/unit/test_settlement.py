@@ -308,3 +308,22 @@ async def test_what_a_dead_worker_could_not_tell_is_told_by_the_next(ledger):
     stream.records[0].append(usage_record(9, epoch=3, seq=99))
     assert await make_worker(stream, ledger, owner="next").settle_once() == 1
     assert stream.told == [(0, 3, 14), (0, 3, 99)]
+
+
+async def test_nothing_from_a_claim_on_is_told_before_its_own_capture_is_settled(ledger):
+    records = [usage_record(n, epoch=3, seq=10 + n) for n in range(4)]
+    records[2] = replace(records[2], kind="claim")
+    stream = ListStream({0: records})
+    worker = make_worker(stream, ledger, claims=NoClaims())
+    await worker.settle_once()
+    assert stream.told == [(0, 3, 11)]
+    stream.records[0].append(usage_record(9, epoch=3, seq=19))
+    await worker.settle_once()
+    assert stream.told == [(0, 3, 11), (0, 3, 19)]
+
+
+class NoClaims:
+    """Settles every claim at once."""
+
+    async def settle(self, records):
+        return {}

@@ -22,6 +22,7 @@ METRICS = {
 FORBIDDEN_LABELS = {"customer", "customer_id", "key", "credential", "model", "user", "path"}
 UNITLESS_GAUGES = {
     "sidecar_policy_reload_failing",
+    "sidecar_shards_lost",
     "sidecar_journal_nearly_full",
     "sidecar_journal_unsettled_records",
 }

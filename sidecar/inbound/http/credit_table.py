@@ -4,7 +4,8 @@ from http import HTTPStatus
 
 from pydantic import BaseModel
 
-from sidecar.inbound.http import credit_models, credits, paging, recurring, recurring_models  # noqa: A004
+from sidecar.inbound.http import credit_models, paging, recurring, recurring_models
+from sidecar.inbound.http import credits as grants
 from sidecar.inbound.http.routing import Auth, Handler, Role, Route
 
 _OK = HTTPStatus.OK
@@ -38,7 +39,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=f"{_CUSTOMER}/balance",
-        handler=credits.get_balance,
+        handler=grants.get_balance,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Read the live balance",
@@ -48,7 +49,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path=f"{_CUSTOMER}/grants/live",
-        handler=credits.list_live_grants,
+        handler=grants.list_live_grants,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List the grants that checks see, in the order in which they burn",
@@ -58,7 +59,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/api/v1/grants",
-        handler=credits.post_grant,
+        handler=grants.post_grant,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Give credit",
@@ -70,7 +71,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/grants",
-        handler=credits.list_grants,
+        handler=grants.list_grants,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List a customer's grants by id",
@@ -81,7 +82,7 @@ GRANT_ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/api/v1/grants/{grant_id}",
-        handler=credits.get_grant,
+        handler=grants.get_grant,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Read a grant",
@@ -90,21 +91,21 @@ GRANT_ROUTES: tuple[Route, ...] = (
         response_model=credit_models.GrantAnswer,
     ),
     _withdrawal(
-        "void", credits.void_grant, "Take back what is free of a grant; without an amount, end it"
+        "void", grants.void_grant, "Take back what is free of a grant; without an amount, end it"
     ),
     _withdrawal(
-        "refund", credits.refund_grant, "Take back what is free of a grant: it was paid back"
+        "refund", grants.refund_grant, "Take back what is free of a grant: it was paid back"
     ),
     _withdrawal(
         "dispute",
-        credits.dispute_grant,
+        grants.dispute_grant,
         "Take back what was given, spent or not: the payment was reversed",
         credit_models.DisputeBody,
     ),
     Route(
         method="GET",
         path="/api/v1/withdrawals",
-        handler=credits.list_withdrawals,
+        handler=grants.list_withdrawals,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="List a customer's withdrawals by id",
@@ -166,7 +167,7 @@ RECURRING_ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path=f"{_CUSTOMER}/top-ups",
-        handler=credits.post_top_up,
+        handler=grants.post_top_up,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
         summary="Give credit for a payment, once per reference",

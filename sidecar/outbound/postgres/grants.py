@@ -1,6 +1,6 @@
 """Grants and withdrawals of record; a part of the port `Accounts`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import asyncpg
@@ -77,12 +77,12 @@ class PostgresGrants:
         """One grant."""
         with translate_errors():
             row = await self._pool.fetchrow(query("read_grant"), customer_id, grant_id)
-        return None if row is None else _grant(row)
+        return None if row is None else read_grant(dict(row))
 
     async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
         """A customer's grants by id; at most LIST_MAX."""
         return [
-            _grant(row)
+            read_grant(dict(row))
             for row in await self._rows("list_grants", customer_id, after, min(limit, LIST_MAX))
         ]
 
@@ -92,7 +92,10 @@ class PostgresGrants:
 
         One that begins later and is known to be with the live store is left out until it begins.
         """
-        return [_grant(row) for row in await self._rows("pending_grants", min(limit, LIST_MAX))]
+        return [
+            read_grant(dict(row))
+            for row in await self._rows("pending_grants", min(limit, LIST_MAX))
+        ]
 
     async def note_applied(self, grant: Grant) -> None:
         """Note that the live store has a grant; a repeat changes nothing."""
@@ -187,7 +190,8 @@ async def check_currency(pool: Pool, customer_id: str, currency: str, what: str)
         raise Conflict(f"the {what} is in {currency}, the customer's currency is {row['currency']}")
 
 
-def _grant(row: asyncpg.Record) -> Grant:
+def read_grant(row: Mapping[str, Any]) -> Grant:
+    """A grant from its columns."""
     fields = dict(row)
     from_grant_id = fields.pop("rolls_from")
     least, most = fields.pop("rolls_least_nano"), fields.pop("rolls_most_nano")

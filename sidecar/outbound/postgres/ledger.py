@@ -50,7 +50,13 @@ class PostgresLedger:
             )
         if row is None:
             return None
-        return ShardLease(shard=shard, owner=owner, fence=row["fence"], offset=row["stream_offset"])
+        return ShardLease(
+            shard=shard,
+            owner=owner,
+            fence=row["fence"],
+            offset=row["stream_offset"],
+            epoch=row["epoch"],
+        )
 
     async def settle(
         self,
@@ -135,6 +141,8 @@ async def _lock(connection: Connection, lease: ShardLease) -> asyncpg.Record:
     row = await connection.fetchrow(query("lock_shard"), lease.shard)
     if row is None or row["lease_owner"] != lease.owner or row["fence"] != lease.fence:
         raise Conflict(f"the lease on shard {lease.shard} was lost")
+    if row["epoch"] != lease.epoch:
+        raise Conflict(f"shard {lease.shard} was made anew since its lease was taken")
     return row
 
 

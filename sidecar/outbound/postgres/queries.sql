@@ -242,7 +242,7 @@ UPDATE shards
 SET fence = fence + CASE WHEN lease_owner = $2 THEN 0 ELSE 1 END,
     lease_owner = $2, lease_until = now() + $3::interval
 FROM free WHERE shards.shard = free.shard
-RETURNING fence, stream_offset
+RETURNING fence, stream_offset, epoch
 
 -- name: lock_shard
 -- now() is the database transaction's, so it is posted_at of whatever the batch writes.
@@ -251,7 +251,11 @@ SELECT epoch, stream_offset, fence, lease_owner, chain_seq, chain_hash, chain_be
 FROM shards WHERE shard = $1 FOR UPDATE
 
 -- name: advance_offset
-UPDATE shards SET stream_offset = $2, chain_seq = $3, chain_hash = $4 WHERE shard = $1
+UPDATE shards SET stream_offset = $2, chain_seq = $3, chain_hash = $4,
+    settled_epoch = greatest(settled_epoch, $5),
+    settled_seq = CASE WHEN $5 > settled_epoch THEN $6
+        WHEN $5 = settled_epoch THEN greatest(settled_seq, $6) ELSE settled_seq END
+WHERE shard = $1
 
 -- name: begin_chain
 UPDATE shards SET chain_seq = $2, chain_hash = $3, chain_began = $4 WHERE shard = $1
@@ -808,6 +812,141 @@ FROM (
     ) newest
     GROUP BY hold_id
 ) ended
+
+-- name: add_to_counters
+INSERT INTO counter_totals AS t (customer_id, field, quantity)
+SELECT * FROM unnest($1::text[], $2::text[], $3::numeric[])
+ON CONFLICT (customer_id, field) DO UPDATE
+SET quantity = t.quantity + excluded.quantity, moved_at = now()
+
+-- name: forget_counters
+DELETE FROM counter_totals WHERE (customer_id, field) IN (
+    SELECT customer_id, field FROM counter_totals WHERE moved_at < now() - $1::interval
+    LIMIT $2)
+
+-- name: list_shards
+SELECT shard, epoch, settled_epoch, settled_seq, stream_offset FROM shards
+
+-- name: adopt_epoch
+INSERT INTO shards (shard, epoch) VALUES ($1, $2)
+ON CONFLICT (shard) DO UPDATE SET epoch = excluded.epoch WHERE shards.epoch = 0
+
+-- name: any_customer
+SELECT EXISTS (SELECT FROM customers)
+
+-- name: open_shards
+INSERT INTO shards (shard, epoch) SELECT n, 1 FROM unnest($1::integer[]) AS n ORDER BY n
+ON CONFLICT (shard) DO UPDATE SET epoch = 1 WHERE shards.epoch = 0
+RETURNING shard, epoch
+
+-- name: ensure_shards
+INSERT INTO shards (shard) SELECT n FROM unnest($1::integer[]) AS n ORDER BY n
+ON CONFLICT (shard) DO NOTHING
+
+-- name: lock_shards
+-- In order, so that two rebuilds cannot wait for each other.
+SELECT shard, epoch FROM shards WHERE shard = ANY ($1::integer[]) ORDER BY shard FOR UPDATE
+
+-- name: raise_epochs
+-- The stream begins anew, and whoever had a lease reads its offset again.
+UPDATE shards SET epoch = epoch + 1, stream_offset = '0-0', fence = fence + 1,
+    lease_owner = NULL, lease_until = NULL
+WHERE shard = ANY ($1::integer[])
+RETURNING shard, epoch, settled_epoch, settled_seq
+
+-- name: last_decided
+SELECT decided_at FROM usage_events WHERE shard = $1 ORDER BY posted_at DESC LIMIT 1
+
+-- name: rebuild_ids
+SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
+
+-- name: rebuild_customers
+SELECT c.customer_id, c.plan, c.currency, c.labels, c.overdraft_nano,
+    coalesce(b.granted_nano, 0)::bigint AS granted_nano,
+    coalesce(b.used_nano, 0)::bigint AS used_nano,
+    coalesce(b.voided_nano, 0)::bigint AS voided_nano,
+    coalesce(b.expired_nano, 0)::bigint AS expired_nano,
+    coalesce(b.customer_credit_nano + b.customer_overage_nano, 0)::bigint AS prepaid_nano,
+    s.standing, s.reason, s.until, s.overdue_since, s.overdue_nano, s.disputed
+FROM customers c
+LEFT JOIN account_balances b USING (customer_id, currency)
+LEFT JOIN standings s USING (customer_id)
+WHERE c.customer_id = ANY ($1::text[])
+
+-- name: rebuild_credentials
+SELECT customer_id, credential_id, secret_hash, team_id, user_id, generation, expires_at,
+    revoked_at IS NOT NULL AS revoked
+FROM credentials WHERE customer_id = ANY ($1::text[])
+
+-- name: rebuild_grants
+-- What was given, and what rests until it begins. An intent that should have begun is left out,
+-- unless something rolls over into it: it is applied anew.
+SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency, g.kind, g.priority, g.effective_at,
+    g.expires_at, g.meters, g.rolls_from, g.rolls_least_nano, g.rolls_most_nano, g.schedule_id,
+    g.state, g.remaining_nano, g.created_at, w.kind AS ended_kind, w.withdrawal_id AS ended_by
+FROM grants g
+LEFT JOIN LATERAL (
+    SELECT w.kind, w.withdrawal_id FROM withdrawals w
+    WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id AND w.state = 'applied'
+        AND w.kind <> 'dispute' AND w.amount_nano IS NULL
+    ORDER BY w.finished_at LIMIT 1) w ON true
+WHERE g.customer_id = ANY ($1::text[]) AND (g.state = 'posted'
+    OR (g.applied_at IS NOT NULL AND w.withdrawal_id IS NULL
+        AND (coalesce(g.effective_at, g.created_at) > now() OR g.rolls_from IS NOT NULL)))
+
+-- name: forget_unposted_withdrawals
+UPDATE withdrawals SET state = 'intent', withdrawn_nano = 0, finished_at = NULL
+WHERE customer_id = ANY ($1::text[]) AND state = 'applied' AND posted_at IS NULL
+    AND withdrawn_nano > 0
+
+-- name: rebuild_withdrawals
+SELECT customer_id, withdrawal_id, grant_id, kind, amount_nano, withdrawn_nano FROM withdrawals
+WHERE customer_id = ANY ($1::text[]) AND state = 'applied'
+
+-- name: note_posted_withdrawals
+UPDATE withdrawals w SET posted_at = now()
+FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
+WHERE w.customer_id = k.customer_id AND w.withdrawal_id = k.withdrawal_id AND w.posted_at IS NULL
+
+-- name: rebuild_counters
+SELECT customer_id, field, quantity::bigint AS quantity FROM counter_totals
+WHERE customer_id = ANY ($1::text[]) AND quantity > 0
+
+-- name: rebuild_prices
+-- Only captures take of a running total: a correction keeps the interval of its estimate.
+SELECT e.customer_id, e.price_version, e.model, l.meter,
+    date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
+FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
+WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
+    AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 day'
+GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
+
+-- name: ended_holds
+-- Every event of each hold that was settled since, the newest of a hold last.
+WITH recent AS (
+    SELECT DISTINCT customer_id, day, hold_id FROM usage_events
+    WHERE shard = $1 AND posted_at >= now() - $2::interval)
+SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
+    e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
+    e.reasoning_tokens, e.total_tokens, e.decided_at,
+    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
+        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+            AND l.kind = e.kind) AS quantities
+FROM recent r JOIN usage_events e USING (customer_id, day, hold_id)
+ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
+    ELSE 1 + split_part(e.kind, ':', 2)::integer END
+
+-- name: claimed_hold
+-- What a claim is about, as `ended_holds`.
+SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
+    e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
+    e.reasoning_tokens, e.total_tokens, e.decided_at,
+    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
+        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+            AND l.kind = e.kind) AS quantities
+FROM usage_events e WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
+ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
+    ELSE 1 + split_part(e.kind, ':', 2)::integer END
 
 -- name: read_credit
 -- One statement, so one moment: what is posted of a customer, and the offset it is posted up to.

@@ -9,7 +9,13 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage
-from sidecar.services.control_ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
+from sidecar.services.control_ports import (
+    CLAIM,
+    AnyRecord,
+    SetAsideRecord,
+    StreamRecord,
+    UnreadableRecord,
+)
 
 EventKey = tuple[str, str, str]
 """customer_id, hold_id, kind; the day is inside the hold id."""
@@ -26,11 +32,17 @@ _Key = TypeVar("_Key")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """A shard's records after its committed offset, by what they become."""
+    """
+    A shard's records after its committed offset, by what they become.
+
+    `settled` is the last decision's epoch and seq. Claims become nothing: what they were about
+    was settled or captured before.
+    """
 
     shard: int
     epoch: int
     offset: str
+    settled: tuple[int, int]
     usage: tuple[StreamRecord, ...]
     grants: tuple[StreamRecord, ...]
     """Those that begin."""
@@ -60,11 +72,13 @@ def make_batch(
     fresh = [record for record in records if entry_order(record.entry_id) > floor]
     if not fresh:
         return None
-    decided = [record for record in fresh if isinstance(record, StreamRecord)]
+    told = [record for record in fresh if isinstance(record, StreamRecord)]
+    decided = [record for record in told if record.kind != CLAIM]
     return Batch(
         shard=shard,
         epoch=epoch,
         offset=fresh[-1].entry_id,
+        settled=max(((record.epoch, record.seq) for record in told), default=(0, 0)),
         usage=tuple(record for record in decided if record.kind not in _OF_GRANTS),
         grants=tuple(record for record in decided if record.kind == EventKind.GRANT),
         changes=tuple(

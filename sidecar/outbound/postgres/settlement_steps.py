@@ -11,6 +11,7 @@ import asyncpg
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.ledger_chain import ChainHead, extend
+from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
@@ -100,6 +101,7 @@ class SettlementSteps:
         windows_for = await self._customers()
         events = await self._insert_events()
         await self._insert_client_keys(events)
+        await add_counted(self._connection, events)
         lines = make_lines(
             events, await self._stored_lines(events), windows_for, self._reported_meters
         )
@@ -121,6 +123,7 @@ class SettlementSteps:
             batch.offset,
             head.seq,
             head.hash if head.seq else None,
+            *batch.settled,
         )
         return Posted(
             events=len(events), grants=len(grants), changes=len(batch.changes), aside=aside
@@ -273,6 +276,7 @@ class SettlementSteps:
         for r in withdrawn:
             if (r.customer_id, r.withdrawal_id, r.grant_id, r.kind) not in known:
                 raise InvalidInput(f"entry {r.entry_id}: no such {r.kind} of this grant")
+        await self._connection.execute(query("note_posted_withdrawals"), *columns(keys))
 
     async def _post_grants(self) -> list[StreamRecord]:
         """Turn intents into posted grants; one that is posted already is a repeat."""

@@ -119,10 +119,7 @@ def change_transactions(new: Iterable[StreamRecord], batch: Batch) -> list[Ledge
     Raises:
         InvalidInput: If a record contradicts itself.
     """
-    return [
-        _transaction(record, f"{record.kind}:{batch.shard}:{batch.epoch}:{record.entry_id}")
-        for record in new
-    ]
+    return [_transaction(record, _change_id(record, batch)) for record in new]
 
 
 def balance_rows(transactions: Iterable[LedgerTransaction]) -> list[tuple[Any, ...]]:
@@ -259,3 +256,8 @@ def _movements(records: Iterable[StreamRecord]) -> dict[str, int]:
         for movement in record.movements
     )
     return {grant_id: amount for grant_id, amount in moved.items() if amount}
+
+
+def _change_id(record: StreamRecord, batch: Batch) -> str:
+    """By the record's own epoch: an old life of the store may come back with what is posted."""
+    return f"{record.kind}:{batch.shard}:{record.epoch or batch.epoch}:{record.entry_id}"

@@ -24,6 +24,7 @@ from sidecar.outbound.redis.records import (
     orphan_event,
     terms_from_payload,
     terms_of_event,
+    terms_to_payload,
     usage_digest,
 )
 from sidecar.services.ports import (
@@ -99,6 +100,31 @@ class RedisBalances:
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer."""
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
+
+    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
+        """
+        Place a hold again that a loss of the store took, as its token says it was.
+
+        Returns:
+            False if the store knows the id, did not lose it, or cannot take it.
+
+        Raises:
+            InvalidInput: The terms are out of bounds.
+        """
+        amount = check_amount(terms.amount_nano)
+        arguments: list[Argument] = [
+            terms.customer_id,
+            amount,
+            max(0, terms.decided_at_ms),
+            ttl_ms,
+            int(prepaid),
+            terms_to_payload(terms),
+        ]
+        for line in terms.quota_lines:
+            check_counted(line.quantity, line.meter, field="quota_lines")
+            arguments += (quota_field(line.field), line.quantity)
+        reply = await self._run(scripts.RESTORE, terms.customer_id, terms.hold_id, *arguments)
+        return bool(reply == b"restored")
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """

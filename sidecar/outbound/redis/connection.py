@@ -20,10 +20,13 @@ from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import META, Keyspace
 from sidecar.outbound.redis.scripts import ALL, Script
 from sidecar.outbound.redis.server import Argument, Batch, Command, Replies, Server
+from sidecar.outbound.redis.shard_watch import ShardWatch
 
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
 _ERROR_CHARS_MAX = 200
+_WITHOUT_ANSWER = 2
+"""Parts of a script's reply that stand before its answer: epoch and seq."""
 
 
 class Link(Protocol):
@@ -76,6 +79,7 @@ class RedisConnection:
         """Use a link that does not retry; `from_url` makes one."""
         self._link = link
         self._timeout_seconds = timeout_seconds
+        self.watch = ShardWatch()
 
     @property
     def is_cluster(self) -> bool:
@@ -163,9 +167,11 @@ class RedisConnection:
             wait_seconds: For a free connection, before that; as long as the timeout if None.
 
         Raises:
-            StoreUnavailable: No answer in time, or an error for an answer.
+            StoreUnavailable: No answer in time, an error for an answer, or a shard that lost data.
         """
         tail = (len(keys), *keys, *arguments)
+        shard = keys[script.shard_key]
+        asked = self.watch.known(shard)
         with _measure(script.name), _translate_errors():
             timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
             wait = timeout if wait_seconds is None else wait_seconds
@@ -176,7 +182,10 @@ class RedisConnection:
                     )
                 except NoScriptError:
                     continue
-                return reply
+                if not script.guarded:
+                    return reply
+                self.watch.take(shard, asked, (int(reply[0]), int(reply[1])))
+                return reply[2] if len(reply) > _WITHOUT_ANSWER else None
             raise StoreUnavailable("redis takes no scripts")
 
     @asynccontextmanager

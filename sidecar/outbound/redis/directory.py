@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
-from sidecar.outbound.redis.keys import Keyspace, credential_key
+from sidecar.outbound.redis.keys import META, OPENED_FIELD, Keyspace, credential_key
 
 CUSTOMER_FIELDS = ("currency", "plan", "labels", "rev")
 _CREDENTIAL_FIELDS = ("customer_id", "credential_id", "team_id", "user_id", "generation")
 _NEGATIVE_SECONDS = 1.0
+_NOT_OPENED = "redis: the store has lost its data or was not opened yet, so nobody is known"
 _NEGATIVE_ENTRIES_MAX = 10_000
 
 K = TypeVar("K", bound=Hashable)
@@ -123,16 +125,21 @@ class RedisDirectory:
         if not asked:
             return None
         drops = self._drops
-        replies = await self._connection.commands(
+        opened, *replies = await self._connection.commands(
             [
-                command
-                for key in map(credential_key, asked)
-                for command in (("HMGET", key, *_CREDENTIAL_FIELDS), ("PTTL", key))
+                ("HEXISTS", META, OPENED_FIELD),
+                *(
+                    command
+                    for key in map(credential_key, asked)
+                    for command in (("HMGET", key, *_CREDENTIAL_FIELDS), ("PTTL", key))
+                ),
             ]
         )
         found: _Credential | None = None
         for secret_hash, reply, left_ms in zip(asked, replies[::2], replies[1::2], strict=True):
             credential = _read_credential(reply)
+            if credential is None and not opened:
+                raise StoreUnavailable(_NOT_OPENED)
             found = found or credential
             if drops != self._drops:
                 continue
@@ -186,7 +193,13 @@ class RedisDirectory:
         if known is None:
             key = self._keyspace.customer(customer_id)
             drops = self._drops
-            known = _read_known(await self._connection.command("HMGET", key, *CUSTOMER_FIELDS))
+            shard = self._keyspace.shard(self._keyspace.shard_of(customer_id))
+            facts, epoch = await self._connection.commands(
+                [("HMGET", key, *CUSTOMER_FIELDS), ("HGET", shard, "epoch")]
+            )
+            known = _read_known(facts)
+            if known is None and epoch is None:
+                raise StoreUnavailable(_NOT_OPENED)
             if known is not None and drops == self._drops:
                 self._customers.put(customer_id, known)
         return known

@@ -10,6 +10,8 @@ from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import check_hold_id, dedupe_bucket
 
 META = "sc:meta"
+OPENED_FIELD = "opened"
+"""Of META: there once the control plane has opened every shard."""
 PUSH_CHANNEL = "sc:push"
 """Where the control plane tells gateways what to forget."""
 SHARDS_MAX = 1_024
@@ -108,6 +110,11 @@ class Keyspace:
             self.usage(shard),
             self.windows(shard),
         )
+
+
+def loss_key(shard: int) -> str:
+    """The epoch in which a shard was seen to have gone back; outside the shard that may lose it."""
+    return f"sc:loss:{shard}"
 
 
 def credential_key(secret_hash: str) -> str:

@@ -22,6 +22,7 @@ from sidecar.outbound.redis.push_messages import (
     CredentialPush,
     CustomerPush,
     PolicyPush,
+    ShardPush,
     decode_push,
     encode_push,
 )
@@ -128,6 +129,10 @@ class PushListener:
             case PolicyPush():
                 telemetry.PUSH_MESSAGES.labels("policy").inc()
                 self._on_policy()
+            case ShardPush():
+                telemetry.PUSH_MESSAGES.labels("shard").inc()
+                self._cache.drop_all()
+                self._connection.watch.renew(push.shard)
             case None:
                 # Of a newer version perhaps: something has changed, and what is not known.
                 telemetry.PUSH_MESSAGES.labels("unreadable").inc()

@@ -25,11 +25,20 @@ class PolicyPush:
     """Policy files have changed; each process looks at its own."""
 
 
-Push = CustomerPush | CredentialPush | PolicyPush
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardPush:
+    """A shard has been opened with a new epoch: what is known of its customers may be old."""
+
+    shard: int
+    epoch: int
+
+
+Push = CustomerPush | CredentialPush | PolicyPush | ShardPush
 
 
 def encode_push(push: Push) -> str:
     """The message's text."""
+    content: dict[str, str | int]
     match push:
         case CustomerPush():
             content = {"kind": "customer", "id": push.customer_id}
@@ -37,6 +46,8 @@ def encode_push(push: Push) -> str:
             content = {"kind": "credential", "hash": push.secret_hash}
         case PolicyPush():
             content = {"kind": "policy"}
+        case ShardPush():
+            content = {"kind": "shard", "shard": push.shard, "epoch": push.epoch}
     return json.dumps(content, separators=(",", ":"))
 
 
@@ -55,4 +66,6 @@ def decode_push(data: bytes) -> Push | None:
             return CredentialPush(secret_hash=secret_hash)
         case {"kind": "policy"}:
             return PolicyPush()
+        case {"kind": "shard", "shard": int(shard), "epoch": int(epoch)}:
+            return ShardPush(shard=shard, epoch=epoch)
     return None

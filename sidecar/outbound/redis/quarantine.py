@@ -8,9 +8,9 @@ people look, once: the ledger's database collapses repeats of (key, reason).
 import json
 
 from sidecar.domain.usage import TOKEN_KINDS, UsageReport
+from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.records import QUARANTINE_KIND
 
 _TEXT_CHARS_MAX = 256
 _FACTS_CHARS_MAX = 4_096
@@ -26,20 +26,9 @@ class RedisQuarantine:
 
     async def put(self, report: UsageReport, *, reason: str, key: str) -> None:
         """Append it to the stream of the key's shard. Raises StoreUnavailable: repeat it."""
-        usage = self._keyspace.usage(self._keyspace.shard_of(key))
-        fields = (
-            "v",
-            "1",
-            "k",
-            QUARANTINE_KIND,
-            "id",
-            key,
-            "reason",
-            reason,
-            "payload",
-            _payload(report),
-        )
-        await self._connection.command("XADD", usage, "*", *fields)
+        shard = self._keyspace.shard_of(key)
+        keys = (self._keyspace.shard(shard), self._keyspace.usage(shard))
+        await self._connection.run(scripts.ASIDE, keys, (key, reason, _payload(report)))
 
 
 def _facts(report: UsageReport) -> str:

@@ -24,6 +24,13 @@ class RedisRateCards:
         await self._connection.command("SET", card_key(card.version), card.content())
         self._remember(card.version, card)
 
+    async def publish_again(self) -> None:
+        """Put back all cards that are remembered here, after a loss. Raises StoreUnavailable."""
+        if self._cards:
+            await self._connection.commands(
+                [("SET", card_key(card.version), card.content()) for card in self._cards.values()]
+            )
+
     async def read(self, version: str) -> RateCard | None:
         """
         The card of a version, or None if it was never published.

@@ -6,8 +6,6 @@ can be set aside and never passes for another.
 """
 
 import base64
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -18,7 +16,15 @@ from sidecar.domain.grants import GrantKind, Movement
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
-from sidecar.services.control_ports import AnyRecord, SetAsideRecord, StreamRecord, UnreadableRecord
+from sidecar.domain.usage_digests import digest_of
+from sidecar.outbound.redis.keys import quota_field
+from sidecar.services.control_ports import (
+    CLAIM,
+    AnyRecord,
+    SetAsideRecord,
+    StreamRecord,
+    UnreadableRecord,
+)
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
@@ -27,7 +33,6 @@ QUARANTINE_KIND = b"quarantine"
 """Kind of an entry that is no decision: usage that waits for people."""
 STREAM_VERSION = b"1"
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
-_STATUS_CLASS = 100
 
 
 def terms_to_payload(terms: HoldTerms, *, key_id: str = "") -> bytes:
@@ -230,18 +235,8 @@ def usage_digest(event: UsageEvent) -> str:
     Amounts are left out, because with a running total they depend on the order of events; so
     are times and the edge, because one response is reported over several transports.
     """
-    usage = event.usage
-    facts = {
-        "lines": sorted((line.meter, line.quantity) for line in event.lines),
-        "model": event.model,
-        "status": (event.status or 0) // _STATUS_CLASS,
-        "tokens": (usage.input, usage.output),
-        # A sum that is stated and one that follows from its parts say the same.
-        "total": usage.known_total,
-        "parts": (usage.cache_read or 0, usage.cache_creation or 0, usage.reasoning or 0),
-    }
-    content = json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(content).hexdigest()[:32]
+    lines = [(line.meter, line.quantity) for line in event.lines]
+    return digest_of(lines, event.model, event.status, event.usage)
 
 
 def orphan_event(terms: HoldTerms) -> UsageEvent:
@@ -332,10 +327,10 @@ def _parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord |
 def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord:
     kind = fields[b"k"].decode()
     name, _, number = kind.partition(":")
-    is_correction = EventKind(name) is EventKind.CORRECTION
+    is_correction = name != CLAIM and EventKind(name) is EventKind.CORRECTION
     if is_correction != number.isdecimal():
         raise InvalidInput("the record's kind is malformed")
-    is_grant = EventKind(name).of_grant
+    is_grant = name != CLAIM and EventKind(name).of_grant
     identity, customer_id = fields[b"id"].decode(), fields[b"c"].decode()
     event = None if is_grant else event_from_bytes(fields[b"ev"])
     if event is not None and (event.hold_id, event.customer_id) != (identity, customer_id):
@@ -362,7 +357,15 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
         withdrawal_id=fields[b"wid"].decode(),
         epoch=int(fields[b"ep"]),
         seq=int(fields[b"seq"]),
+        counted=_counted(fields.get(b"qt", b"")),
     )
+
+
+def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
+    """Fields of counters and by how much they were moved, from lines that take turns."""
+    parts = text.decode().split("\n") if text else []
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return tuple((quota_field(field), int(moved)) for field, moved in pairs)
 
 
 def _movements(text: bytes) -> tuple[Movement, ...]:

@@ -1,37 +1,79 @@
-"""The Lua scripts, each with what it shares at its head and the SHA-1 it is called by."""
+"""
+The Lua scripts, each with what it shares at its head and the SHA-1 it is called by.
+
+Around every script stands the same guard: a shard without an epoch has lost its data (or was
+never opened), so the script says so and does nothing. Every other answer comes with the shard's
+epoch and the number of its last write, by which `ShardWatch` sees a store that went back.
+"""
 
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
 
+_HEAD = b"local function decide()\n"
+_GUARDED = b"""
+end
+local shard = KEYS[%d]
+local epoch = redis.call('HGET', shard, 'epoch')
+if not epoch then return { '0', '0' } end
+local answer = decide()
+return { epoch, redis.call('HGET', shard, 'seq') or '0', answer }
+"""
+# While a shard is being rebuilt it has no epoch. What fills it names the epoch that it fills it
+# for, so that a writer that was given up and replaced writes nothing more.
+_BUILDING = b"""
+end
+local shard = KEYS[%d]
+if redis.call('HGET', shard, 'building') ~= ARGV[1] then return 'superseded' end
+return decide()
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One verb on one shard; KEYS, ARGV and reply are listed at the head of its file."""
+    """
+    One verb on one shard; KEYS, ARGV and reply are listed at the head of its file.
+
+    `shard_key` is where in KEYS the shard's hash stands. `guarded` scripts answer with the
+    shard's epoch and seq before what their file says.
+    """
 
     name: str
     source: bytes
     sha: str
+    shard_key: int = 1
+    guarded: bool = True
 
 
-def _load(name: str, *shared: str) -> Script:
+def _load(name: str, *shared: str, shard_key: int = 1, guarded: bool = True) -> Script:
+    body = _read("prelude", *shared, name)
+    tail = _GUARDED if guarded else _BUILDING
+    return _script(name, _HEAD + body + tail % (shard_key + 1), shard_key, guarded=guarded)
+
+
+def _read(*parts: str) -> bytes:
     folder = resources.files(__package__) / "lua"
-    parts = ("prelude", *shared, name)
-    source = b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
+    return b"\n".join((folder / f"{part}.lua").read_bytes() for part in parts)
+
+
+def _script(name: str, source: bytes, shard_key: int, *, guarded: bool) -> Script:
     # SHA-1 is what EVALSHA names a script by; nothing is secured with it.
     sha = hashlib.sha1(source, usedforsecurity=False).hexdigest()
-    return Script(name=name, source=source, sha=sha)
+    return Script(name=name, source=source, sha=sha, shard_key=shard_key, guarded=guarded)
 
 
 PLACE = _load("place", "counters", "takes", "book", "burning")
 RELEASE = _load("release", "counters", "book", "burning")
 EXTEND = _load("extend")
+RESTORE = _load("restore", "counters", "book", "burning", "claims")
 READ = _load("read")
-RESERVE = _load("reserve")
-CAPTURE = _load("capture", "counters", "book", "burning")
-DUE = _load("due")
+RESERVE = _load("reserve", "claims")
+CAPTURE = _load("capture", "counters", "book", "burning", "claims")
+CLAIM = _load("claim", "claims")
+ASIDE = _load("aside", shard_key=0)
+DUE = _load("due", shard_key=0)
 ORPHAN = _load("orphan", "counters", "book", "burning")
-STALE = _load("stale")
+STALE = _load("stale", shard_key=0)
 PRUNE = _load("prune", "counters", "book")
 CUSTOMER = _load("customer", "counters", "book")
 CREDENTIAL = _load("credential")
@@ -40,15 +82,21 @@ GRANT = _load("grant", "counters", "book")
 WITHDRAW = _load("withdraw", "counters", "book")
 AUDIT = _load("audit", "counters", "book")
 MEND = _load("mend", "counters", "book")
-SETTLED = _load("settled")
+MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
+OPEN = _load("open", shard_key=0, guarded=False)
+CLOSE = _script("close", _read("close"), 0, guarded=False)
+SETTLED = _load("settled", shard_key=0)
 
 ALL = (
     PLACE,
     RELEASE,
     EXTEND,
+    RESTORE,
     READ,
     RESERVE,
     CAPTURE,
+    CLAIM,
+    ASIDE,
     DUE,
     ORPHAN,
     STALE,
@@ -60,5 +108,8 @@ ALL = (
     WITHDRAW,
     AUDIT,
     MEND,
+    MARKERS,
+    OPEN,
+    CLOSE,
     SETTLED,
 )

@@ -9,7 +9,7 @@ from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.journal_ports import ShardMark
 
 _FIELDS = ("epoch", "seq", "settled_ep", "settled_seq")
-_COMMANDS_EACH = 3
+_COMMANDS_EACH = 2
 
 
 class RedisShardMarks:
@@ -24,9 +24,8 @@ class RedisShardMarks:
         """
         One mark for each shard, in one round trip.
 
-        Settlement trims what it has committed, so a stream that is empty after the seq was read
-        holds nothing up to it. A store that was emptied in between has another epoch, or none,
-        in the third answer.
+        Settlement trims what it has committed, so an empty stream holds nothing that is not. In
+        a cluster, length and numbers may be answered in any order.
 
         Raises:
             StoreDamaged: What stands there is no number.
@@ -35,11 +34,9 @@ class RedisShardMarks:
             return ()
         commands: list[tuple[Argument, ...]] = []
         for shard in shards:
-            key = self._keyspace.shard(shard)
             commands += (
-                ("HMGET", key, *_FIELDS),
+                ("HMGET", self._keyspace.shard(shard), *_FIELDS),
                 ("XLEN", self._keyspace.usage(shard)),
-                ("HMGET", key, "epoch"),
             )
         replies = await self._connection.commands(commands)
         return [
@@ -48,7 +45,7 @@ class RedisShardMarks:
         ]
 
 
-def _mark(shard: int, fields: list[Any], length: int, again: list[Any]) -> ShardMark:
+def _mark(shard: int, fields: list[Any], length: int) -> ShardMark:
     try:
         epoch, seq, settled_epoch, settled_seq = (int(value or b"0") for value in fields)
     except ValueError as error:
@@ -59,5 +56,5 @@ def _mark(shard: int, fields: list[Any], length: int, again: list[Any]) -> Shard
         seq=seq,
         settled_epoch=settled_epoch,
         settled_seq=settled_seq,
-        drained=length == 0 and epoch > 0 and again[0] == fields[0],
+        empty=length == 0,
     )

@@ -7,7 +7,7 @@ from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import read_entry
-from sidecar.services.control_ports import AnyRecord, StreamRecord
+from sidecar.services.control_ports import CLAIM, AnyRecord, StreamRecord
 
 _LOOK_BACK = 100
 """Entries that are no decisions, and stand last before an offset, are few."""
@@ -49,17 +49,18 @@ class RedisUsageStream:
         (epoch, seq) of the last decision at or before a committed offset.
 
         Returns:
-            None if that has been trimmed: whoever trimmed it has told before.
+            None if that has been trimmed: whoever trimmed it has told before. None beside a
+            claim, whose own capture may not be settled yet.
         """
         _split_id(offset)
         entries = await self._connection.command(
             "XREVRANGE", self._keyspace.usage(shard), offset, "-", "COUNT", _LOOK_BACK
         )
-        for entry_id, flat in entries:
-            record = read_entry(entry_id, flat)
-            if isinstance(record, StreamRecord):
-                return record.epoch, record.seq
-        return None
+        read = [read_entry(entry_id, flat) for entry_id, flat in entries]
+        decisions = [record for record in read if isinstance(record, StreamRecord)]
+        if not decisions or any(record.kind == CLAIM for record in decisions):
+            return None
+        return decisions[0].epoch, decisions[0].seq
 
 
 def _split_id(entry_id: str) -> tuple[int, int]:

@@ -199,6 +199,10 @@ end
 -- Let grants begin and expire up to an instant, in the order of their times.
 local function advance(book, instant)
   if #book.grants == 0 then return end
+  -- What holds had pinned of a grant that ended meanwhile, and a loss of the store gave back.
+  for _, grant in ipairs(book.grants) do
+    if grant.state ~= 'active' and grant.state ~= 'scheduled' then end_free(book, grant) end
+  end
   local grant, at = next_due(book)
   while grant and at <= instant do
     if grant.state == 'scheduled' then

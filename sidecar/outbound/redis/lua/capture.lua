@@ -72,10 +72,28 @@ local function settle_book(kind, ended, pins, hold, late)
   book.records[#book.records + 1] = {
     kind = kind, id = id, currency = ARGV[7], amount = booked, held = hold and hold.amount or '0',
     overage = overage, avail = book.avail, prepaid = prepaid and '1' or '0', late = late,
-    price_version = ARGV[8], event = ARGV[9], moves = moves,
+    price_version = ARGV[8], event = ARGV[9], moves = moves, counted = moved,
   }
   unpin_rests(book, pins, rests)
   return booked, prepaid and above_zero(minus(exposure(book), exposed)) or '0'
+end
+
+-- Ask Postgres by way of the stream, once for each thing that is said of the id.
+local function claim()
+  if marker and marker.digest == digest then return reply('claimed') end
+  local claimed = tombstone('claimed', ARGV[2])
+  claimed.digest, claimed.estimated = digest, estimated
+  remember(done, id, claimed)
+  commit(shard, moment)
+  for _, line in ipairs(lines) do
+    moved[#moved + 1] = line[1]
+    moved[#moved + 1] = line[2]
+  end
+  append_record(usage, moment, {
+    kind = 'claim', id = id, currency = ARGV[7], amount = amount, avail = book.avail,
+    prepaid = ARGV[6], late = '1', price_version = ARGV[8], event = ARGV[9], counted = moved,
+  })
+  return reply('claimed')
 end
 
 -- A second event for a captured id.
@@ -123,6 +141,10 @@ local reservation = row[3] and read_reservation(row[3])
 if (row[2] and not hold) or (row[3] and not reservation) then return reply('out_of_bounds') end
 local refused = refusal(hold and hold.lines or {})
 if refused then return reply(refused) end
+if (marker and marker.state == 'claimed')
+  or not (hold or marker or reservation) and forgotten(shard, id, moment.instant) then
+  return claim()
+end
 if hold and not pins_fit(book, hold.pins) then return reply('out_of_bounds') end
 
 local ended = marker or tombstone('captured', ARGV[2])

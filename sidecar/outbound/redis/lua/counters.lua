@@ -207,9 +207,14 @@ local function touch(field)
   call('SADD', where.touched, member)
 end
 
+-- What captures moved in this script: field and difference in turn, for the stream.
+local moved = {}
+
 local function move_captured(field, delta)
   move(field, delta)
   add(where.customer, captured_field(field), delta)
+  moved[#moved + 1] = field
+  moved[#moved + 1] = delta
   touch(field)
 end
 
@@ -236,6 +241,20 @@ local function uncount_captured(lines)
   for _, line in ipairs(lines) do
     if counts_usage(line) and exists(line[1]) then move_captured(line[1], negate(line[2])) end
   end
+end
+
+-- Count again what a hold took that the store lost. Windows and slices that are gone, and rates,
+-- which begin anew, are left alone; returns whether the hold has something to give back.
+local function recount(line, instant)
+  local kind = kind_of(line[1])
+  if kind == 'l' then return false end
+  if kind == 'q' and not exists(line[1]) then
+    open_window(line[1], instant + WINDOW_UNKNOWN_MS, instant)
+  elseif kind ~= 'f' and not exists(line[1]) then
+    return false
+  end
+  move(line[1], line[2])
+  return true
 end
 
 -- Whether the counters of these lines can be read, and still fit if `more` of each is counted.

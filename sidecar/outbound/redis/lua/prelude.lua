@@ -87,15 +87,13 @@ local function moment_of(shard)
     raw = raw,
     instant = instant,
     seq = tonumber(stored[2] or '0') or 0,
-    -- The instant of the shard's first decision tells one life of the store from another.
-    epoch = stored[3] or text(instant),
+    epoch = stored[3],
   }
 end
 
 local function commit(shard, moment)
   moment.seq = moment.seq + 1
-  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq),
-    'epoch', moment.epoch)
+  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq))
 end
 
 -- Records are lines of text, then (where there is one) an opaque tail.
@@ -264,7 +262,7 @@ local function append_record(usage, moment, record)
     'pre', record.prepaid or '1', 'late', record.late or '0', 'pv', record.price_version or '',
     'ev', record.event or '', 'mv', table.concat(moves, '\n'),
     'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
-    'seq', text(moment.seq), 'ep', moment.epoch)
+    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
 end
 
 -- Forget an open hold and all that points to it.

@@ -39,6 +39,11 @@ if not row[1] then
   reply[1] = 'no_customer'
   return reply
 end
+-- Whether this was charged is for Postgres to say: until then it gets no interval.
+if (marker and marker.state == 'claimed')
+  or not (row[2] or row[3] or marker) and forgotten(shard, id, moment.instant) then
+  return reply
+end
 -- What was captured has its intervals; an event that differs from it books only a difference.
 -- An id of another customer is refused by the capture.
 if captured or foreign or #demands == 0 then return reply end
