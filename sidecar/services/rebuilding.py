@@ -269,7 +269,16 @@ class Rebuilder:
                 )
             await self._live.fill(page)
             filled += len(page)
+            if not self._live.is_one_server:
+                await self._index(
+                    snapshot, [n for n in ids if self._live.shard_of(n) not in snapshot.epochs]
+                )
         return filled
+
+    async def _index(self, snapshot: RebuildSnapshot, ids: Sequence[str]) -> None:
+        """In a cluster a node that loses its data has secrets of other shards' customers, too."""
+        for customer_id, credentials in (await snapshot.credentials(ids)).items():
+            await self._live.index(customer_id, credentials)
 
     async def _remember(self, snapshot: RebuildSnapshot, shard: int) -> None:
         page: list[RecordedUsage] = []

@@ -124,6 +124,14 @@ class RedisLiveShards:
             command for customer in customers for command in self._customer_commands(customer)
         )
 
+    async def index(self, customer_id: str, credentials: Sequence[RecordedCredential]) -> None:
+        """Make secrets lead to their customer, whose own state is left alone."""
+        await self._send(
+            command
+            for credential in credentials
+            for command in credential_commands(customer_id, credential)
+        )
+
     async def remember(self, shard: int, epoch: int, ended: Sequence[RecordedUsage]) -> None:
         """
         Put back how ids ended.
