@@ -52,7 +52,7 @@ class JournalWatch:
             if epoch == mark.epoch:
                 self._journal.settled(mark.shard, epoch, seq)
             earlier = before.get(mark.shard)
-            if mark.empty and earlier is not None and earlier.epoch == mark.epoch:
+            if earlier is not None and mark.empty and _is_same_life(earlier, mark):
                 self._drained[mark.shard] = (earlier.epoch, earlier.seq)
             if _is_older(self._journal.newest().get(mark.shard), mark):
                 behind.add(mark.shard)
@@ -71,6 +71,15 @@ class JournalWatch:
                 telemetry.get_logger().warning("journal_watch_failed", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._poll_seconds)
+
+
+def _is_same_life(earlier: ShardMark, mark: ShardMark) -> bool:
+    """
+    Whether the store has had all since then; a replica that took over may have less.
+
+    Its stream is empty of what it never heard, and nobody has settled that.
+    """
+    return earlier.epoch == mark.epoch and earlier.seq <= mark.seq
 
 
 def _is_older(newest: tuple[int, int] | None, mark: ShardMark) -> bool:
