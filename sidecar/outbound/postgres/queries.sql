@@ -997,6 +997,17 @@ LEFT JOIN account_balances b USING (customer_id, currency)
 LEFT JOIN shards s ON s.shard = $2
 WHERE c.customer_id = $1
 
+-- name: insert_reconcile_run
+INSERT INTO reconcile_runs (customers, unread, wrong, counts, nano) VALUES ($1, $2, $3, $4, $5)
+
+-- name: forget_reconcile_runs
+DELETE FROM reconcile_runs WHERE run_number NOT IN (
+    SELECT run_number FROM reconcile_runs ORDER BY run_number DESC LIMIT $1)
+
+-- name: list_reconcile_runs
+SELECT run_number, finished_at, customers, unread, wrong, counts, nano
+FROM reconcile_runs ORDER BY run_number DESC LIMIT $1
+
 -- name: list_customer_ids
 SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2
 
