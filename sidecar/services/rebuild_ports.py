@@ -23,6 +23,10 @@ class FoundShard:
     seq: int
     lost_epoch: int
     """The epoch in which a process saw it go back."""
+    is_taken_over: bool = False
+    """Whether a replica has it since, which may not have heard its last writes."""
+    is_unsure: bool = False
+    """Whether that cannot be told now, because its slot is being moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

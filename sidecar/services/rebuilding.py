@@ -167,7 +167,7 @@ class Rebuilder:
                     epoch=found.epoch,
                     recorded_epoch=row.epoch,
                 )
-            elif everything or _is_lost(found, row):
+            elif everything or (_is_lost(found, row) and not found.is_unsure):
                 lost[found.shard] = found, row
         return lost
 
@@ -311,5 +311,8 @@ class Rebuilder:
 
 def _is_lost(found: FoundShard, row: RecordedShard) -> bool:
     if found.epoch == 0 or found.epoch < row.epoch or found.lost_epoch >= found.epoch:
+        return True
+    # Whether anything is lacking nobody can tell: who knew may be gone.
+    if found.is_taken_over:
         return True
     return found.epoch == row.settled_epoch and found.seq < row.settled_seq

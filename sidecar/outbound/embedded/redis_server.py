@@ -34,7 +34,7 @@ _MULTI_PART_AOF_SINCE: Final = (7, 0)
 GATEWAY_ACL_RULES: Final = (
     "resetkeys ~sc:* resetchannels &sc:* +@all -@dangerous -@scripting"
     " +eval +evalsha +script|load +script|exists"
-    " +info +client|id +client|getname +client|setname +cluster|slots"
+    " +info +client|id +client|getname +client|setname +cluster|slots +cluster|nodes +cluster|myid"
 )
 
 

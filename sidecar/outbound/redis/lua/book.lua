@@ -12,7 +12,6 @@
 -- For a customer with grants that begin or end by time, the shard's index has a member
 -- "<customer>\ng:", by when the sweep should look at it.
 
-local GRANT_WIDTH = 10
 local GRANTS_MAX = 64
 local BOOK_FIELDS = { 'overdraft', unpack(BALANCE_FIELDS) }
 local BOOK_WIDTH = #BOOK_FIELDS + 2
@@ -36,7 +35,8 @@ local function minus(a, b)
 end
 
 -- One match for each grant: taking its lines one by one costs most of a place with many grants.
-local GRANT_ROW = '^' .. ('([^\n]*)\n'):rep(GRANT_WIDTH) .. '()'
+local GRANT_ROW = '^([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n([^\n]*)\n'
+  .. '([^\n]*)\n([^\n]*)\n([^\n]*)\n()'
 
 local function read_grants(record)
   local count, position = record:match('^(%d+)\n()')
