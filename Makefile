@@ -66,8 +66,11 @@ bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on thi
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
 
-soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; replay 100,000 decisions
+soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; all orders of credit; bursts; replay 100,000 decisions
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)
+	SIDECAR_CREDIT_EXAMPLES=3000 SIDECAR_CREDIT_SHRINK=1 $(BIN)/python -m pytest tests/property/test_hold_machine.py -q -s --timeout 7200 -p no:xdist $(ARGS)
+	SIDECAR_CREDIT_STATES=100000 $(BIN)/python -m pytest tests/property/test_credit_orders.py -q -s --timeout 1800 -p no:xdist $(ARGS)
+	SIDECAR_BURST_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_burst.py -q -s -p no:xdist $(ARGS)
 	SIDECAR_REPLAY_DECISIONS=100000 $(BIN)/python -m pytest tests/unit/test_replay_world.py -q -s -p no:xdist $(ARGS)
 
 lock: $(STAMP)  ## Resolve the lock anew (needs uv)

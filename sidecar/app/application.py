@@ -9,66 +9,41 @@ import os
 import secrets
 import socket
 from contextlib import AsyncExitStack, suppress
-from datetime import timedelta
 from functools import partial
 from typing import Self
 
 from sidecar import telemetry
-from sidecar.app.credits import make_credit
+from sidecar.app.control_plane import ControlPlane
+from sidecar.app.data_plane import DataPlane
 from sidecar.app.foresight import Foresight
 from sidecar.app.journaling import Journaling
-from sidecar.app.keys import load_secrets, read_secret
-from sidecar.app.parts import DataPlane, SystemClock
-from sidecar.app.reconciling import make_reconciler
-from sidecar.app.recovery import Recovery, make_claims
-from sidecar.app.servers import Servers, new_id
+from sidecar.app.keys import load_secrets
+from sidecar.app.parts import SystemClock
+from sidecar.app.recovery import Recovery
+from sidecar.app.servers import Servers
 from sidecar.app.stores import STORE_PAUSE_SECONDS, Stores
 from sidecar.app.workers import Workers
-from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
+from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.domain.identity import key_sets
 from sidecar.inbound.extraction.request_body import read_request_facts
-from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.jwks import JwksVerifier
-from sidecar.outbound.keyed_hashes import KeyedDigests, LedgerRootKeys, SignedHoldTokens
+from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
-from sidecar.outbound.postgres.accounts import PostgresAccounts
-from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
-from sidecar.outbound.postgres.ledger import PostgresLedger
-from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
-from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
-from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
-from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
-from sidecar.outbound.postgres.thresholds import PostgresThresholds
-from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.open_holds import RedisOpenHolds
-from sidecar.outbound.redis.push import PushListener, RedisPolicyNotices
+from sidecar.outbound.redis.push import PushListener
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
-from sidecar.outbound.redis.stream import RedisUsageStream
-from sidecar.outbound.redis.used_counters import RedisUsedCounters
-from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
-from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.ledger_roots import DailyRoots
-from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
-from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.publishing import PublishedPolicies
-from sidecar.services.reloading import PolicyReloads
-from sidecar.services.reporting import Reporter
-from sidecar.services.settlement import SettlementWorker
-from sidecar.services.sweeping import Sweeper
-from sidecar.services.thresholds import Thresholds
 from sidecar.settings import Role, Settings
 
 SETTLED_POLL_SECONDS = 0.05
-FORGET_PAUSE_SECONDS = 600.0
 
 
 class Application:
@@ -98,9 +73,10 @@ class Application:
         self.http_address = self.admin_address = ""
         self.keyspace = Keyspace(settings.shards)
         self.loaded = PolicyHolder(settings.policy_dir)
-        self.reporter: Reporter | None = None
         self.journaling = Journaling()
         self._stack = AsyncExitStack()
+        self.plane: DataPlane
+        self.control: ControlPlane
         self._workers: Workers
 
     async def __aenter__(self) -> Self:
@@ -154,7 +130,7 @@ class Application:
     async def wait_settled(self) -> None:
         """Wait until the workers have taken everything off the streams; bound it yourself."""
         for shard in range(self.settings.shards):
-            while await self.stream.read(shard, "0-0", 1):
+            while await self.control.stream.read(shard, "0-0", 1):
                 await self._workers.sleep(SETTLED_POLL_SECONDS)
 
     async def _start(self) -> None:
@@ -163,8 +139,15 @@ class Application:
         await self.stores.open(self._stack)
         await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)
         self._make_data_plane()
+        self.plane = self._plane()
         if self.stores.wants_postgres:
-            self._make_control_plane()
+            self.control = ControlPlane(self.plane, self.pool, self._stack, owner=self.owner)
+            self.recovery.use_postgres(
+                self.pool,
+                policies=self.policies,
+                cards=self.rate_cards,
+                settle=self.control.settle_shard,
+            )
         with suppress(StoreUnavailable):
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()
@@ -238,131 +221,35 @@ class Application:
         self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
         self.recovery.show_journal_again(self.journaling)
 
-    def _make_control_plane(self) -> None:
-        settings, accounts = self.settings, PostgresAccounts(self.pool)
-        live = RedisLiveAccounts(self.stores.redis, self.keyspace)
-        self.accounts = AccountService(
-            accounts=accounts,
-            live=live,
-            policies=self.loaded,
-            digests=self.digests,
+    def _plane(self) -> DataPlane:
+        return DataPlane(
+            settings=self.settings,
+            secrets=self.secrets,
             clock=self.clock,
-            new_id=new_id,
-            new_secret=lambda: f"sk_{secrets.token_urlsafe(32)}",
-        )
-        self.credit = make_credit(
-            settings,
-            self._stack,
-            accounts=accounts,
-            live=live,
-            policies=self.loaded,
-            clock=self.clock,
-            pool=self.pool,
-        )
-        self.foresight.use_postgres(self.pool)
-        if settings.has(Role.SETTLEMENT):
-            self._make_settlement()
-        self.recovery.use_postgres(
-            self.pool,
+            redis=self.stores.redis,
+            keyspace=self.keyspace,
+            loaded=self.loaded,
             policies=self.policies,
-            cards=self.rate_cards,
-            settle=self.settlement.settle_shard if settings.has(Role.SETTLEMENT) else None,
-        )
-
-    def _make_settlement(self) -> None:
-        settings, shards = self.settings, range(self.settings.shards)
-        self.sweeper = Sweeper(
+            rate_cards=self.rate_cards,
             balances=self.balances,
+            directory=self.directory,
+            digests=self.digests,
+            tokens=self.tokens,
+            quarantine=self.quarantine,
+            checks=self.checks,
             metering=self.metering,
-            shards=shards,
-            interval_seconds=settings.sweep_interval_seconds,
-            orphans=OrphanSettlement(
-                policies=self.policies, counts=PostgresOrphanCounts(self.pool), clock=self.clock
-            ),
-        )
-        self.thresholds = Thresholds(
-            counters=RedisUsedCounters(self.stores.redis, self.keyspace),
-            record=PostgresThresholds(self.pool),
-            accounts=PostgresAccounts(self.pool),
-            policies=self.policies,
-            clock=self.clock,
-            shards=shards,
-            interval_seconds=settings.sweep_interval_seconds,
-        )
-        self.stream = RedisUsageStream(self.stores.redis, self.keyspace)
-        self.settlement = SettlementWorker(
-            self.stream,
-            PostgresLedger(self.pool),
-            self.rate_cards,
-            self.clock,
-            owner=self.owner,
-            shards=shards,
-            batch_max=settings.settle_batch_max,
-            lease_seconds=settings.lease_seconds,
-            poll_seconds=settings.settle_interval_seconds,
-            claims=make_claims(self.pool, self.stores.redis, self.keyspace, self.metering),
-        )
-        self.reconciler = make_reconciler(self.stores.redis, self.keyspace, self.pool, self.clock)
-        keys = LedgerRootKeys(self.secrets.ring)
-        self.roots = DailyRoots(PostgresLedgerRoots(self.pool, keys), self.clock)
-        self._make_reporter()
-
-    def _make_reporter(self) -> None:
-        settings = self.settings
-        if settings.stripe_api_key_file is None:
-            telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
-            return
-        provider = StripeMeterReporter(
-            read_secret(settings.stripe_api_key_file),
-            base_url=settings.stripe_base_url or STRIPE_API,
-        )
-        self._stack.push_async_callback(provider.close)
-        self.reporter = Reporter(
-            PostgresOutbox(self.pool),
-            provider,
-            self.clock,
-            owner=self.owner,
-            report_every=timedelta(seconds=self.loaded.loaded().report_every_seconds),
-            concurrency_max=settings.report_concurrency_max,
-            poll_seconds=settings.report_interval_seconds,
+            foresight=self.foresight,
+            problems=self.problems,
         )
 
     async def _start_servers(self) -> None:
-        servers = Servers(
-            DataPlane(
-                settings=self.settings,
-                secrets=self.secrets,
-                clock=self.clock,
-                digests=self.digests,
-                tokens=self.tokens,
-                quarantine=self.quarantine,
-                checks=self.checks,
-                metering=self.metering,
-                problems=self.problems,
-            )
-        )
+        servers = Servers(self.plane)
         if self.settings.has(Role.GATEWAY):
             self.grpc_address, self.grpc_fast_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack)
         if self.settings.has(Role.ADMIN):
-            await self._start_admin(servers)
-
-    async def _start_admin(self, servers: Servers) -> None:
-        known = (self.loaded, self.directory, self.balances)
-        use_cases = AdminUseCases(
-            accounts=self.accounts,
-            credits=self.credit.credit,
-            schedules=self.credit.schedules,
-            top_ups=self.credit.top_ups,
-            withdrawals=self.credit.withdrawals,
-            decisions=self.foresight.table,
-            explanations=self.foresight.explanations(*known),
-            meters=MeterQueries(PostgresMeterUsage(self.pool), self.loaded, self.clock),
-            reloads=PolicyReloads(self.loaded, RedisPolicyNotices(self.stores.redis)),
-            thresholds=PostgresThresholds(self.pool),
-            holds=RedisOpenHolds(self.stores.redis, self.keyspace),
-        )
-        self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
+            use_cases = self.control.use_cases()
+            self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
 
     def _start_workers(self) -> None:
         settings, start = self.settings, self._workers.start
@@ -379,30 +266,5 @@ class Application:
         self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)
-        if not self._runs_workers:
-            return
-        if settings.has(Role.ADMIN):
-            start("idempotency", self._forget_idempotency_keys)
-        if settings.has(Role.SETTLEMENT):
-            start("sweep", self.sweeper.run, after=known)
-            start("settlement", self.settlement.run, after=known)
-            start("thresholds", self.thresholds.run, after=known)
-            start("ledger_roots", self.roots.run)
-            seconds = settings.reconcile_interval_seconds
-            compare = partial(self.reconciler.run, interval_seconds=seconds)
-            start("reconcile", compare, after=known)
-            for name, run in self.credit.workers.items():
-                start(name, run, after=known)
-        if self.reporter is not None:
-            start("reporting", self.reporter.run)
-
-    async def _forget_idempotency_keys(self, stop: asyncio.Event) -> None:
-        """Drop answers that have been kept long enough."""
-        keys = PostgresIdempotencyKeys(self.pool)
-        while not stop.is_set():
-            try:
-                await keys.sweep()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("idempotency").inc()
-                telemetry.get_logger().warning("idempotency_sweep_failed", error=str(error))
-            await self._workers.sleep(FORGET_PAUSE_SECONDS)
+        if self._runs_workers and self.stores.wants_postgres:
+            self.control.start(self._workers, after=known)

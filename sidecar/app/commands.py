@@ -47,7 +47,7 @@ async def serve_until_signal(settings: Settings) -> None:
 async def settle_once(settings: Settings) -> int:
     """One round of settlement over all shards."""
     async with Application(settings, workers=False) as application:
-        return await application.settlement.settle_once()
+        return await application.control.settlement.settle_once()
 
 
 async def rebuild_shards(settings: Settings, shards: Sequence[int], *, force: bool) -> int:
@@ -74,9 +74,9 @@ async def rebuild_shards(settings: Settings, shards: Sequence[int], *, force: bo
 async def report_once(settings: Settings) -> int:
     """Seal and send everything that is settled."""
     async with Application(settings, workers=False) as application:
-        if application.reporter is None:
+        if application.control.reporter is None:
             raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")
-        return await application.reporter.report_once(force=True)
+        return await application.control.reporter.report_once(force=True)
 
 
 def envoy_options(

@@ -3,7 +3,7 @@
 import secrets
 from contextlib import AsyncExitStack
 
-from sidecar.app.parts import DataPlane
+from sidecar.app.data_plane import DataPlane
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.envoy.access_log import AccessLogHandler
 from sidecar.inbound.envoy.authz import CheckHandler
@@ -23,7 +23,7 @@ from sidecar.inbound.principals import (
 )
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.pool import Pool
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.settings import is_local
 
 GRPC_SERVICES = (

@@ -52,6 +52,7 @@ async def read_numbers(
         }
     tokens = {row["meter"]: int(row["quantity"]) for row in await pool.fetch(_TOKENS)}
     overage = int(await pool.fetchval(_OVERAGE))
+    compared = await application.control.reconciler.run_once()
     return {
         "versions": {
             "envoy": envoy_version,
@@ -81,12 +82,7 @@ async def read_numbers(
             "value": {name: int(value) for name, value in sorted(stripe.values().items()) if value},
         },
         "overspend_nano": overage,
-        "reconcile": {
-            "differences": sum(
-                one["available_nano_redis"] != one["available_nano_ledger"]
-                for one in customers.values()
-            )
-        },
+        "reconcile": {"differences": sum(compared.counts.values()) + len(compared.unread)},
     }
 
 

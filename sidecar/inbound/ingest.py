@@ -13,7 +13,8 @@ from sidecar.domain.usage import TOKEN_KINDS, TokenUsage, UsageReport
 from sidecar.inbound.extraction.text import printable
 from sidecar.inbound.grpc.engine import Call, GrpcError, GrpcStatus, UnaryMethod
 from sidecar.inbound.grpc.metadata import FindPrincipal, authenticate, gateway_id
-from sidecar.services.metering import MeterPrincipal, UsageOutcome, UsageResult
+from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome, UsageResult
 from sidecar.services.ports import Clock
 from sidecar.wire import usage_event_pb2 as event_wire
 from sidecar.wire import usage_service_pb2 as wire

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from sidecar.domain.errors import ConfigError
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 
 TOKEN_LENGTH_MIN = 8
 TOKEN_LENGTH_MAX = 512

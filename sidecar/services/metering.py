@@ -18,12 +18,10 @@ from enum import StrEnum
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id, make_hold_id
-from sidecar.domain.noting import note_labels
-from sidecar.domain.periods import to_epoch_ms
+from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
 from sidecar.domain.pricing import Billing
-from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.usage import UsageEvent, UsageReport
+from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
 from sidecar.services.ports import (
     Balances,
@@ -38,8 +36,6 @@ from sidecar.services.ports import (
 )
 from sidecar.services.rating import Priced, Rating
 
-NOT_COVERED = "the sender may not report on this gateway or customer"
-_SECOND_MAX = 2**32 - 1  # A hold id has eight hex digits for it.
 _BOOKED_NOWHERE = frozenset(
     {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
 )
@@ -67,22 +63,6 @@ class UsageResult:
     outcome: UsageOutcome
     amount_nano: int = 0
     reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeterPrincipal:
-    """A sender of usage, and what it may speak for; empty sets mean all."""
-
-    name: str
-    gateways: frozenset[str] = frozenset()
-    customers: frozenset[str] = frozenset()
-    may_send_unheld: bool = False
-
-    def covers(self, terms: HoldTerms) -> bool:
-        """Whether the sender may report on this hold."""
-        return (not self.gateways or terms.gateway_id in self.gateways) and (
-            not self.customers or terms.customer_id in self.customers
-        )
 
 
 class MeteringService:
@@ -113,11 +93,14 @@ class MeteringService:
         """
         self._balances = balances
         self._rating = Rating(balances)
-        self._directory = directory
+        self._terms = HoldTermsLookup(
+            balances=balances,
+            directory=directory,
+            tokens=tokens,
+            digests=digests,
+            policies=policies,
+        )
         self._rate_cards = rate_cards
-        self._tokens = tokens
-        self._digests = digests
-        self._policies = policies
         self._quarantine = quarantine
         self._hold_ttl_ms = hold_ttl_ms
         self._concurrency_max = concurrency_max
@@ -196,7 +179,7 @@ class MeteringService:
             InvalidInput: The hold is not the sender's to report on, or its token is none.
             StoreUnavailable: It may or may not live on; repeat it.
         """
-        terms = await self._terms(report, principal)
+        terms = await self._terms.held(report, principal)
         if terms is None:
             return False
         extended = await self._balances.extend_hold(
@@ -222,9 +205,9 @@ class MeteringService:
     ) -> UsageResult:
         unheld = not report.hold_token and not report.hold_id
         if unheld:
-            terms = await self._unheld_terms(report, principal)
+            terms = await self._terms.unheld(report, principal)
         else:
-            found = await self._terms(report, principal)
+            found = await self._terms.held(report, principal)
             if found is None:
                 return await self._set_aside(report, report.hold_id, "unknown_hold")
             terms = found
@@ -322,68 +305,6 @@ class MeteringService:
             bound = _overspend_bound(terms, priced.event, outcome)
             telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
         return outcome
-
-    async def _terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms | None:
-        """The hold's terms, from its signed token or else from the store."""
-        terms: HoldTerms | None
-        if report.hold_token:
-            terms = signed = self._tokens.read(report.hold_token)
-            if report.hold_id not in ("", signed.hold_id):
-                raise InvalidInput("hold_id is not the one of hold_token", field="hold_id")
-            if report.customer_id not in ("", signed.customer_id):
-                raise InvalidInput("customer_id is not the one of hold_token", field="customer_id")
-        else:
-            hold_id = check_hold_id(report.hold_id)
-            customer_id = report.customer_id or await self._balances.find_hold(hold_id)
-            stored = customer_id and await self._balances.read_hold(customer_id, hold_id)
-            terms = stored.terms if stored else None
-        if terms is not None and not principal.covers(terms):
-            raise InvalidInput(NOT_COVERED)
-        return terms
-
-    async def _unheld_terms(self, report: UsageReport, principal: MeterPrincipal) -> HoldTerms:
-        """Terms for usage that no check preceded; its id is the sender's, so it needs a right."""
-        if not principal.may_send_unheld:
-            raise InvalidInput(
-                "usage without a hold needs a sender with the scope usage:unheld; "
-                "send hold_token or hold_id",
-                field="hold_token",
-            )
-        if not report.customer_id or not report.event_id:
-            raise InvalidInput("usage without a hold needs customer_id and id", field="customer_id")
-        if report.occurred_at is None:
-            raise InvalidInput("usage without a hold needs occurred_at", field="occurred_at")
-        second = to_epoch_ms(report.occurred_at) // 1_000
-        if not 0 <= second <= _SECOND_MAX:
-            raise InvalidInput("occurred_at must be in 1970 to 2105", field="occurred_at")
-        customer = await self._directory.read_customer(report.customer_id)
-        policy = self._policies.current()
-        card = policy.cards.get(customer.plan) if customer else None
-        if customer is None or card is None:
-            raise InvalidInput("customer_id names no customer with a plan", field="customer_id")
-        digest = self._digests.request_digest(
-            b"unheld", report.customer_id.encode(), report.event_id.encode()
-        )
-        meters = [card.meters[name] for name in sorted(card.priced_meters())]
-        terms = HoldTerms(
-            hold_id=make_hold_id(second, digest),
-            gateway_id=report.gateway_id,
-            customer_id=customer.customer_id,
-            plan=customer.plan,
-            currency=card.currency,
-            amount_nano=0,
-            price_version=card.version,
-            estimate=estimate_quantities(meters, 0, 0, 0),
-            model=report.model,
-            route=report.route,
-            policy_version=policy.version,
-            bound=Bound.ESTIMATED,
-            decided_at_ms=to_epoch_ms(report.occurred_at),
-            noted=note_labels(meters, customer.labels),
-        )
-        if not principal.covers(terms):
-            raise InvalidInput(NOT_COVERED)
-        return terms
 
     async def _word(
         self,

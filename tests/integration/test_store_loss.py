@@ -29,7 +29,7 @@ from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis.granting import grant_lines
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.services.ports import CaptureStatus, RatingDemand
 from sidecar.services.rating import total_key
 

@@ -7,210 +7,29 @@ behind. Amounts are small, or multiples of 2^53 + 1, which a double cannot hold.
 
 import os
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 
-from fixtures.credit_model import OutOfBounds, Refused
-from fixtures.credit_world import (
-    CUSTOMERS,
-    EXACT,
-    LONG_MS,
-    METERS,
-    QUOTA_LIMIT,
-    SECOND,
-    SHORT_MS,
-    Account,
-    CreditWorld,
-    Ended,
-    Open,
-    model_grant,
-)
+from fixtures.credit_parts import Booked, OutOfBoundsError, RefusedError
+from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of
+from fixtures.credit_world import LONG_MS, QUOTA_LIMIT, SHORT_MS, Account, Ended, Open
 from fixtures.live_store import hold_id_of, quota_lines
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import rule, run_state_machine_as_test
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound
-from sidecar.domain.grants import GrantKind, Rollover, WithdrawalKind
-from sidecar.domain.standing import Standing, StandingFact
-from sidecar.services.control_ports import Grant, Withdrawal
-from sidecar.services.ports import CaptureOutcome, CaptureStatus, PlaceOutcome, PlaceStatus
+from sidecar.domain.usage import UsageEvent
+from sidecar.services.ports import (
+    CaptureOutcome,
+    CaptureStatus,
+    PlaceHold,
+    PlaceOutcome,
+    PlaceStatus,
+)
 
 SHRINK = [Phase.shrink] if os.environ.get("SIDECAR_CREDIT_SHRINK") else []
 
-customers = st.sampled_from(CUSTOMERS)
-numbers = st.integers(0, 7)
-grant_ids = st.integers(0, 9).map("grant-{}".format)
-counts = st.integers(0, 25)
-scopes = st.sampled_from([(), (), (), ("input",), ("output",), ("input", "output"), ("requests",)])
-parts_of = st.dictionaries(st.sampled_from(METERS), counts, max_size=3)
-mostly = st.sampled_from([True, True, True, False])
 
-
-class HoldMachine(RuleBasedStateMachine):
-    socket: Path
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = CreditWorld(self.socket)
-        self.scale = 1
-
-    def teardown(self) -> None:
-        try:
-            self.world.check_books()
-        finally:
-            self.world.close()
-
-    @initialize(scale=st.sampled_from([1, EXACT]))
-    def choose_scale(self, scale: int) -> None:
-        self.scale = scale
-
-    def nano(self, count: int) -> int:
-        """Near its neighbours by one, where a double no longer tells them apart."""
-        return max(0, count * self.scale - (count % 3 if self.scale > 1 else 0))
-
-    def parts(self, counted: dict[str, int]) -> dict[str, int]:
-        return {meter: self.nano(count) for meter, count in counted.items()}
-
-    # Credit that comes.
-
-    def give(self, customer: str, grant: Grant) -> None:
-        world, account = self.world, self.world.accounts[customer]
-        known = account.grants.get(grant.grant_id)
-        try:
-            world.run(world.store.accounts.apply_grant(grant))
-            refused = None
-        except (Conflict, InvalidInput) as error:
-            refused = error
-        if known is not None:
-            assert isinstance(refused, Conflict) is (known != grant)
-            assert refused is None or isinstance(refused, Conflict)
-            return
-        try:
-            account.credit.give(model_grant(grant, world.now), world.now)
-        except (Refused, OutOfBounds):
-            assert isinstance(refused, InvalidInput)
-            return
-        assert refused is None
-        account.grants[grant.grant_id] = grant
-
-    @rule(
-        customer=customers,
-        grant_id=grant_ids,
-        count=st.integers(1, 60),
-        kind=st.sampled_from(GrantKind),
-        priority=st.sampled_from([10, 50]),
-        begins=st.none() | st.integers(-3, 8),
-        lasts=st.none() | st.integers(1, 20),
-        meters=scopes,
-    )
-    def grant(self, customer, grant_id, count, kind, priority, begins, lasts, meters) -> None:
-        moment = self.world.moment
-        effective = None if begins is None else moment + timedelta(seconds=begins)
-        grant = Grant(
-            grant_id=grant_id,
-            customer_id=customer,
-            amount_nano=self.nano(count),
-            currency="USD",
-            kind=kind,
-            priority=priority,
-            effective_at=effective,
-            expires_at=None if lasts is None else (effective or moment) + timedelta(seconds=lasts),
-            meters=meters,
-        )
-        self.give(customer, grant)
-
-    @rule(customer=customers, grant_id=grant_ids)
-    def grant_again(self, customer: str, grant_id: str) -> None:
-        known = self.world.accounts[customer].grants.get(grant_id)
-        if known is not None:
-            self.give(customer, known)
-
-    @precondition(lambda self: any(self.expiring(c) for c in CUSTOMERS))
-    @rule(data=st.data(), grant_id=grant_ids, count=st.integers(1, 40), meters=scopes)
-    def successor(self, data: st.DataObject, grant_id: str, count: int, meters) -> None:
-        """A grant of a schedule, which takes along what is left of the one before."""
-        pairs = [(c, name) for c in CUSTOMERS for name in self.expiring(c)]
-        customer, before = data.draw(st.sampled_from(pairs))
-        least, more = data.draw(st.tuples(st.integers(0, 30), st.integers(0, 30)))
-        ends = self.world.accounts[customer].grants[before].expires_at
-        assert ends is not None
-        grant = Grant(
-            grant_id=grant_id,
-            customer_id=customer,
-            amount_nano=self.nano(count),
-            currency="USD",
-            effective_at=ends,
-            expires_at=ends + timedelta(seconds=data.draw(st.integers(1, 10))),
-            meters=meters,
-            rollover=Rollover(
-                from_grant_id=before,
-                least_nano=self.nano(least),
-                most_nano=self.nano(least) + self.nano(more),
-            ),
-        )
-        self.give(customer, grant)
-
-    def expiring(self, customer: str) -> list[str]:
-        """Grants with an end that lies ahead, the spent ones too."""
-        grants = self.world.accounts[customer].grants.values()
-        moment = self.world.moment
-        return [g.grant_id for g in grants if g.expires_at is not None and g.expires_at > moment]
-
-    @rule(customer=customers, count=st.integers(0, 30))
-    def set_overdraft(self, customer: str, count: int) -> None:
-        self.world.accounts[customer].overdraft = self.nano(count)
-        self.world.put_customer(customer)
-
-    @rule(customer=customers, delinquent=st.booleans())
-    def set_standing(self, customer: str, *, delinquent: bool) -> None:
-        standing = Standing.DELINQUENT if delinquent else Standing.GRACE
-        world = self.world
-        world.run(world.store.accounts.put_standing(customer, StandingFact(standing=standing)))
-        world.accounts[customer].delinquent = delinquent
-
-    # Credit that is taken back.
-
-    @rule(
-        customer=customers,
-        number=st.integers(0, 5),
-        grant_id=grant_ids,
-        kind=st.sampled_from(WithdrawalKind),
-        count=st.none() | st.integers(1, 40),
-    )
-    def withdraw(self, customer, number, grant_id, kind, count) -> None:
-        world, credit = self.world, self.world.accounts[customer].credit
-        if kind is WithdrawalKind.DISPUTE and count is None:
-            return
-        amount = None if count is None else self.nano(count)
-        withdrawal = Withdrawal(
-            withdrawal_id=f"wd-{number}",
-            customer_id=customer,
-            grant_id=grant_id,
-            kind=kind,
-            amount_nano=amount,
-        )
-        try:
-            expected = credit.withdraw(f"wd-{number}", grant_id, kind.value, amount, world.now)
-        except (Refused, OutOfBounds) as error:
-            expected = error
-        try:
-            taken = world.run(world.store.accounts.apply_withdrawal(withdrawal))
-        except (Conflict, InvalidInput, NotFound) as error:
-            assert isinstance(expected, Exception), error
-            missing = str(expected) == "no_grant"
-            assert isinstance(error, NotFound) is missing
-            assert isinstance(error, InvalidInput) is isinstance(expected, OutOfBounds)
-            return
-        assert taken == expected
-
+class HoldMachine(CreditRules):
     # Holds.
 
     @rule(
@@ -222,7 +41,7 @@ class HoldMachine(RuleBasedStateMachine):
         prepaid=mostly,
         ttl_ms=st.sampled_from([SHORT_MS, LONG_MS]),
     )
-    def place(self, customer, number, counted, stated, *, required, prepaid, ttl_ms) -> None:
+    def place(self, *, customer, number, counted, stated, required, prepaid, ttl_ms) -> None:
         world, account = self.world, self.world.accounts[customer]
         parts = self.parts(counted) | {"": self.nano(stated)}
         units = sum(counted.values())
@@ -247,7 +66,7 @@ class HoldMachine(RuleBasedStateMachine):
             assert outcome.status is PlaceStatus.CLOSED
             return
         seen = account.credit.at(world.now)
-        if not self.place_on_model(account, number, parts, outcome, required, prepaid, units):
+        if not self.placed(account, demand, parts, outcome, units):
             return
         account.counter += units
         account.open[number] = Open(
@@ -260,28 +79,27 @@ class HoldMachine(RuleBasedStateMachine):
             assert account.credit.exposure == seen.exposure
             assert account.credit.holds[hold_id_of(number)].beyond == 0
 
-    def place_on_model(
+    def placed(
         self,
         account: Account,
-        number: int,
+        demand: PlaceHold,
         parts: dict[str, int],
         outcome: PlaceOutcome,
-        required: bool,
-        prepaid: bool,
         units: int,
     ) -> bool:
         """Whether the model places it, too; compares the answers."""
-        world, credit = self.world, account.credit
+        world, credit, hold_id = self.world, account.credit, demand.terms.hold_id
+        prepaid, required = demand.prepaid, demand.credit_required
         over_quota = account.counter + units > QUOTA_LIMIT
         seen = credit.at(world.now)
         meters = [meter for meter, nano in parts.items() if nano]
         failed = False
         try:
             after = credit.at(world.now)
-            after.place(hold_id_of(number), parts, world.now, prepaid=prepaid, required=required)
-        except Refused:
+            after.place(hold_id, parts, world.now, prepaid=prepaid, required=required)
+        except RefusedError:
             failed = True
-        except OutOfBounds:
+        except OutOfBoundsError:
             if not (account.delinquent or over_quota):
                 assert outcome.status is PlaceStatus.OUT_OF_BOUNDS
                 return False
@@ -293,7 +111,7 @@ class HoldMachine(RuleBasedStateMachine):
             assert outcome.numbers.available_nano == available
             return False
         assert outcome.status is PlaceStatus.PLACED
-        credit.place(hold_id_of(number), parts, world.now, prepaid=prepaid, required=required)
+        credit.place(hold_id, parts, world.now, prepaid=prepaid, required=required)
         available = credit.spendable(meters) if prepaid else credit.balance + credit.overdraft
         assert outcome.numbers.available_nano == available
         return True
@@ -343,7 +161,7 @@ class HoldMachine(RuleBasedStateMachine):
         prepaid=mostly,
         as_held=st.booleans(),
     )
-    def capture(self, customer, number, counted, model, *, estimated, prepaid, as_held) -> None:
+    def capture(self, *, customer, number, counted, model, estimated, prepaid, as_held) -> None:
         world, account = self.world, self.world.accounts[customer]
         hold = account.open.get(number)
         units, parts = sum(counted.values()), self.parts(counted)
@@ -370,10 +188,16 @@ class HoldMachine(RuleBasedStateMachine):
                 booked = account.credit.correct(identity, parts, world.now, prepaid=prepaid)
             else:
                 booked = account.credit.capture(identity, parts, world.now, prepaid=prepaid)
-        except OutOfBounds:
+        except OutOfBoundsError:
             assert outcome.status is CaptureStatus.OUT_OF_BOUNDS
             return
-        self.check_capture(account, number, parts, outcome, booked, captured, prepaid)
+        self.check_capture(account, event, outcome, booked)
+        first = CaptureStatus.CAPTURED if hold else CaptureStatus.LATE
+        assert outcome.status is (CaptureStatus.CORRECTED if captured else first)
+        if hold and hold.required and hold.prepaid and prepaid:
+            within = all(nano <= hold.parts.get(meter, 0) for meter, nano in parts.items())
+            # What was set aside is enough: nothing is overspent, whatever came between.
+            assert outcome.overspent_nano == 0 or not within
         account.open.pop(number, None)
         before = hold.units if hold else (ended.units if ended else 0)
         account.counter += units - before
@@ -381,28 +205,15 @@ class HoldMachine(RuleBasedStateMachine):
             customer, captured=True, units=units, estimated=estimated, digest=digest
         )
 
+    @staticmethod
     def check_capture(
-        self,
-        account: Account,
-        number: int,
-        parts,
-        outcome: CaptureOutcome,
-        booked,
-        captured,
-        prepaid,
+        account: Account, event: UsageEvent, outcome: CaptureOutcome, booked: Booked
     ) -> None:
-        hold = account.open.get(number)
-        first = CaptureStatus.CAPTURED if hold else CaptureStatus.LATE
-        assert outcome.status is (CaptureStatus.CORRECTED if captured else first)
+        assert event.hold_id not in account.credit.holds
         assert outcome.booked_nano == booked.amount
         assert outcome.overspent_nano == booked.overspent
         assert outcome.held_nano == booked.held
         assert outcome.available_nano == account.credit.balance + account.credit.overdraft
-        if hold and hold.required and hold.prepaid and prepaid:
-            within = all(nano <= hold.parts.get(meter, 0) for meter, nano in parts.items())
-            if within:
-                # What was set aside is enough: nothing is overspent, whatever came between.
-                assert outcome.overspent_nano == 0
 
     @staticmethod
     def is_known(captured: Ended, digest, status: CaptureStatus, *, estimated: bool) -> bool:
@@ -417,24 +228,6 @@ class HoldMachine(RuleBasedStateMachine):
         else:
             return False
         return True
-
-    # Time.
-
-    @rule(seconds=st.integers(1, 8))
-    def wait(self, seconds: int) -> None:
-        self.world.move_to(self.world.now + seconds * SECOND)
-
-    @rule()
-    def prune(self) -> None:
-        """The sweep lets grants begin and expire where nothing else comes by."""
-        world = self.world
-        world.run(world.store.balances.prune_counters(0, 1_000))
-        for account in world.accounts.values():
-            account.credit.let_time_pass(world.now)
-
-    @invariant()
-    def both_sides_are_the_same(self) -> None:
-        self.world.check()
 
 
 def test_no_order_of_steps_breaks_a_balance(redis_socket: Path) -> None:

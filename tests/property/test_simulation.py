@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from fixtures.live_store import LiveStore
+from fixtures.live_store import LiveStore, SystemClock
 from fixtures.simulation import Simulation
 from fixtures.simulation_model import bill, write_policy
 from fixtures.simulation_parts import SHARDS
 
 from sidecar import telemetry
+from sidecar.app.reconciling import make_reconciler
 from sidecar.domain.holds import Bound
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.ledger import PostgresLedger
@@ -98,7 +99,7 @@ def check_holds(simulation: Simulation) -> None:
 def usage_records(simulation: Simulation) -> list[StreamRecord]:
     records = list(simulation.records.values())
     assert all(isinstance(record, StreamRecord) for record in records)
-    return [record for record in records if record.kind != "grant"]
+    return [record for record in records if not record.grant_id]
 
 
 async def check_balances(simulation: Simulation) -> None:
@@ -108,10 +109,14 @@ async def check_balances(simulation: Simulation) -> None:
         ids = {r.hold_id for r in records if r.kind == "capture"}
         expected = bill(plan, [shot for shot in simulation.shots if shot.hold_id in ids])
         granted, used, held, available = await simulation.store.numbers(customer)
-        usage = [r for r in records if r.kind != "grant"]
+        usage = [r for r in records if not r.grant_id]
+        balance = await simulation.store.balance(customer)
         assert held == 0
-        assert available == granted - used - held
+        gone = balance.voided_nano + balance.expired_nano
+        assert available == granted - gone - used - held
         assert granted == sum(r.amount_nano for r in records if r.kind == "grant")
+        ended = [r.amount_nano for r in records if r.kind in ("void", "refund")]
+        assert sum(ended) == gone
         assert used == sum(r.amount_nano for r in usage)
         assert used == expected.total_nano
         overage = sum(r.overage_nano for r in usage)
@@ -119,7 +124,7 @@ async def check_balances(simulation: Simulation) -> None:
             assert overage == 0
         else:
             # What credit paid was there, and what it could not pay is counted.
-            assert granted - (used - overage) >= 0
+            assert granted - gone - (used - overage) >= 0
             assert overage >= -available
         counter = [
             int(value)
@@ -150,6 +155,10 @@ async def check_ledger(simulation: Simulation) -> None:
         for meter, quantity in expected.quantities.items():
             assert lines[customer, meter]["quantity"] == quantity
             assert lines[customer, meter]["nano"] == expected.nano.get(meter, 0)
-        granted, used, _, _ = await simulation.store.numbers(customer)
-        assert await ledger.read_available(customer) == granted - used
+        *_, available = await simulation.store.numbers(customer)
+        assert await ledger.read_available(customer) == available
     assert await simulation.pool.fetchval("SELECT count(*) FROM quarantine") == 0
+    compared = await make_reconciler(
+        simulation.store.connection, simulation.store.keyspace, simulation.pool, SystemClock()
+    ).run_once()
+    assert (compared.customers, compared.differences) == (len(CUSTOMERS), [])

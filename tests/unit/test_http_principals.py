@@ -11,7 +11,7 @@ from sidecar.inbound.principals import (
     parse_admin_tokens,
     parse_gateway_tokens,
 )
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 
 TOKEN = "a-secret-token-1"
 

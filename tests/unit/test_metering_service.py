@@ -16,7 +16,8 @@ from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Meter, Package, PerUnit, PriceLine
 from sidecar.domain.usage import OnMissing, TokenUsage
-from sidecar.services.metering import MeterPrincipal, UsageOutcome
+from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome
 
 UNHELD = MeterPrincipal(name="middleware", may_send_unheld=True)
 SENT_AT = datetime(2026, 1, 31, 11, 59, tzinfo=UTC)

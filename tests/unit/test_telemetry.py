@@ -25,6 +25,8 @@ UNITLESS_GAUGES = {
     "sidecar_shards_lost",
     "sidecar_journal_nearly_full",
     "sidecar_journal_unsettled_records",
+    "sidecar_reconcile_differences",
+    "sidecar_reconcile_unread_customers",
 }
 
 

@@ -18,7 +18,8 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.usage import TokenUsage, UsageFacts, UsageReport
 from sidecar.inbound.extraction.token_usage import ExtractedUsage, UsageSources, extract_usage
-from sidecar.services.metering import MeterPrincipal, UsageResult
+from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageResult
 from sidecar.services.ports import Clock, HoldTokens, Quarantine, RequestDigests
 
 END: Final = "DownstreamEnd"

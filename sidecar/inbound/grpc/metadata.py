@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from sidecar.inbound.grpc.engine import Call, GrpcError, GrpcStatus
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 
 GATEWAY_HEADER = "x-sidecar-gateway"
 TOKEN_HEADER = "x-sidecar-token"  # noqa: S105  The name of a header, not a secret.

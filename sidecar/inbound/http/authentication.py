@@ -7,7 +7,7 @@ from sidecar.inbound.http.edge import EDGE, Edge
 from sidecar.inbound.http.problems import ProblemCode, ProblemError
 from sidecar.inbound.http.routing import Auth, Principal
 from sidecar.inbound.principals import TOKEN_LENGTH_MAX, bearer_token, is_name
-from sidecar.services.metering import MeterPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 
 DEFAULT_GATEWAY = "http"
 

@@ -10,8 +10,8 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from sidecar.inbound.principals import AdminPrincipal
+from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.services.idempotency import IdempotencyClaim
-from sidecar.services.metering import MeterPrincipal
 
 WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 

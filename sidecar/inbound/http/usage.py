@@ -22,7 +22,8 @@ from sidecar.inbound.http.gateway_models import (
     UsageResults,
 )
 from sidecar.inbound.http.routing import Answer, Call
-from sidecar.services.metering import MeterPrincipal, UsageOutcome, UsageResult
+from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome, UsageResult
 
 EDGE_NAME = "http"
 _ID_LENGTH_MAX = 256

@@ -2,18 +2,27 @@
 
 -- What a check of these meters may still set aside.
 local function spendable(book, parts)
-  local sum = minus(minus(book.overdraft, book.deficit), book.uncov)
+  if #book.grants == 1 and parts[1] then
+    -- The common case, without sums in halves.
+    local grant = book.grants[1]
+    local owed = plus(book.deficit, book.uncov)
+    if grant.state == 'active' and grant.meters == '' then
+      return minus(plus(grant.free, book.overdraft), owed)
+    end
+  end
+  local high, low = halves(minus(minus(book.overdraft, book.deficit), book.uncov))
   for _, grant in ipairs(book.grants) do
     if grant.state == 'active' and grant.free ~= '0' then
       for _, part in ipairs(parts) do
         if covers(grant, part[1]) then
-          sum = plus(sum, grant.free)
+          local free_high, free_low = halves(grant.free)
+          high, low = high + free_high, low + free_low
           break
         end
       end
     end
   end
-  return sum
+  return whole(high, low)
 end
 
 local function exposure(book)

@@ -112,7 +112,9 @@ local function compare()
   if refused then return reply(refused) end
   -- Who paid the estimate pays the correction, whatever the plan says since. What credit paid is
   -- all burned or owed.
-  if marker.amount ~= '0' then
+  -- (What the ledger told of an earlier life of the store does not say who paid.)
+  local told = marker.burned[1] and marker.burned[1][1] == '?'
+  if marker.amount ~= '0' and not told then
     prepaid = plus(pinned_sum(marker.burned), marker.overage) == marker.amount
   end
   local corrections = text(tonumber(marker.corrections) + 1)

@@ -128,10 +128,15 @@ local reply = refuse('denied')
 local denied = ARGV[11] == '1'
 -- Beyond what is spendable, or (where grants are scoped) beyond what overdraft may stand in for.
 local fits = cmp(available(), amount) >= 0
-local exposed, pins, uncovered = exposure(book), {}, amount
+local pins, uncovered, beyond = {}, amount, '0'
 if prepaid then pins, uncovered = pin(book, parts, amount) end
-shift(book, 'uncov', uncovered)
-if prepaid and uncovered ~= '0' and exposure(book) ~= '0' then fits = false end
+if uncovered ~= '0' then
+  local exposed = exposure(book)
+  shift(book, 'uncov', uncovered)
+  local exposed_now = exposure(book)
+  beyond = minus(exposed_now, exposed)
+  if prepaid and exposed_now ~= '0' then fits = false end
+end
 if ARGV[10] == '1' and not fits then
   reply[11], denied = '1', true
 end
@@ -153,7 +158,7 @@ end
 local lines = write_takes(takes, moment.instant)
 local expires_at = text(moment.instant + tonumber(ARGV[6]))
 call('HSET', customer, 'h:' .. id, write_hold({
-  decided = text(moment.instant), amount = amount, beyond = minus(exposure(book), exposed),
+  decided = text(moment.instant), amount = amount, beyond = beyond,
   fingerprint = ARGV[4], lines = lines, pins = pins, terms = ARGV[13],
 }))
 call('ZADD', expiry, expires_at, id)

@@ -34,9 +34,10 @@ end
 
 -- Whether n is a canonical integer within +-AMOUNT_MAX: two of them always add up within 64 bits.
 local function sane(n)
-  if type(n) ~= 'string' then return false end
-  local digits = n:match('^%-?([1-9]%d*)$')
-  if not digits then return n == '0' end
+  if n == '0' then return true end
+  if type(n) ~= 'string' or not n:find('^%-?[1-9]%d*$') then return false end
+  if #n < #AMOUNT_MAX then return true end
+  local digits = negative(n) and n:sub(2) or n
   return #digits < #AMOUNT_MAX or (#digits == #AMOUNT_MAX and digits <= AMOUNT_MAX)
 end
 
@@ -62,8 +63,11 @@ local function whole(high, low)
   return sign .. string.format('%.0f%09.0f', high, low)
 end
 
--- a + b, exactly and without a write; both sane.
+-- a + b, exactly and without a write; both sane. Up to 15 digits a double adds by itself.
 local function plus(a, b)
+  if a == '0' then return b end
+  if b == '0' then return a end
+  if #a < 16 and #b < 16 then return string.format('%.0f', tonumber(a) + tonumber(b)) end
   local high, low = halves(a)
   local more_high, more_low = halves(b)
   return whole(high + more_high, low + more_low)
