@@ -15,7 +15,9 @@ from fixtures.traffic import Traffic, traffic_settings
 
 from sidecar import telemetry
 from sidecar.app import Application
+from sidecar.app.reconciling import make_reconciler
 from sidecar.outbound.redis.keys import META, Keyspace
+from sidecar.services.reconciling import Reconciler
 
 pytestmark = pytest.mark.timeout(300)
 CUSTOMERS = 12
@@ -136,12 +138,16 @@ async def test_what_a_replica_had_not_heard_comes_from_the_journals(
                 await until(lambda: not any(unsettled(app) for app in traffic.apps))
                 assert set(traffic.refusals) <= {"store_unavailable", "usage"}
                 await traffic.assert_exact()
-                report = await settling.reconciler.run_once()
+                report = await reconciler_of(settling).run_once()
                 assert (report.wrong, report.unread) == (0, [])
                 assert report.customers == CUSTOMERS
         finally:
             stop.set()
             await asyncio.gather(running, return_exceptions=True)
+
+
+def reconciler_of(app: Application) -> Reconciler:
+    return make_reconciler(app.stores.redis, app.keyspace, app.pool, app.clock)
 
 
 def unsettled(app: Application) -> bool:

@@ -18,6 +18,7 @@ from fixtures.traffic import ROOT, Traffic, traffic_settings
 
 from sidecar import telemetry
 from sidecar.app import Application
+from sidecar.app.reconciling import make_reconciler
 from sidecar.outbound.redis.keys import META, Keyspace
 
 pytestmark = pytest.mark.timeout(300)
@@ -133,7 +134,9 @@ async def test_a_node_that_lost_everything_is_made_anew_however_often_that_dies(
             await traffic.one(customer_id)
         assert traffic.refusals == {}
         await traffic.assert_exact()
-        report = await traffic.apps[0].reconciler.run_once()
+        app = traffic.apps[0]
+        reconciler = make_reconciler(app.stores.redis, app.keyspace, app.pool, app.clock)
+        report = await reconciler.run_once()
         assert (report.wrong, report.unread, report.customers) == (0, [], CUSTOMERS)
 
 
