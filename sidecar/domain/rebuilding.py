@@ -198,7 +198,8 @@ def _grant_line(grant: RecordedGrant) -> GrantLine | None:
     reaches the ledger. What a hold had pinned of a withdrawn grant is free, and is withdrawn so.
     """
     terms, rolls = grant.terms, grant.terms.rollover
-    if grant.begun and not grant.remaining_nano:
+    nothing_left = not grant.remaining_nano if grant.begun else bool(grant.ended_by)
+    if nothing_left:
         return None
     return GrantLine(
         grant_id=terms.grant_id,

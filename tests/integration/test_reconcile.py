@@ -174,6 +174,18 @@ async def test_grants_that_were_taken_out_by_hand_come_back_with_their_terms(boo
     assert (await books.compare()).wrong == 0
 
 
+async def test_a_grant_that_was_put_in_by_hand_goes_where_nothing_else_is_left(books):
+    await books.grant("g1", 100)
+    await books.settle()
+    record = (await books.store.fields())[b"grants"].decode()
+    await books.use(1, 100, 100)
+    await books.settle()
+    await books.store.set_field("grants", record)
+    assert (await books.compare(fix=True)).mended == 1
+    assert await books.store.accounts.list_live_grants(CUSTOMER) == []
+    assert (await books.compare()).wrong == 0
+
+
 async def test_a_book_that_a_script_left_wrong_is_unknown_and_alarms(books):
     await books.grant("g1", 100)
     await books.settle()

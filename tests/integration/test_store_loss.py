@@ -542,6 +542,38 @@ async def book(world: Recovering) -> dict[bytes, bytes]:
     return found
 
 
+@pytest.mark.parametrize("amount", [None, 70])
+async def test_a_grant_that_was_voided_before_it_began_never_comes(world, redis, amount):
+    await world.customer(ADA, 100)
+    later = Grant(
+        grant_id="later",
+        customer_id=ADA,
+        amount_nano=70,
+        currency="USD",
+        effective_at=datetime.now(UTC) + timedelta(days=3),
+    )
+    await world.store.accounts.apply_grant(await world.record.create_grant(later))
+    await world.record.note_applied(later)
+    void = await world.record.create_withdrawal(
+        Withdrawal(
+            withdrawal_id="w1",
+            customer_id=ADA,
+            grant_id="later",
+            kind=WithdrawalKind.VOID,
+            amount_nano=amount,
+        )
+    )
+    assert await world.store.accounts.apply_withdrawal(void) == 0
+    await world.record.finish_withdrawal(void, state=WithdrawalState.APPLIED, withdrawn_nano=0)
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    # Whoever repeats the grant, or takes back of it again, brings it to the live store first.
+    await world.store.accounts.apply_grant(later)
+    left = [one.grant_id for one in await world.store.accounts.list_live_grants(ADA)]
+    assert left == ["g_cus_ada"]
+
+
 async def test_a_withdrawal_that_was_lost_unsettled_is_applied_once_more(world, redis):
     await world.customer(ADA, 100)
     await world.settle()
