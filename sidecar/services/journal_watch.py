@@ -7,7 +7,8 @@ after the number, with the epoch the same before and behind it, so that a store 
 does not pass for one that was settled.
 
 Where a shard stands behind what was captured on it, the store has lost something. Then nothing
-is forgotten: new decisions there may have taken the numbers of lost ones.
+is forgotten: new decisions there may have taken the numbers of lost ones. For the same reason
+nothing is believed of an epoch that is over: its records wait for their replay.
 """
 
 import asyncio
@@ -47,7 +48,8 @@ class JournalWatch:
             if (mark.epoch, mark.seq) < newest[mark.shard]:
                 behind.add(mark.shard)
                 continue
-            self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
+            if mark.settled_epoch == mark.epoch:
+                self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
             epoch, seq = drained.get(mark.shard, (0, 0))
             if epoch == mark.epoch:
                 self._journal.settled(mark.shard, epoch, seq)

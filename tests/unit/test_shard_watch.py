@@ -49,6 +49,13 @@ def test_a_lower_count_than_was_known_is_a_loss_until_there_is_a_later_epoch():
     assert watch.take_renewed() == []
 
 
+def test_a_write_that_takes_the_number_of_a_lost_one_does_not_hide_the_loss():
+    watch = learned((3, 100))
+    with pytest.raises(StoreUnavailable):
+        watch.take(KEY, watch.known(KEY), (3, 100), before=(3, 99))
+    assert watch.lost == {7: 3}
+
+
 def test_an_older_epoch_is_a_loss_whatever_its_count():
     watch = learned((3, 100))
     with pytest.raises(StoreUnavailable):

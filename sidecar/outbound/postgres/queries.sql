@@ -895,9 +895,9 @@ SELECT customer_id, credential_id, secret_hash, team_id, user_id, generation, ex
 FROM credentials WHERE customer_id = ANY ($1::text[])
 
 -- name: rebuild_grants
--- What was given, what rests until it begins, and what was taken back before it began: that must
--- stay known, or it would be given when somebody asks again. An intent that should have begun is
--- left out, unless something rolls over into it: it is applied anew.
+-- What was given; what the live store had been given but not the ledger, which begins anew, if only
+-- to expire at once; and what was taken back before it began: that must stay known, or it would be
+-- given when somebody asks again.
 SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency, g.kind, g.priority, g.effective_at,
     g.expires_at, g.meters, g.rolls_from, g.rolls_least_nano, g.rolls_most_nano, g.schedule_id,
     g.state, g.remaining_nano, g.created_at, g.refusal, w.kind AS ended_kind, w.withdrawal_id AS ended_by
@@ -909,8 +909,7 @@ LEFT JOIN LATERAL (
     ORDER BY w.finished_at LIMIT 1) w ON true
 WHERE g.customer_id = ANY ($1::text[])
     AND (g.state = 'posted' OR w.withdrawal_id IS NOT NULL
-        OR (g.state = 'intent' AND g.applied_at IS NOT NULL
-            AND (coalesce(g.effective_at, g.created_at) > now() OR g.rolls_from IS NOT NULL)))
+        OR (g.state = 'intent' AND g.applied_at IS NOT NULL))
 
 -- name: forget_unposted_withdrawals
 UPDATE withdrawals SET state = 'intent', withdrawn_nano = 0, finished_at = NULL

@@ -27,8 +27,8 @@ from sidecar.outbound.redis.shard_watch import ELSEWHERE, ShardWatch
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
 _ERROR_CHARS_MAX = 200
-_WITHOUT_ANSWER = 2
-"""Parts of a script's reply that stand before its answer: epoch and seq."""
+_WITHOUT_ANSWER = 3
+"""Parts of a script's reply that stand before its answer: epoch, seq before and seq after."""
 
 
 class Link(Protocol):
@@ -182,14 +182,15 @@ class RedisConnection:
             reply = await self._call(script, keys, arguments, timeout, wait)
             if not script.guarded:
                 return reply
-            if (int(reply[0]), int(reply[1])) == ELSEWHERE:
+            if (int(reply[0]), int(reply[2])) == ELSEWHERE:
                 # Nothing was done, so it may be asked for again.
                 left = max(0.0, wait + timeout - (time.monotonic() - started))
                 async with asyncio.timeout(left):
                     if await self.homes.settle_in(shard):
                         reply = await self._call(script, keys, arguments, left, left)
-            self.watch.take(shard, asked, (int(reply[0]), int(reply[1])))
-            return reply[2] if len(reply) > _WITHOUT_ANSWER else None
+            epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
+            self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
+            return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
 
     async def _call(
         self,

@@ -17,11 +17,11 @@ _HEAD = b"local function decide()\n"
 _GUARDED = b"""
 end
 local shard = KEYS[%d]
-local life = redis.call('HMGET', shard, 'epoch', 'home')
-if not life[1] then return { '0', '0' } end
-if life[2] and life[2] ~= redis.call('CLUSTER', 'MYID') then return { '0', '1' } end
+local life = redis.call('HMGET', shard, 'epoch', 'seq', 'home')
+if not life[1] then return { '0', '0', '0' } end
+if life[3] and life[3] ~= redis.call('CLUSTER', 'MYID') then return { '0', '1', '1' } end
 local answer = decide()
-return { life[1], redis.call('HGET', shard, 'seq') or '0', answer }
+return { life[1], life[2] or '0', redis.call('HGET', shard, 'seq') or '0', answer }
 """
 # While a shard is being rebuilt it has no epoch. What fills it names the epoch that it fills it
 # for, so that a writer that was given up and replaced writes nothing more.
@@ -39,7 +39,7 @@ class Script:
     One verb on one shard; KEYS, ARGV and reply are listed at the head of its file.
 
     `shard_key` is where in KEYS the shard's hash stands. `guarded` scripts answer with the
-    shard's epoch and seq before what their file says.
+    shard's epoch, and its seq as they found and as they left it, before what their file says.
     """
 
     name: str

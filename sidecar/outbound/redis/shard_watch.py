@@ -54,7 +54,9 @@ class ShardWatch:
         """What is known of the shard with this hash; ask before a script is sent."""
         return self._known.get(key, _START)
 
-    def take(self, key: str, asked: Position, found: Position) -> None:
+    def take(
+        self, key: str, asked: Position, found: Position, *, before: Position | None = None
+    ) -> None:
         """
         Take an answer's position in.
 
@@ -62,6 +64,8 @@ class ShardWatch:
             key: Of the shard's hash.
             asked: What was known when the script was sent.
             found: What came with the answer; epoch 0 for a shard without one, or ELSEWHERE.
+            before: Where the shard stood before the script; None: it wrote nothing. A script's own
+                write may take the number of a lost one, and would hide the loss.
 
         Raises:
             StoreUnavailable: The shard has lost data; the answer must not be used.
@@ -75,7 +79,7 @@ class ShardWatch:
         if found[0] == 0:
             self._lose(key, "absent")
             raise StoreUnavailable("redis: this shard's data is gone or not there yet")
-        if found < asked or found[0] <= self._went_back.get(key, 0):
+        if (found if before is None else before) < asked or found[0] <= self._went_back.get(key, 0):
             if key not in self._went_back:
                 self._went_back[key] = max(found[0], asked[0] - 1)
                 self._lose(key, "older")
