@@ -68,8 +68,10 @@ class JournalReplay:
         (mark,) = await self._marks.read((shard,))
         if not mark.epoch:
             raise StoreUnavailable(f"shard {shard} has no epoch: it is not restored yet")
-        # What an earlier life of the shard had settled, as far as anybody told it.
-        self._journal.settled(shard, mark.settled_epoch, mark.settled_seq)
+        # Of an earlier life only what was heard while it lasted is believed to be settled: a store
+        # that went back may have given the numbers of lost captures to others.
+        if mark.settled_epoch == mark.epoch:
+            self._journal.settled(shard, mark.settled_epoch, mark.settled_seq)
         snapshot = await self._journal.snapshot(shard, epoch=mark.epoch, seq=mark.seq)
         try:
             return await self._replay(snapshot)

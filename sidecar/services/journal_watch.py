@@ -7,7 +7,8 @@ after the number, with the epoch the same before and behind it, so that a store 
 does not pass for one that was settled.
 
 Where a shard stands behind what was captured on it, the store has lost something. Then nothing
-is forgotten: new decisions there may have taken the numbers of lost ones.
+is forgotten: new decisions there may have taken the numbers of lost ones. For the same reason
+nothing is believed of an epoch that is over: its records wait for their replay.
 """
 
 import asyncio
@@ -47,12 +48,13 @@ class JournalWatch:
             if (mark.epoch, mark.seq) < newest[mark.shard]:
                 behind.add(mark.shard)
                 continue
-            self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
+            if mark.settled_epoch == mark.epoch:
+                self._journal.settled(mark.shard, mark.settled_epoch, mark.settled_seq)
             epoch, seq = drained.get(mark.shard, (0, 0))
             if epoch == mark.epoch:
                 self._journal.settled(mark.shard, epoch, seq)
             earlier = before.get(mark.shard)
-            if mark.empty and earlier is not None and earlier.epoch == mark.epoch:
+            if earlier is not None and mark.empty and _is_same_life(earlier, mark):
                 self._drained[mark.shard] = (earlier.epoch, earlier.seq)
             if _is_older(self._journal.newest().get(mark.shard), mark):
                 behind.add(mark.shard)
@@ -71,6 +73,15 @@ class JournalWatch:
                 telemetry.get_logger().warning("journal_watch_failed", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._poll_seconds)
+
+
+def _is_same_life(earlier: ShardMark, mark: ShardMark) -> bool:
+    """
+    Whether the store has had all since then; a replica that took over may have less.
+
+    Its stream is empty of what it never heard, and nobody has settled that.
+    """
+    return earlier.epoch == mark.epoch and earlier.seq <= mark.seq
 
 
 def _is_older(newest: tuple[int, int] | None, mark: ShardMark) -> bool:

@@ -8,7 +8,7 @@ and mending is refused by the store if anything has changed since the look.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -106,6 +106,8 @@ class ReconcileReport:
     nano: Counter[DifferenceKind] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
     mended: int = 0
+    unmended: int = 0
+    """Customers that a run was asked to mend and that nothing mends by itself."""
 
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it if there is room."""
@@ -166,8 +168,9 @@ class Reconciler:
         """
         report = ReconcileReport()
         if customer_id is not None:
+            # The metrics are about all customers, so one alone leaves them as they are.
             await self._customer(customer_id, report, fix=fix, must_be_known=True)
-            return self._told(report)
+            return report
         for difference in await self._ledger.unsummed(limit=DIFFERENCES_MAX):
             report.add(difference)
             if fix:
@@ -185,14 +188,27 @@ class Reconciler:
             after = page[-1]
         return self._told(report)
 
-    async def run(self, stop: asyncio.Event, *, interval_seconds: float) -> None:
-        """Compare again and again until stopped; what is wrong is an alarm, mended by people."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        *,
+        interval_seconds: float,
+        keep: Callable[[ReconcileReport], Awaitable[None]],
+    ) -> None:
+        """
+        Compare again and again until stopped; what is wrong is an alarm, mended by people.
+
+        Args:
+            stop: Ends it.
+            interval_seconds: Pause before each comparison.
+            keep: Told of each.
+        """
         while not stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), interval_seconds)
                 return
             try:
-                await self.run_once()
+                await keep(await self.run_once())
             except SidecarError as error:
                 telemetry.WORKER_FAILURES.labels("reconcile").inc()
                 telemetry.get_logger().warning("reconcile_failed", error=str(error))
@@ -288,6 +304,7 @@ class Reconciler:
                     report.mended += 1
             return True
         if Remedy.MEND not in remedies or comparison.expected is None:
+            report.unmended += 1
             return True
         try:
             grants = mended_grants(comparison.expected, book, comparison.pending, ledger.grants)
@@ -295,6 +312,7 @@ class Reconciler:
             telemetry.get_logger().error(
                 "reconcile_cannot_mend", customer_id=customer_id, error=str(error)
             )
+            report.unmended += 1
             return True
         numbers = mended_numbers(comparison.expected, book)
         if not await self._books.mend_book(customer_id, book, numbers, grants):

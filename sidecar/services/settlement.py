@@ -43,6 +43,10 @@ class _Held:
     renew_at: datetime
     untold: tuple[int, int] | None = None
     """(epoch, seq) that is committed and that the shard may not have been told."""
+    is_trimmed: bool = True
+    """Whether the stream has nothing any more that the offset covers."""
+    problem: StoreUnavailable | None = None
+    """Why the shard could not be told."""
 
 
 class SettlementWorker:
@@ -113,13 +117,16 @@ class SettlementWorker:
             How many records were new; 0 while another worker has the shard.
 
         Raises:
-            StoreUnavailable: A step may or may not have happened; settle again.
+            StoreUnavailable: A step may or may not have happened; settle again. Where only the
+                shard could not be told, all is settled first.
         """
         held = await self._lease(shard)
         settled = 0
+        if held is not None:
+            held.problem = None
         while held is not None:
             lease = held.lease
-            await self._tell(held)
+            await self._tell_and_trim(held)
             records = await self._stream.read(shard, lease.offset, self._batch_max)
             if not records:
                 break
@@ -132,10 +139,12 @@ class SettlementWorker:
                 break
             held.lease = replace(lease, offset=records[-1].entry_id)
             held.untold = _standing_of(records) or held.untold
-            await self._tell(held)
-            await self._stream.trim(shard, held.lease.offset)
+            held.is_trimmed = False
+            await self._tell_and_trim(held)
             self._note_lag(records)
             held = await self._lease(shard)
+        if held is not None and held.problem:
+            raise held.problem
         return settled
 
     async def settle_once(self) -> int:
@@ -205,22 +214,32 @@ class SettlementWorker:
             self._taken_until[shard] = now + half
             return None
         self._taken_until.pop(shard, None)
-        renewed = _Held(
-            lease=lease, renew_at=now + half, untold=None if held is None else held.untold
-        )
+        renewed = replace(held or _Held(lease, now), lease=lease, renew_at=now + half)
         if held is None and lease.offset != STREAM_START:
             # Entries that a predecessor committed but did not trim, and perhaps did not tell.
             renewed.untold = await self._stream.standing_at(shard, lease.offset)
-            await self._tell(renewed)
-            await self._stream.trim(shard, lease.offset)
+            renewed.is_trimmed = False
         self._held[shard] = renewed
         return renewed
 
-    async def _tell(self, held: _Held) -> None:
-        """Tell the shard what is committed; what fails is told in the next round."""
+    async def _tell_and_trim(self, held: _Held) -> None:
+        """
+        Tell the shard what is committed, then drop that from its stream.
+
+        A shard that is lost takes no word; its making anew waits for its stream to be settled.
+        """
+        if held.problem is not None:
+            return  # Told once in a round, however many batches there are.
         if held.untold is not None:
-            await self._stream.tell_settled(held.lease.shard, *held.untold)
+            try:
+                await self._stream.tell_settled(held.lease.shard, *held.untold)
+            except StoreUnavailable as error:
+                held.problem = error
+                return
             held.untold = None
+        if not held.is_trimmed:
+            await self._stream.trim(held.lease.shard, held.lease.offset)
+            held.is_trimmed = True
 
     async def _settle(self, lease: ShardLease, records: Sequence[AnyRecord]) -> int:
         """Post a batch; count what it set aside once that is committed."""

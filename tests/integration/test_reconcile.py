@@ -12,7 +12,9 @@ from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.reconciliation import DifferenceKind, Remedy
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.reconcile_runs import PostgresReconcileRuns
 from sidecar.services.control_ports import Customer, Grant, Withdrawal
+from sidecar.services.reconcile_runs import RUNS_KEPT_MAX
 from sidecar.services.reconciling import Reconciler, ReconcileReport
 from sidecar.services.settlement import SettlementWorker
 
@@ -83,6 +85,19 @@ async def books(redis_url, postgres_pool):
 
 def passing(report: ReconcileReport) -> dict[tuple[DifferenceKind, str], int]:
     return {(one.kind, one.what): one.found_nano for one in report.differences}
+
+
+async def test_the_newest_runs_of_all_customers_are_kept(books):
+    await books.grant("g1", BIG)
+    runs = PostgresReconcileRuns(books.pool)
+    for _ in range(RUNS_KEPT_MAX + 2):
+        await runs.keep(await books.compare())
+    kept = await runs.list(limit=1_000)
+    numbers = [run.number for run in kept]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) == RUNS_KEPT_MAX
+    assert (kept[0].customers, kept[0].wrong, kept[0].unread) == (1, 0, 0)
+    assert (kept[0].counts, kept[0].nano) == ({"in_flight": 1}, {"in_flight": BIG})
 
 
 async def test_settled_books_do_not_differ(books):

@@ -395,6 +395,18 @@ async def test_a_replica_that_lags_is_noticed_and_made_anew(redis, postgres_pool
         assert await world.store.numbers(ADA) == (1_000, 610, 0, 390)
 
 
+async def test_a_store_that_lacks_one_write_is_noticed_by_the_next_one(world):
+    """Whose number is that of the lost one."""
+    await world.customer(ADA, 1_000)
+    keys, connection = world.store.keyspace, world.store.connection
+    shard = keys.shard(keys.shard_of(ADA))
+    (before,) = await connection.command("HMGET", shard, "seq")
+    await world.place(ADA, 1, 100)
+    await connection.command("HSET", shard, "seq", before)
+    assert await world.refused(ADA, 2)
+    assert await world.refused(ADA, 3)
+
+
 async def test_a_fresh_process_sees_by_the_ledger_that_a_store_went_back(redis, postgres_pool):
     port = free_port()
     redis.start("first", None, "--port", str(port))

@@ -189,6 +189,21 @@ async def test_a_store_that_was_emptied_does_not_pass_for_one_that_was_settled(j
     assert watch.behind == {1}
 
 
+async def test_the_empty_stream_of_a_replica_says_nothing_of_what_it_never_heard(journal):
+    cases = await prepared(journal)
+    await captured(cases, 3)
+    last = (await pending(journal, shard=1))[-1]
+    watch = JournalWatch(journal, marks := StateMarks(cases))
+    cases.state.seq += 2  # Captured there, and on its way to the disk here.
+    await watch.look()
+    cases.state.seq -= 2
+    marks.empty = True
+    for _ in range(3):
+        await watch.look()
+    await journal.append([replace(last, seq=last.seq + 1)])
+    assert [one.seq for one in await pending(journal, shard=1)] == [last.seq + 1]
+
+
 async def test_the_watch_forgets_nothing_of_a_shard_that_went_back(journal):
     cases = await prepared(journal)
     await captured(cases, 3)

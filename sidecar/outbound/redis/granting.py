@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
@@ -62,9 +62,7 @@ def refuse_grant(grant: Grant, reply: Sequence[bytes]) -> None:
         case "expired":
             raise InvalidInput("expires_at has passed: it must lie ahead", field="expires_at")
         case "too_many":
-            raise InvalidInput(
-                f"the customer has {detail} grants that still matter, which is the most"
-            )
+            raise TooMany(f"the customer has {detail} grants that still matter, which is the most")
         case "out_of_bounds":
             raise InvalidInput("the customer's grants would pass the largest balance")
         case _:

@@ -2,8 +2,11 @@
 The Lua scripts, each with what it shares at its head and the SHA-1 it is called by.
 
 Around every script stands the same guard: a shard without an epoch has lost its data (or was
-never opened), so the script says so and does nothing. Every other answer comes with the shard's
-epoch and the number of its last write, by which `ShardWatch` sees a store that went back.
+never opened), so the script says so and does nothing. In a cluster the same goes for a shard that
+finds itself on another node than the one it was noted to live on: a replica that took over, which
+may lack the last writes, or a slot that has moved (`ShardHomes` tells them apart). Every other
+answer comes with the shard's epoch and the number of its last write, by which `ShardWatch` sees a
+store that went back.
 """
 
 import hashlib
@@ -14,10 +17,11 @@ _HEAD = b"local function decide()\n"
 _GUARDED = b"""
 end
 local shard = KEYS[%d]
-local epoch = redis.call('HGET', shard, 'epoch')
-if not epoch then return { '0', '0' } end
+local life = redis.call('HMGET', shard, 'epoch', 'seq', 'home')
+if not life[1] then return { '0', '0', '0' } end
+if life[3] and life[3] ~= redis.call('CLUSTER', 'MYID') then return { '0', '1', '1' } end
 local answer = decide()
-return { epoch, redis.call('HGET', shard, 'seq') or '0', answer }
+return { life[1], life[2] or '0', redis.call('HGET', shard, 'seq') or '0', answer }
 """
 # While a shard is being rebuilt it has no epoch. What fills it names the epoch that it fills it
 # for, so that a writer that was given up and replaced writes nothing more.
@@ -35,7 +39,7 @@ class Script:
     One verb on one shard; KEYS, ARGV and reply are listed at the head of its file.
 
     `shard_key` is where in KEYS the shard's hash stands. `guarded` scripts answer with the
-    shard's epoch and seq before what their file says.
+    shard's epoch, and its seq as they found and as they left it, before what their file says.
     """
 
     name: str
@@ -85,6 +89,9 @@ MEND = _load("mend", "counters", "book")
 MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
 OPEN = _load("open", shard_key=0, guarded=False)
 CLOSE = _script("close", _read("close"), 0, guarded=False)
+# Sent whole: many at a time, and rarely.
+LOOK = _script("look", _read("look"), 0, guarded=False)
+HOME = _script("home", _read("home"), 0, guarded=False)
 SETTLED = _load("settled", shard_key=0)
 
 ALL = (

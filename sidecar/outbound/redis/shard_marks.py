@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.shard_watch import Position
 from sidecar.services.journal_ports import ShardMark
 
 _FIELDS = ("epoch", "seq", "settled_ep", "settled_seq")
@@ -27,6 +29,9 @@ class RedisShardMarks:
         Settlement trims what it has committed, so an empty stream holds nothing that is not. In
         a cluster, length and numbers may be answered in any order.
 
+        A shard that has lost something, as far as this process can tell, has no epoch here: what it
+        says is settled may be about other captures than those that it lost.
+
         Raises:
             StoreDamaged: What stands there is no number.
         """
@@ -38,11 +43,25 @@ class RedisShardMarks:
                 ("HMGET", self._keyspace.shard(shard), *_FIELDS),
                 ("XLEN", self._keyspace.usage(shard)),
             )
+        watch = self._connection.watch
+        asked = {shard: watch.known(self._keyspace.shard(shard)) for shard in shards}
         replies = await self._connection.commands(commands)
-        return [
+        marks = [
             _mark(shard, *replies[number * _COMMANDS_EACH : (number + 1) * _COMMANDS_EACH])
             for number, shard in enumerate(shards)
         ]
+        return [self._believed(mark, asked[mark.shard]) for mark in marks]
+
+    def _believed(self, mark: ShardMark, asked: Position) -> ShardMark:
+        """The mark, or none where the store behind it is not what it was."""
+        try:
+            key = self._keyspace.shard(mark.shard)
+            self._connection.watch.take(key, asked, (mark.epoch, mark.seq))
+        except StoreUnavailable:
+            return ShardMark(
+                shard=mark.shard, epoch=0, seq=0, settled_epoch=0, settled_seq=0, empty=False
+            )
+        return mark
 
 
 def _mark(shard: int, fields: list[Any], length: int) -> ShardMark:
