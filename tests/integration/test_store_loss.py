@@ -516,17 +516,7 @@ async def test_grants_come_back_with_what_is_left_and_go_on(world, redis, postgr
         await world.store.accounts.apply_grant(await world.record.create_grant(grant))
         await world.record.note_applied(grant)
     await world.spend(ADA, 1, 60)
-    taken = await world.record.create_withdrawal(
-        Withdrawal(
-            withdrawal_id="w1",
-            customer_id=ADA,
-            grant_id="g_cus_ada",
-            kind=WithdrawalKind.REFUND,
-            amount_nano=20,
-        )
-    )
-    await world.store.accounts.apply_withdrawal(taken)
-    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=20)
+    taken = await take_back(world, "w1", WithdrawalKind.REFUND, 20)
     await world.settle()
     before = await book(world)
     await lose(world, redis)
@@ -566,17 +556,8 @@ async def test_a_grant_that_was_voided_before_it_began_never_comes(world, redis,
     )
     await world.store.accounts.apply_grant(await world.record.create_grant(later))
     await world.record.note_applied(later)
-    void = await world.record.create_withdrawal(
-        Withdrawal(
-            withdrawal_id="w1",
-            customer_id=ADA,
-            grant_id="later",
-            kind=WithdrawalKind.VOID,
-            amount_nano=amount,
-        )
-    )
-    assert await world.store.accounts.apply_withdrawal(void) == 0
-    await world.record.finish_withdrawal(void, state=WithdrawalState.APPLIED, withdrawn_nano=0)
+    void = await take_back(world, "w1", WithdrawalKind.VOID, amount, grant_id="later")
+    assert void.withdrawn_nano == 0
     await world.settle()
     await lose(world, redis)
     await world.recover()
@@ -602,34 +583,29 @@ async def test_what_was_taken_back_of_a_grant_stays_taken(world, redis):
     await world.assert_equal(ADA)
 
 
-async def take_back(world: Recovering, name: str, kind: WithdrawalKind, amount: int) -> None:
-    taken = await world.record.create_withdrawal(
+async def take_back(
+    world: Recovering,
+    name: str,
+    kind: WithdrawalKind,
+    amount: int | None,
+    grant_id: str = "g_cus_ada",
+) -> Withdrawal:
+    """Recorded, applied and noted, as the service does it."""
+    intent = await world.record.create_withdrawal(
         Withdrawal(
-            withdrawal_id=name,
-            customer_id=ADA,
-            grant_id="g_cus_ada",
-            kind=kind,
-            amount_nano=amount,
+            withdrawal_id=name, customer_id=ADA, grant_id=grant_id, kind=kind, amount_nano=amount
         )
     )
-    nano = await world.store.accounts.apply_withdrawal(taken)
-    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=nano)
+    nano = await world.store.accounts.apply_withdrawal(intent)
+    return await world.record.finish_withdrawal(
+        intent, state=WithdrawalState.APPLIED, withdrawn_nano=nano
+    )
 
 
 async def test_a_withdrawal_that_was_lost_unsettled_is_applied_once_more(world, redis):
     await world.customer(ADA, 100)
     await world.settle()
-    taken = await world.record.create_withdrawal(
-        Withdrawal(
-            withdrawal_id="w1",
-            customer_id=ADA,
-            grant_id="g_cus_ada",
-            kind=WithdrawalKind.VOID,
-            amount_nano=40,
-        )
-    )
-    await world.store.accounts.apply_withdrawal(taken)
-    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=40)
+    await take_back(world, "w1", WithdrawalKind.VOID, 40)
     await lose(world, redis)
     await world.recover()
     assert await world.store.numbers(ADA) == (100, 0, 0, 100)
