@@ -92,7 +92,7 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
         case "no_grant":
             raise NotFound(f"the customer has no {grant}")
         case "spent":
-            raise Conflict(f"{grant} is spent: there is nothing left to take back")
+            raise Conflict("nothing of it is left (0.00 free): it is spent or has ended")
         case "ended":
             raise Conflict(f"{grant} has ended")
         case "scheduled":
