@@ -124,7 +124,7 @@ def refund(
 def dispute(
     customer: CustomerId,
     grant_id: GrantId,
-    amount: Part = None,
+    amount: Annotated[str, typer.Option(help="So much as the reversal took.")],
     reason: Reason = "",
     config: ConfigFile = None,
     as_json: AsJson = False,

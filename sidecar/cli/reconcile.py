@@ -57,7 +57,7 @@ def _print(report: "ReconcileReport") -> None:
     )
     mended = f", {report.mended} mended" if report.mended else ""
     unread = f", {len(report.unread)} could not be compared" if report.unread else ""
-    left = f", {report.unmended} left to people" if report.unmended else ""
+    left = f", {report.unmended} not mended" if report.unmended else ""
     print(f"{report.customers} customers: {counts or 'no differences'}{mended}{left}{unread}")
 
 

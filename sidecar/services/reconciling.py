@@ -33,6 +33,8 @@ from sidecar.services.ports import Balances
 
 LOOKS_MAX = 5
 """Of one customer; who is settled faster than he is looked at is told as unread."""
+LOOKS_TO_MEND_MAX = 100
+"""Of a customer to be mended: mending must fall between two decisions on a busy one."""
 DIFFERENCES_MAX = 1_000
 """Kept of one run for people; all are counted."""
 
@@ -107,7 +109,13 @@ class ReconcileReport:
     differences: list[Difference] = field(default_factory=list)
     mended: int = 0
     unmended: int = 0
-    """Customers that a run was asked to mend and that nothing mends by itself."""
+    """Customers that a run was asked to mend and did not: by itself nothing does, or too busy."""
+
+    def compared(self, differences: Sequence[Difference]) -> None:
+        """Count a customer with what differs."""
+        self.customers += 1
+        for difference in differences:
+            self.add(difference)
 
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it if there is room."""
@@ -217,7 +225,8 @@ class Reconciler:
         self, customer_id: str, report: ReconcileReport, *, fix: bool, must_be_known: bool = False
     ) -> None:
         seen_wrong = False
-        for _ in range(LOOKS_MAX):
+        overtaken: list[Difference] = []
+        for _ in range(LOOKS_TO_MEND_MAX if fix else LOOKS_MAX):
             looked = await self._look(customer_id)
             if looked is None:
                 continue
@@ -234,12 +243,15 @@ class Reconciler:
                 seen_wrong = True
                 continue
             if fix and wrong and not await self._fix(customer_id, book, ledger, comparison, report):
+                overtaken = wrong
                 continue
-            report.customers += 1
-            for difference in comparison.differences:
-                report.add(difference)
+            report.compared(comparison.differences)
             return
-        report.unread.append(customer_id)
+        if overtaken:  # Decisions came in between each look and its mending.
+            report.compared(overtaken)
+            report.unmended += 1
+        else:
+            report.unread.append(customer_id)
 
     async def _look(
         self, customer_id: str

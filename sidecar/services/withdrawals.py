@@ -151,7 +151,7 @@ class WithdrawalService:
             None,
         )
         if found is None:
-            return f"{verb}: nothing of it is left (0.00 free); {error}"
+            return f"{verb}: {error}"
         asked = "all of it"
         if withdrawal.amount_nano is not None:
             asked = format_amount(withdrawal.amount_nano)

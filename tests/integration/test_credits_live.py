@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fixtures.http_edges import FixedPolicies, make_policy
 from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of
-from fixtures.memory_credits import ScriptedProvider
+from fixtures.memory_top_ups import ScriptedProvider
 from fixtures.stream_records import DictRateCards, rate_card
 
 from sidecar.domain.errors import (

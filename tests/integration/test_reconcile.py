@@ -294,6 +294,41 @@ async def test_mending_is_refused_where_something_has_changed_since_the_look(boo
     assert await books.store.numbers() == (100, 0, 30, 70)
 
 
+class BusyBooks:
+    """Live books of a customer of whom something is decided before each of so many mendings."""
+
+    def __init__(self, books: Books, times: int) -> None:
+        self.live, self.books, self.left = books.reconciler._books, books, times
+        self.shard_of, self.read_book = self.live.shard_of, self.live.read_book
+
+    async def mend_book(self, *arguments: object) -> bool:
+        if self.left:
+            self.left -= 1
+            await self.books.use(self.left, 1)
+        return await self.live.mend_book(*arguments)
+
+
+async def test_a_busy_customer_is_mended_between_two_decisions(books):
+    await books.grant("g1", 100)
+    await books.settle()
+    await books.store.set_field("avail", "130")
+    books.reconciler._books = BusyBooks(books, times=9)
+    report = await books.compare(fix=True)
+    assert (report.mended, report.unmended, report.unread) == (1, 0, [])
+    assert await books.store.numbers() == (100, 0, 9, 91)
+    assert (await books.compare()).wrong == 0
+
+
+async def test_a_customer_too_busy_to_mend_is_told_with_what_is_wrong(books):
+    await books.grant("g1", 500)
+    await books.settle()
+    await books.store.set_field("used", "30")
+    books.reconciler._books = BusyBooks(books, times=1_000)
+    report = await books.compare(fix=True)
+    assert (report.mended, report.unmended, report.unread) == (0, 1, [])
+    assert {(one.what, one.found_nano) for one in report.differences} == {("used", 30)}
+
+
 async def test_withdrawals_expiry_and_debt_do_not_differ_once_they_are_settled(books):
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     await books.grant("g1", 100)

@@ -243,7 +243,7 @@ async def test_a_crash_between_a_grant_and_the_schedules_next_gives_nothing_twic
     cases.record.advance_schedule = advance
     cases.clock.advance(61)  # The lease has ended.
     assert await cases.schedules.issue_due() == 1
-    assert len(cases.live.credit["cus_1"].given) == 1
+    assert len(cases.account.given) == 1
 
 
 async def test_an_occurrence_that_is_refused_for_good_keeps_no_later_one_back():
