@@ -97,10 +97,10 @@ async def live_through(world: Recovering) -> None:
         await world.capture_event(event_of(estimated, 35), estimated, 35) is CaptureStatus.CORRECTED
     )
     # Credit that ends soon, with some of it used and some pinned.
-    await give(world, GONE, "brief", 50, expires_at=now + timedelta(seconds=1), priority=1)
+    await give(world, GONE, "brief", 50, expires_at=now + timedelta(seconds=4), priority=1)
     await world.spend(GONE, 8, 20)
     await world.place(GONE, 9, 10)
-    await until(lambda: datetime.now(UTC) > now + timedelta(seconds=1.1))
+    await until(lambda: datetime.now(UTC) > now + timedelta(seconds=4.1))
     await world.spend(GONE, 10, 5)
 
 
