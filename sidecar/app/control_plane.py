@@ -26,6 +26,7 @@ from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
+from sidecar.outbound.postgres.reconcile_runs import PostgresReconcileRuns
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.open_holds import RedisOpenHolds
@@ -89,6 +90,9 @@ class ControlPlane:
             pool=pool,
         )
         plane.foresight.use_postgres(pool)
+        self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
+        self.reconcile_runs = PostgresReconcileRuns(pool)
+        self.ledger_roots = PostgresLedgerRoots(pool, LedgerRootKeys(plane.secrets.ring))
         if plane.settings.has(Role.SETTLEMENT):
             self._make_settlement()
             self._make_reporter()
@@ -116,6 +120,9 @@ class ControlPlane:
             reloads=PolicyReloads(plane.loaded, RedisPolicyNotices(plane.redis)),
             thresholds=PostgresThresholds(self._pool),
             holds=RedisOpenHolds(plane.redis, plane.keyspace),
+            reconciler=self.reconciler,
+            reconcile_runs=self.reconcile_runs,
+            ledger_roots=self.ledger_roots,
         )
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
@@ -129,7 +136,8 @@ class ControlPlane:
             start("thresholds", self.thresholds.run, after=after)
             start("ledger_roots", self.roots.run)
             seconds = settings.reconcile_interval_seconds
-            compare = partial(self.reconciler.run, interval_seconds=seconds)
+            keep = self.reconcile_runs.keep
+            compare = partial(self.reconciler.run, interval_seconds=seconds, keep=keep)
             start("reconcile", compare, after=after)
             for name, run in self.credit.workers.items():
                 start(name, run, after=after)
@@ -171,9 +179,7 @@ class ControlPlane:
             poll_seconds=settings.settle_interval_seconds,
             claims=make_claims(pool, redis, keyspace, plane.metering),
         )
-        self.reconciler = make_reconciler(redis, keyspace, pool, plane.clock)
-        keys = LedgerRootKeys(plane.secrets.ring)
-        self.roots = DailyRoots(PostgresLedgerRoots(pool, keys), plane.clock)
+        self.roots = DailyRoots(self.ledger_roots, plane.clock)
 
     def _make_reporter(self) -> None:
         plane, settings = self._plane, self._plane.settings

@@ -32,6 +32,7 @@ class Stores:
         self._settings = settings
         self._data_dir = data_dir
         self._redis_known = False
+        self._redis_opened = False
         self.problems: dict[str, str] = {}
         self.redis_url = settings.redis_url
         self.postgres_dsn = settings.postgres_dsn
@@ -96,7 +97,7 @@ class Stores:
         while not stop.is_set():
             try:
                 await self.look_at_redis()
-                if await self.redis.command("HEXISTS", META, OPENED_FIELD):
+                if await self._is_opened():
                     self.problems.pop("redis", None)
                 else:
                     self.problems["redis"] = (
@@ -105,6 +106,17 @@ class Stores:
             except StoreUnavailable as error:
                 self.problems["redis"] = str(error)
             await _pause(stop)
+
+    async def _is_opened(self) -> bool:
+        """Whether all shards were opened once; of a cluster, remembered while its node is away."""
+        try:
+            opened = bool(await self.redis.command("HEXISTS", META, OPENED_FIELD))
+        except StoreUnavailable:
+            if not (self._redis_opened and self.redis.is_cluster):
+                raise
+            return True
+        self._redis_opened = opened
+        return opened
 
     async def watch_postgres(self, stop: asyncio.Event) -> None:
         """Look at Postgres until stopped; it is usable once its schema is this version's."""

@@ -72,6 +72,8 @@ def _text(value: object) -> str:
             return "-"
         case bool():
             return "yes" if value else "no"
+        case list() | tuple():
+            return ",".join(_text(inner) for inner in value) or "-"
         case dict():
             return ",".join(f"{name}={inner}" for name, inner in sorted(value.items())) or "-"
         case _:

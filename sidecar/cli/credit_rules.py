@@ -42,12 +42,19 @@ def create(
     rollover_max: Annotated[
         str | None, typer.Option(help="At most so much rolls over; default: nothing does.")
     ] = None,
-    rollover_min: Annotated[str, typer.Option(help="At least so much rolls over.")] = "0",
+    rollover_min: Annotated[
+        str | None,
+        typer.Option(help="At least so much rolls over, with --rollover-max; default: 0."),
+    ] = None,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Give credit in each period of a calendar."""
-    rollover = None if rollover_max is None else {"min": rollover_min, "max": rollover_max}
+    if rollover_max is None and rollover_min is not None:
+        raise typer.BadParameter("without --rollover-max nothing rolls over; give both")
+    rollover = None
+    if rollover_max is not None:
+        rollover = {"min": rollover_min or "0", "max": rollover_max}
     body = {
         "customer_id": customer,
         "amount": amount,

@@ -25,14 +25,14 @@ Part = Annotated[str | None, typer.Option("--amount", help="Only so much; defaul
 Reason = Annotated[str, typer.Option(help="For people.")]
 _GRANT_COLUMNS = (
     *("id", "kind", "priority", "amount", "remaining", "currency"),
-    *("effective_at", "expires_at", "meters", "state"),
+    *("effective_at", "expires_at", "meters", "state", "refusal"),
 )
 _LIVE_COLUMNS = (
     *("id", "state", "kind", "priority", "free", "pinned"),
     *("effective_at", "expires_at", "meters"),
 )
 _WITHDRAWAL_COLUMNS = (
-    *("id", "grant_id", "kind", "amount", "withdrawn", "state", "reason", "created_at"),
+    *("id", "grant_id", "kind", "amount", "withdrawn", "state", "refusal", "reason", "created_at"),
 )
 
 
@@ -124,7 +124,7 @@ def refund(
 def dispute(
     customer: CustomerId,
     grant_id: GrantId,
-    amount: Part = None,
+    amount: Annotated[str, typer.Option(help="So much as the reversal took.")],
     reason: Reason = "",
     config: ConfigFile = None,
     as_json: AsJson = False,

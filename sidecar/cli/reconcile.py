@@ -37,7 +37,7 @@ def reconcile(
         print(json.dumps(_json(report), indent=2))
     else:
         _print(report)
-    if report.unread or (report.wrong and not fix):
+    if report.unread or report.unmended or (report.wrong and not fix):
         raise typer.Exit(1)
 
 
@@ -57,7 +57,8 @@ def _print(report: "ReconcileReport") -> None:
     )
     mended = f", {report.mended} mended" if report.mended else ""
     unread = f", {len(report.unread)} could not be compared" if report.unread else ""
-    print(f"{report.customers} customers: {counts or 'no differences'}{mended}{unread}")
+    left = f", {report.unmended} not mended" if report.unmended else ""
+    print(f"{report.customers} customers: {counts or 'no differences'}{mended}{left}{unread}")
 
 
 def _json(report: "ReconcileReport") -> dict[str, Any]:
@@ -65,6 +66,7 @@ def _json(report: "ReconcileReport") -> dict[str, Any]:
         "customers": report.customers,
         "wrong": report.wrong,
         "mended": report.mended,
+        "unmended": report.unmended,
         "unread": report.unread,
         "counts": {kind.value: count for kind, count in report.counts.items()},
         "nano": {kind.value: str(nano) for kind, nano in report.nano.items()},

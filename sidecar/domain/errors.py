@@ -27,6 +27,14 @@ class Conflict(SidecarError):  # noqa: N818
     """The write contradicts one that has been accepted before."""
 
 
+class TooMany(InvalidInput):
+    """There are as many as there can be; it can be taken once one of them has ended."""
+
+
+class Refused(Conflict):
+    """It was refused before for a reason that does not change; the message says it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One part of a repeated write that is not as it was the first time; in words for people."""

@@ -141,6 +141,7 @@ def live_state(
     }
     fields |= {name: str(amount) for name, amount in _balances(customer).items()}
     fields |= {f"x:{one.withdrawal_id}": _withdrawn(one) for one in customer.withdrawals}
+    fields |= {f"y:{name}": taken for name, taken in _taken(customer).items()}
     fields |= {f"t:{name}": str(total) for name, total in customer.totals.items() if total}
     if customer.standing is not None:
         fields |= _standing_fields(customer.standing)
@@ -198,7 +199,8 @@ def _grant_line(grant: RecordedGrant) -> GrantLine | None:
     reaches the ledger. What a hold had pinned of a withdrawn grant is free, and is withdrawn so.
     """
     terms, rolls = grant.terms, grant.terms.rollover
-    if grant.begun and not grant.remaining_nano:
+    nothing_left = not grant.remaining_nano if grant.begun else bool(grant.ended_by)
+    if nothing_left:
         return None
     return GrantLine(
         grant_id=terms.grant_id,
@@ -226,6 +228,23 @@ def _due_ms(line: GrantLine) -> int | None:
 def _withdrawn(one: RecordedWithdrawal) -> str:
     asked = "" if one.amount_nano is None else one.amount_nano
     return f"{one.withdrawn_nano} {one.grant_id} {one.kind} {asked}"
+
+
+def _taken(customer: RecordedCustomer) -> dict[str, str]:
+    """What withdrawals have taken of each grant, and whether they ended it."""
+    sums: dict[str, int] = {}
+    for one in customer.withdrawals:
+        sums[one.grant_id] = sums.get(one.grant_id, 0) + one.withdrawn_nano
+    found = {}
+    for grant in customer.grants:
+        grant_id, amount = grant.terms.grant_id, grant.terms.amount_nano
+        # What was voided before it began was taken as a whole, and is on no books.
+        never = bool(grant.ended_by) and not grant.begun
+        taken = amount if never else sums.get(grant_id, 0)
+        if taken or grant.ended_by:
+            ended = " ended" if grant.ended_by or taken >= amount else ""
+            found[grant_id] = f"{taken}{ended}"
+    return found
 
 
 def _standing_fields(fact: StandingFact) -> dict[str, str]:

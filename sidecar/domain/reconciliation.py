@@ -203,7 +203,11 @@ def compare(
     for what, ought, actual in _live_numbers(expected, book, pinned):
         differ(what, ought, actual, remedy=remedy)
     for line in _missing(grants, book, pending):
-        differ(f"grant {line.grant_id} has not begun", line.free_nano, 0, remedy=remedy)
+        if _rests(line, book):
+            differ(f"grant {line.grant_id} has not begun", line.free_nano, 0, remedy=remedy)
+        else:
+            what = f"grant {line.grant_id} is given anew"
+            differ(what, line.free_nano, 0, DifferenceKind.IN_FLIGHT, remedy=Remedy.WAIT)
     return Comparison(differences=tuple(found), expected=expected, pending=tuple(pending))
 
 
@@ -227,7 +231,8 @@ def mended_grants(
     """
     pinned = _pinned(book)
     lines = {line.grant_id: line for line in book.grants if line.scheduled}
-    lines |= {line.grant_id: line for line in _missing(known, book, pending)}
+    missing = _missing(known, book, pending)
+    lines |= {line.grant_id: line for line in missing if _rests(line, book)}
     standing = {line.grant_id: line for line in book.grants if not line.scheduled}
     for grant_id in expected.remaining.keys() | pinned.keys():
         line = standing.get(grant_id) or known.get(grant_id)
@@ -281,6 +286,16 @@ def _missing(
     there = {line.grant_id for line in book.grants}
     there |= {move.grant_id for one in pending for move in one.record.movements}
     return [line for line in grants.values() if line.scheduled and line.grant_id not in there]
+
+
+def _rests(line: GrantLine, book: LiveBook) -> bool:
+    """
+    Whether a grant waits in the book for its beginning.
+
+    One that should have begun and was lost is applied anew by whoever looks after pending grants,
+    as after a rebuild, which leaves it out. One that takes a rest over has to be there before.
+    """
+    return bool(line.rolls) or line.effective_ms > book.instant_ms
 
 
 def _pinned(book: LiveBook) -> dict[str, int]:

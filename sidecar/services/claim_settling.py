@@ -99,3 +99,19 @@ class Claims:
                 telemetry.CLAIMS.labels("refused").inc()
                 return status.value
         return ""
+
+
+def standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
+    """
+    (epoch, seq) of the last decision of a batch before its first claim.
+
+    A claim's own capture stands behind it on the stream and is settled later: until then a
+    journal must keep it. Entries that are no decisions have no number.
+    """
+    standing = None
+    for record in records:
+        if isinstance(record, StreamRecord):
+            if record.kind == CLAIM:
+                break
+            standing = record.epoch, record.seq
+    return standing

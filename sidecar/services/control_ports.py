@@ -94,6 +94,8 @@ class GrantState(StrEnum):
 
     INTENT = "intent"
     POSTED = "posted"
+    REFUSED = "refused"
+    """The live store will never take it: `refusal` says why. Give it anew under another id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ class Grant:
     state: GrantState = GrantState.INTENT
     remaining_nano: int = 0
     created_at: datetime | None = None
+    refusal: str = ""
 
     @property
     def terms(self) -> GrantTerms:
@@ -149,7 +152,8 @@ class Withdrawal:
     """
     Credit taken back from a grant.
 
-    `amount_nano` None takes all that there is to take. `withdrawn_nano` is what was taken.
+    `amount_nano` None takes all that there is to take. `withdrawn_nano` is what was taken,
+    `refusal` why it was refused.
     """
 
     withdrawal_id: str
@@ -161,6 +165,7 @@ class Withdrawal:
     state: WithdrawalState = WithdrawalState.INTENT
     withdrawn_nano: int = 0
     created_at: datetime | None = None
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,7 +231,8 @@ class LiveAccounts(Protocol):
 
         Raises:
             Conflict: It was given with other content, or the currency is another.
-            InvalidInput: It has expired, or the customer has too many grants or too much credit.
+            TooMany: The customer has too many grants now.
+            InvalidInput: It has expired, or the customer has too much credit.
             NotFound: Unknown customer.
         """
 
@@ -312,11 +318,18 @@ class Accounts(Protocol):
         """
         Intents that may not have been applied yet, oldest first.
 
-        One that begins later and is known to be with the live store is left out until it begins.
+        One that begins later and is known to be with the live store is left out until it begins,
+        one that was put behind until its time has come.
         """
 
     async def note_applied(self, grant: Grant) -> None:
         """Note that the live store has a grant; a repeat changes nothing."""
+
+    async def refuse_grant(self, grant: Grant, *, refusal: str) -> None:
+        """Note that the live store will never take an intent; no effect on one that is posted."""
+
+    async def put_grant_behind(self, grant: Grant) -> None:
+        """Leave an intent out of `pending_grants` for a while, the longer the older it is."""
 
     async def read_grant(self, customer_id: str, grant_id: str) -> Grant | None:
         """One grant."""
@@ -325,9 +338,17 @@ class Accounts(Protocol):
         """Write the intent. Raises NotFound (grant) or Conflict (other content)."""
 
     async def finish_withdrawal(
-        self, withdrawal: Withdrawal, *, state: WithdrawalState, withdrawn_nano: int
+        self,
+        withdrawal: Withdrawal,
+        *,
+        state: WithdrawalState,
+        withdrawn_nano: int,
+        refusal: str = "",
     ) -> Withdrawal:
         """Note what the live store made of an intent; the first word counts."""
+
+    async def put_withdrawal_behind(self, withdrawal: Withdrawal) -> None:
+        """Leave an intent out of `pending_withdrawals` for a while."""
 
     async def list_withdrawals(
         self, customer_id: str, *, after: str, limit: int
@@ -335,7 +356,7 @@ class Accounts(Protocol):
         """A customer's withdrawals by id."""
 
     async def pending_withdrawals(self, *, limit: int) -> Sequence[Withdrawal]:
-        """Intents that may not have been applied yet, oldest first."""
+        """Intents that may not have been applied yet and are not put behind, oldest first."""
 
     async def create_schedule(self, schedule: GrantSchedule) -> GrantSchedule:
         """

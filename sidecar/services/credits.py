@@ -19,8 +19,10 @@ from sidecar.domain.errors import (
     Differs,
     InvalidInput,
     NotFound,
+    Refused,
     SidecarError,
     StoreUnavailable,
+    TooMany,
 )
 from sidecar.domain.grants import (
     GRANTS_ACTIVE_MAX,
@@ -104,7 +106,9 @@ class CreditService:
         Record a grant that has been found good, and apply it.
 
         Raises:
-            InvalidInput, Conflict: The record or the live store refuses it.
+            InvalidInput, Conflict: The record or the live store refuses it, which is noted.
+            TooMany: The intent stands; it is applied once another grant has ended.
+            Refused: It was refused before.
             NotFound: Unknown customer.
             StoreUnavailable: The intent may stand; it is applied once the store is back.
         """
@@ -127,20 +131,37 @@ class CreditService:
         Bring a recorded grant to the live store; no effect on one that is posted.
 
         Raises:
-            InvalidInput, Conflict: The live store refuses it.
+            InvalidInput, Conflict: The live store refuses it for good, and that is noted.
+            TooMany: It cannot take it now; the worker tries it later, after others.
+            Refused: It was refused before.
             NotFound: Unknown customer.
             StoreUnavailable: Repeat it.
         """
         if grant.state is GrantState.POSTED:
             # The live store has decided it; after a loss it is restored, not given again.
             return
+        if grant.state is GrantState.REFUSED:
+            raise Refused(
+                f"grant {grant.grant_id!r} was refused: {grant.refusal}; "
+                "what is to be given is to be given under another id"
+            )
+        try:
+            await self._apply_live(grant)
+        except TooMany:
+            await self._accounts.put_grant_behind(grant)
+            raise
+        except (InvalidInput, Conflict) as error:
+            await self._accounts.refuse_grant(grant, refusal=str(error))
+            raise
+        await self._accounts.note_applied(grant)
+
+    async def _apply_live(self, grant: Grant) -> None:
         try:
             await self._live.apply_grant(grant)
         except NotFound:
             customer = await self._customer(grant.customer_id)
             await put_customer_live(self._accounts, self._live, customer)
             await self._live.apply_grant(grant)
-        await self._accounts.note_applied(grant)
 
     async def top_up(
         self, customer_id: str, *, amount_nano: int, currency: str, reference: str

@@ -54,7 +54,7 @@ class JournalWatch:
             if epoch == mark.epoch:
                 self._journal.settled(mark.shard, epoch, seq)
             earlier = before.get(mark.shard)
-            if mark.empty and earlier is not None and earlier.epoch == mark.epoch:
+            if earlier is not None and mark.empty and _is_same_life(earlier, mark):
                 self._drained[mark.shard] = (earlier.epoch, earlier.seq)
             # One record of this life says nothing of those of earlier ones.
             if self._journal.oldest().get(mark.shard, mark.epoch) < mark.epoch:
@@ -74,3 +74,12 @@ class JournalWatch:
                 telemetry.get_logger().warning("journal_watch_failed", error=str(error))
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._poll_seconds)
+
+
+def _is_same_life(earlier: ShardMark, mark: ShardMark) -> bool:
+    """
+    Whether the store has had all since then; a replica that took over may have less.
+
+    Its stream is empty of what it never heard, and nobody has settled that.
+    """
+    return earlier.epoch == mark.epoch and earlier.seq <= mark.seq

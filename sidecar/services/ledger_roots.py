@@ -6,6 +6,7 @@ has no root; the next one covers it.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -46,6 +47,13 @@ class LedgerRoots(Protocol):
         Raises:
             InvariantViolated: A shard's head is not its chain's last link: nothing is signed.
         """
+
+
+class LedgerRootList(Protocol):
+    """Roots on record, read; may raise StoreUnavailable."""
+
+    async def list(self, *, after: int, limit: int) -> Sequence[LedgerRoot]:
+        """Roots by number, those after `after`. Raises InvariantViolated for a damaged one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

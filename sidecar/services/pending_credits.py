@@ -58,7 +58,8 @@ class PendingCredits:
         """
         Apply grants whose intent was recorded while the live store was away.
 
-        One that the live store refuses stays an intent, and keeps no other from being applied.
+        One that the live store refuses is noted as that, one that it cannot take now is tried
+        later: neither keeps others from being applied.
 
         Returns:
             How many were applied.

@@ -23,6 +23,10 @@ class FoundShard:
     seq: int
     lost_epoch: int
     """The epoch in which a process saw it go back."""
+    is_taken_over: bool = False
+    """Whether a replica has it since, which may not have heard its last writes."""
+    is_unsure: bool = False
+    """Whether that cannot be told now, because its slot is being moved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,9 @@ class LiveShards(Protocol):
     async def fill(self, customers: Sequence[LiveCustomer]) -> None:
         """Write customers whole."""
 
+    async def index(self, customer_id: str, credentials: Sequence[RecordedCredential]) -> None:
+        """Make secrets lead to their customer, whose own state is left alone."""
+
     async def remember(self, shard: int, epoch: int, ended: Sequence[RecordedUsage]) -> None:
         """Put back how ids ended."""
 
@@ -118,6 +125,9 @@ class RebuildSnapshot(Protocol):
         self, ids: Sequence[str]
     ) -> Sequence[tuple[RecordedCustomer, Sequence[PriceUse]]]:
         """These customers, without totals, and what their totals are made of."""
+
+    async def credentials(self, ids: Sequence[str]) -> Mapping[str, Sequence[RecordedCredential]]:
+        """The customers' credentials, by customer; who has none is left out."""
 
     def ended(self, shard: int) -> AsyncIterator[RecordedUsage]:
         """Holds that ended within the dedupe horizon."""

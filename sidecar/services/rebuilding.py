@@ -167,7 +167,7 @@ class Rebuilder:
                     epoch=found.epoch,
                     recorded_epoch=row.epoch,
                 )
-            elif everything or _is_lost(found, row):
+            elif everything or (_is_lost(found, row) and not found.is_unsure):
                 lost[found.shard] = found, row
         return lost
 
@@ -269,7 +269,16 @@ class Rebuilder:
                 )
             await self._live.fill(page)
             filled += len(page)
+            if not self._live.is_one_server:
+                await self._index(
+                    snapshot, [n for n in ids if self._live.shard_of(n) not in snapshot.epochs]
+                )
         return filled
+
+    async def _index(self, snapshot: RebuildSnapshot, ids: Sequence[str]) -> None:
+        """In a cluster a node that loses its data has secrets of other shards' customers, too."""
+        for customer_id, credentials in (await snapshot.credentials(ids)).items():
+            await self._live.index(customer_id, credentials)
 
     async def _remember(self, snapshot: RebuildSnapshot, shard: int) -> None:
         page: list[RecordedUsage] = []
@@ -311,5 +320,8 @@ class Rebuilder:
 
 def _is_lost(found: FoundShard, row: RecordedShard) -> bool:
     if found.epoch == 0 or found.epoch < row.epoch or found.lost_epoch >= found.epoch:
+        return True
+    # Whether anything is lacking nobody can tell: who knew may be gone.
+    if found.is_taken_over:
         return True
     return found.epoch == row.settled_epoch and found.seq < row.settled_seq

@@ -8,7 +8,7 @@ and mending is refused by the store if anything has changed since the look.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,6 +33,8 @@ from sidecar.services.ports import Balances
 
 LOOKS_MAX = 5
 """Of one customer; who is settled faster than he is looked at is told as unread."""
+LOOKS_TO_MEND_MAX = 100
+"""Of a customer to be mended: mending must fall between two decisions on a busy one."""
 DIFFERENCES_MAX = 1_000
 """Kept of one run for people; all are counted."""
 
@@ -106,6 +108,14 @@ class ReconcileReport:
     nano: Counter[DifferenceKind] = field(default_factory=Counter)
     differences: list[Difference] = field(default_factory=list)
     mended: int = 0
+    unmended: int = 0
+    """Customers that a run was asked to mend and did not: by itself nothing does, or too busy."""
+
+    def compared(self, differences: Sequence[Difference]) -> None:
+        """Count a customer with what differs."""
+        self.customers += 1
+        for difference in differences:
+            self.add(difference)
 
     def add(self, difference: Difference) -> None:
         """Count a difference, and keep it if there is room."""
@@ -166,8 +176,9 @@ class Reconciler:
         """
         report = ReconcileReport()
         if customer_id is not None:
+            # The metrics are about all customers, so one alone leaves them as they are.
             await self._customer(customer_id, report, fix=fix, must_be_known=True)
-            return self._told(report)
+            return report
         for difference in await self._ledger.unsummed(limit=DIFFERENCES_MAX):
             report.add(difference)
             if fix:
@@ -185,14 +196,27 @@ class Reconciler:
             after = page[-1]
         return self._told(report)
 
-    async def run(self, stop: asyncio.Event, *, interval_seconds: float) -> None:
-        """Compare again and again until stopped; what is wrong is an alarm, mended by people."""
+    async def run(
+        self,
+        stop: asyncio.Event,
+        *,
+        interval_seconds: float,
+        keep: Callable[[ReconcileReport], Awaitable[None]],
+    ) -> None:
+        """
+        Compare again and again until stopped; what is wrong is an alarm, mended by people.
+
+        Args:
+            stop: Ends it.
+            interval_seconds: Pause before each comparison.
+            keep: Told of each.
+        """
         while not stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), interval_seconds)
                 return
             try:
-                await self.run_once()
+                await keep(await self.run_once())
             except SidecarError as error:
                 telemetry.WORKER_FAILURES.labels("reconcile").inc()
                 telemetry.get_logger().warning("reconcile_failed", error=str(error))
@@ -201,7 +225,8 @@ class Reconciler:
         self, customer_id: str, report: ReconcileReport, *, fix: bool, must_be_known: bool = False
     ) -> None:
         seen_wrong = False
-        for _ in range(LOOKS_MAX):
+        overtaken: list[Difference] = []
+        for _ in range(LOOKS_TO_MEND_MAX if fix else LOOKS_MAX):
             looked = await self._look(customer_id)
             if looked is None:
                 continue
@@ -218,12 +243,15 @@ class Reconciler:
                 seen_wrong = True
                 continue
             if fix and wrong and not await self._fix(customer_id, book, ledger, comparison, report):
+                overtaken = wrong
                 continue
-            report.customers += 1
-            for difference in comparison.differences:
-                report.add(difference)
+            report.compared(comparison.differences)
             return
-        report.unread.append(customer_id)
+        if overtaken:  # Decisions came in between each look and its mending.
+            report.compared(overtaken)
+            report.unmended += 1
+        else:
+            report.unread.append(customer_id)
 
     async def _look(
         self, customer_id: str
@@ -264,6 +292,11 @@ class Reconciler:
             settled_holds=ledger.settled_holds,
             grants=ledger.grants,
         )
+        if any(one.kind.wrong for one in comparison.differences):
+            # What was settled since the ledger was read may be trimmed: then it is in neither.
+            again = await self._ledger.read_credit(customer_id, shard, hold_ids)
+            if again is None or again.offset != ledger.offset:
+                return None
         return book, ledger, comparison
 
     async def _fix(
@@ -283,6 +316,7 @@ class Reconciler:
                     report.mended += 1
             return True
         if Remedy.MEND not in remedies or comparison.expected is None:
+            report.unmended += 1
             return True
         try:
             grants = mended_grants(comparison.expected, book, comparison.pending, ledger.grants)
@@ -290,6 +324,7 @@ class Reconciler:
             telemetry.get_logger().error(
                 "reconcile_cannot_mend", customer_id=customer_id, error=str(error)
             )
+            report.unmended += 1
             return True
         numbers = mended_numbers(comparison.expected, book)
         if not await self._books.mend_book(customer_id, book, numbers, grants):

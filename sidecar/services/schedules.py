@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from sidecar import telemetry
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound, Refused
 from sidecar.domain.schedules import GrantSchedule, check_schedule, issue_next
 from sidecar.services.control_ports import Accounts, Grant
 from sidecar.services.credits import CreditService, check_currency
@@ -106,7 +106,7 @@ class ScheduleService:
             issue = issue_next(schedule, now)
             if issue.terms is not None:
                 terms = issue.terms
-                await self._credits.give(
+                given += await self._give(
                     Grant(
                         grant_id=terms.grant_id,
                         customer_id=schedule.customer_id,
@@ -121,9 +121,22 @@ class ScheduleService:
                         schedule_id=schedule.schedule_id,
                     )
                 )
-                given += 1
             schedule = await self._accounts.advance_schedule(schedule, next_start=issue.next_start)
         return given
+
+    async def _give(self, grant: Grant) -> int:
+        """One that was refused for good before is passed over, so that the next ones come."""
+        try:
+            await self._credits.give(grant)
+        except Refused as error:
+            telemetry.get_logger().warning(
+                "occurrence_passed_over",
+                customer_id=grant.customer_id,
+                grant_id=grant.grant_id,
+                error=str(error),
+            )
+            return 0
+        return 1
 
 
 def _is_due(schedule: GrantSchedule, now: datetime) -> bool:

@@ -16,7 +16,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import Billing
-from sidecar.services.claim_settling import REFUSED_CLAIM, Claims
+from sidecar.services.claim_settling import REFUSED_CLAIM, Claims, standing_of
 from sidecar.services.control_ports import (
     CLAIM,
     AnyRecord,
@@ -43,6 +43,10 @@ class _Held:
     renew_at: datetime
     untold: tuple[int, int] | None = None
     """(epoch, seq) that is committed and that the shard may not have been told."""
+    is_trimmed: bool = True
+    """Whether the stream has nothing any more that the offset covers."""
+    problem: StoreUnavailable | None = None
+    """Why the shard could not be told."""
 
 
 class SettlementWorker:
@@ -114,7 +118,8 @@ class SettlementWorker:
             How many records were new; 0 while another worker has the shard.
 
         Raises:
-            StoreUnavailable: A step may or may not have happened; settle again.
+            StoreUnavailable: A step may or may not have happened; settle again. Where only the
+                shard could not be told, all is settled first.
         """
         if self._passed.get(shard) and self._claims is not None:
             # Of a life that is over; what is put back twice is one claim.
@@ -136,12 +141,13 @@ class SettlementWorker:
         return await self._settle_shard(shard, closed=True)
 
     async def _settle_shard(self, shard: int, *, closed: bool = False) -> int:
-        held = await self._lease(shard, closed=closed)
+        held = await self._lease(shard)
         settled = 0
+        if held is not None:
+            held.problem = None
         while held is not None:
             lease = held.lease
-            if not closed:
-                await self._tell(held)
+            await self._tell_and_trim(held)
             records = await self._stream.read(shard, lease.offset, self._batch_max)
             if not records:
                 break
@@ -153,12 +159,13 @@ class SettlementWorker:
                 telemetry.get_logger().warning("shard_lease_lost", shard=shard)
                 break
             held.lease = replace(lease, offset=records[-1].entry_id)
-            held.untold = _standing_of(records) or held.untold
-            if not closed:
-                await self._tell(held)
-                await self._stream.trim(shard, held.lease.offset)
+            held.untold = standing_of(records) or held.untold
+            held.is_trimmed = False
+            await self._tell_and_trim(held)
             self._note_lag(records)
-            held = await self._lease(shard, closed=closed)
+            held = await self._lease(shard)
+        if held is not None and held.problem:
+            raise held.problem
         return settled
 
     async def settle_once(self) -> int:
@@ -213,7 +220,7 @@ class SettlementWorker:
         for shard in held:
             await self._ledger.claim_shard(shard, self._owner, 0)
 
-    async def _lease(self, shard: int, *, closed: bool = False) -> _Held | None:
+    async def _lease(self, shard: int) -> _Held | None:
         """The lease at hand, or a new or renewed one once half of its time has passed."""
         now = self._clock.now()
         held = self._held.get(shard)
@@ -228,22 +235,32 @@ class SettlementWorker:
             self._taken_until[shard] = now + half
             return None
         self._taken_until.pop(shard, None)
-        renewed = _Held(
-            lease=lease, renew_at=now + half, untold=None if held is None else held.untold
-        )
-        if held is None and lease.offset != STREAM_START and not closed:
+        renewed = replace(held or _Held(lease, now), lease=lease, renew_at=now + half)
+        if held is None and lease.offset != STREAM_START:
             # Entries that a predecessor committed but did not trim, and perhaps did not tell.
             renewed.untold = await self._stream.standing_at(shard, lease.offset)
-            await self._tell(renewed)
-            await self._stream.trim(shard, lease.offset)
+            renewed.is_trimmed = False
         self._held[shard] = renewed
         return renewed
 
-    async def _tell(self, held: _Held) -> None:
-        """Tell the shard what is committed; what fails is told in the next round."""
+    async def _tell_and_trim(self, held: _Held) -> None:
+        """
+        Tell the shard what is committed, then drop that from its stream.
+
+        A shard that is lost takes no word; its making anew waits for its stream to be settled.
+        """
+        if held.problem is not None:
+            return  # Told once in a round, however many batches there are.
         if held.untold is not None:
-            await self._stream.tell_settled(held.lease.shard, *held.untold)
+            try:
+                await self._stream.tell_settled(held.lease.shard, *held.untold)
+            except StoreUnavailable as error:
+                held.problem = error
+                return
             held.untold = None
+        if not held.is_trimmed:
+            await self._stream.trim(held.lease.shard, held.lease.offset)
+            held.is_trimmed = True
 
     async def _settle(
         self, lease: ShardLease, records: Sequence[AnyRecord], *, closed: bool
@@ -375,19 +392,3 @@ class SettlementWorker:
         if newest is not None:
             age = self._clock.now() - from_epoch_ms(newest)
             telemetry.SETTLEMENT_LAG.set(max(0.0, age.total_seconds()))
-
-
-def _standing_of(records: Sequence[AnyRecord]) -> tuple[int, int] | None:
-    """
-    (epoch, seq) of the last decision of a batch before its first claim.
-
-    A claim's own capture stands behind it on the stream and is settled later: until then a
-    journal must keep it. Entries that are no decisions have no number.
-    """
-    standing = None
-    for record in records:
-        if isinstance(record, StreamRecord):
-            if record.kind == CLAIM:
-                break
-            standing = record.epoch, record.seq
-    return standing

@@ -12,6 +12,7 @@ from sidecar.domain.errors import (
     Conflict,
     InvalidInput,
     NotFound,
+    Refused,
     SidecarError,
     StoreUnavailable,
 )
@@ -67,8 +68,9 @@ class WithdrawalService:
             case WithdrawalState.APPLIED:
                 return stored
             case WithdrawalState.REFUSED:
-                raise Conflict(
-                    f"withdrawal {stored.withdrawal_id!r} was refused at its first attempt; "
+                why = f": {stored.refusal}" if stored.refusal else ""
+                raise Refused(
+                    f"withdrawal {stored.withdrawal_id!r} was refused at its first attempt{why}; "
                     "ask anew, under another key"
                 )
 
@@ -87,16 +89,19 @@ class WithdrawalService:
             await self._credit.apply_grant(grant)
             withdrawn = await self._live.apply_withdrawal(withdrawal)
         except (Conflict, InvalidInput) as error:
+            words = await self._refusal(withdrawal, grant, error)
             noted = await self._accounts.finish_withdrawal(
-                withdrawal, state=WithdrawalState.REFUSED, withdrawn_nano=0
+                withdrawal, state=WithdrawalState.REFUSED, withdrawn_nano=0, refusal=words
             )
             if noted.state is WithdrawalState.APPLIED:  # Another attempt was there first.
                 return noted
             telemetry.WITHDRAWALS.labels(kind, "refused").inc()
-            raise Conflict(await self._refusal(withdrawal, grant, error)) from error
+            raise Conflict(words) from error
         except NotFound as error:
             # The record has the grant, so the live store has lost it and is to be rebuilt.
+            # Others need not wait for that.
             telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
+            await self._accounts.put_withdrawal_behind(withdrawal)
             raise StoreUnavailable("the live store does not have the grant now") from error
         except StoreUnavailable:
             telemetry.WITHDRAWALS.labels(kind, "waiting").inc()
@@ -146,7 +151,7 @@ class WithdrawalService:
             None,
         )
         if found is None:
-            return f"{verb}: nothing of it is left (0.00 free); {error}"
+            return f"{verb}: {error}"
         asked = "all of it"
         if withdrawal.amount_nano is not None:
             asked = format_amount(withdrawal.amount_nano)

@@ -25,6 +25,8 @@ from sidecar.app.parts import SystemClock
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.inbound.grpc.health import HEALTH_PATH
 from sidecar.outbound.embedded import find_redis_server
+from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.services.control_ports import Grant
 from sidecar.services.replaying import recorded_events, replay
 from sidecar.settings import Role, Settings, load_settings
 
@@ -484,11 +486,16 @@ async def test_a_grant_that_the_live_store_refuses_does_not_end_the_process(
         failed = worker_failures("grants")
         grant = {"customer_id": "cus_1", "amount": "4000000000", "currency": "USD", "kind": "paid"}
         assert (await client.admin("POST", "/api/v1/grants", grant))[0] == 400
+        # As is left of what was recorded while the live store was away.
+        late = Grant(grant_id="g_1", customer_id="cus_1", amount_nano=4 * 10**18, currency="USD")
+        await PostgresAccounts(app.pool).create_grant(late)
 
-        async def tried() -> bool:
-            return worker_failures("grants") >= failed + 2
+        async def refused() -> bool:
+            _, found = await client.admin("GET", "/api/v1/grants/g_1?customer_id=cus_1")
+            return found["state"] == "refused" and "largest balance" in found["refusal"]
 
-        await until(tried)
+        await until(refused)
+        assert worker_failures("grants") == failed + 1
         assert app.problems() == []
         assert (await client.balance())["granted"] == "4000000000.00"
 

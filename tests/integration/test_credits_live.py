@@ -7,11 +7,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fixtures.http_edges import FixedPolicies, make_policy
 from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of
-from fixtures.memory_credits import ScriptedProvider
+from fixtures.memory_top_ups import ScriptedProvider
 from fixtures.stream_records import DictRateCards, rate_card
 
-from sidecar.domain.errors import Conflict, Differs, InvalidInput
-from sidecar.domain.grants import GrantKind, WithdrawalKind
+from sidecar.domain.errors import (
+    Conflict,
+    Differs,
+    InvalidInput,
+    Refused,
+    StoreUnavailable,
+    TooMany,
+)
+from sidecar.domain.grants import GRANTS_ACTIVE_MAX, GrantKind, WithdrawalKind
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import CalendarUnit, to_epoch_ms
 from sidecar.domain.schedules import GrantSchedule
@@ -244,6 +251,83 @@ async def test_a_rule_tops_up_from_asking_to_the_ledger(parts: Parts):
     (attempt,) = await parts.top_ups.list_attempts(CUSTOMER, limit=5)
     assert (attempt.state, attempt.amount_nano) == (TopUpState.GIVEN, 497)
     assert await parts.agreed() == {"g_1": 3, f"top:{attempt.reference}": 497}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"amount_nano": AMOUNT_NANO_MAX}, "would pass the largest balance"),
+        ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, "expires_at has passed"),
+        ({"amount_nano": 6, "grant_id": "g_known"}, "was given with other content"),
+    ],
+    ids=["out_of_bounds", "expired", "conflict"],
+)
+async def test_grants_that_are_refused_for_good_keep_no_other_waiting(
+    parts: Parts, changes: dict[str, object], words: str
+):
+    """More than a round takes here, all older than the one that can be given."""
+    await parts.store.accounts.apply_grant(replace(GRANT, grant_id="g_known", amount_nano=5))
+    refused = [replace(GRANT, **({"grant_id": f"g_{n:03}"} | changes)) for n in range(3)]
+    for grant in refused:
+        await parts.accounts.create_grant(grant)
+    await parts.accounts.create_grant(replace(GRANT, grant_id="z_last"))
+    applied = [await parts.pending.apply_grants(limit=1) for _ in range(4)]
+    assert applied[-1] == 1
+    # It is in the ledger once it is settled; nothing else is looked at any more.
+    assert [one.grant_id for one in await parts.accounts.pending_grants(limit=9)] == ["z_last"]
+    noted = await parts.credit.read_grant(CUSTOMER, refused[0].grant_id)
+    assert noted.state is GrantState.REFUSED
+    assert words in noted.refusal
+    with pytest.raises(Refused, match=words):
+        await parts.credit.create_grant(refused[0])
+    with pytest.raises(Conflict, match="is refused"):
+        await parts.withdrawals.withdraw(replace(VOID, grant_id=refused[0].grant_id))
+
+
+async def test_a_grant_too_many_waits_behind_others_until_there_is_room(
+    parts: Parts, postgres_pool
+):
+    for number in range(GRANTS_ACTIVE_MAX):
+        await parts.credit.create_grant(replace(GRANT, grant_id=f"g_{number}"))
+    waiting = await parts.accounts.create_grant(replace(GRANT, grant_id="one_more"))
+    await parts.settle()
+    with pytest.raises(TooMany):
+        await parts.credit.apply_grant(waiting)
+    assert await parts.accounts.pending_grants(limit=9) == []
+    await parts.withdrawals.withdraw(replace(VOID, grant_id="g_0"))
+    await postgres_pool.execute("UPDATE grants SET retry_at = now() WHERE grant_id = 'one_more'")
+    assert await parts.pending.apply_grants() == 1
+    assert (await parts.agreed())["one_more"] == 100
+
+
+async def test_a_withdrawal_whose_grant_the_live_store_lost_keeps_no_other_waiting(
+    parts: Parts, postgres_pool
+):
+    for number in (1, 2):
+        await parts.credit.create_grant(replace(GRANT, grant_id=f"g_{number}"))
+    await parts.settle()
+    lost = await parts.accounts.create_grant(replace(GRANT, grant_id="g_lost"))
+    await postgres_pool.execute(
+        "UPDATE grants SET state = 'posted', posted_at = now() WHERE grant_id = $1", lost.grant_id
+    )
+    record = parts.accounts
+    for number, grant_id in enumerate(("g_lost", "g_2")):
+        void = replace(VOID, withdrawal_id=f"w_{number}", grant_id=grant_id)
+        await record.create_withdrawal(void)
+    with pytest.raises(StoreUnavailable):
+        await parts.pending.apply_withdrawals(limit=1)
+    assert await parts.pending.apply_withdrawals(limit=1) == 1
+    assert await record.pending_withdrawals(limit=9) == []
+
+
+async def test_a_refused_withdrawal_says_why_at_each_repeat(parts: Parts):
+    await parts.credit.create_grant(GRANT)
+    for _ in range(2):
+        with pytest.raises(Conflict, match=r"0\.0000001 of it is free"):
+            await parts.withdrawals.withdraw(replace(VOID, amount_nano=101))
+    (noted,) = await parts.withdrawals.list(CUSTOMER, after="", limit=9)
+    assert noted.state is WithdrawalState.REFUSED
+    assert "0.0000001 of it is free" in noted.refusal
 
 
 async def test_a_withdrawal_that_was_applied_and_not_noted_is_noted_later(parts: Parts):

@@ -13,7 +13,13 @@ from sidecar.domain.grants import GrantKind, Rollover, WithdrawalKind
 from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.schedules import GrantSchedule
 from sidecar.outbound.postgres.accounts import PostgresAccounts
-from sidecar.services.control_ports import Customer, Grant, Withdrawal, WithdrawalState
+from sidecar.services.control_ports import (
+    Customer,
+    Grant,
+    GrantState,
+    Withdrawal,
+    WithdrawalState,
+)
 
 CUSTOMER = Customer(customer_id="cus_a", plan="prepaid", currency="USD")
 FUTURE = datetime(2100, 1, 1, tzinfo=UTC)
@@ -61,6 +67,24 @@ async def accounts(request, postgres_pool):
         accounts = PostgresAccounts(postgres_pool)
     await accounts.create_customer(CUSTOMER)
     return accounts
+
+
+@pytest.fixture
+def pass_time(accounts, postgres_pool):
+    """Let the record's clock go on."""
+
+    async def pass_(time: timedelta) -> None:
+        if isinstance(accounts, MemoryAccounts):
+            accounts.clock.advance(time.total_seconds())
+            return
+        for table in ("grants", "withdrawals"):
+            await postgres_pool.execute(
+                f"UPDATE {table} SET created_at = created_at - $1::interval, "
+                "retry_at = retry_at - $1::interval",
+                time,
+            )
+
+    return pass_
 
 
 @pytest.fixture
@@ -150,6 +174,44 @@ async def test_a_grant_that_was_taken_back_before_it_began_is_pending_no_more(ac
     assert await accounts.pending_grants(limit=5) == []
 
 
+async def test_a_refused_grant_is_pending_no_more_and_says_why(accounts):
+    stored = await accounts.create_grant(PLAIN)
+    await accounts.refuse_grant(stored, refusal="it would pass the largest balance")
+    refused = replace(stored, state=GrantState.REFUSED, refusal="it would pass the largest balance")
+    assert await accounts.read_grant("cus_a", "g1") == refused
+    assert await accounts.create_grant(PLAIN) == refused
+    assert await accounts.pending_grants(limit=5) == []
+    await accounts.refuse_grant(stored, refusal="another word")
+    await accounts.put_grant_behind(stored)
+    assert await accounts.read_grant("cus_a", "g1") == refused
+
+
+async def test_what_is_put_behind_keeps_nothing_else_waiting_and_comes_again(accounts, pass_time):
+    first = await accounts.create_grant(PLAIN)
+    await accounts.create_grant(replace(PLAIN, grant_id="g2"))
+    void = await accounts.create_withdrawal(VOID)
+    await accounts.create_withdrawal(replace(VOID, withdrawal_id="w2"))
+    await accounts.put_grant_behind(first)
+    await accounts.put_withdrawal_behind(void)
+    assert [one.grant_id for one in await accounts.pending_grants(limit=1)] == ["g2"]
+    assert [one.withdrawal_id for one in await accounts.pending_withdrawals(limit=1)] == ["w2"]
+    await pass_time(timedelta(hours=2))
+    assert [one.grant_id for one in await accounts.pending_grants(limit=5)] == ["g2", "g1"]
+    found = [one.withdrawal_id for one in await accounts.pending_withdrawals(limit=5)]
+    assert found == ["w2", "w1"]
+
+
+@pytest.mark.parametrize(("waited", "seconds"), [(0, 10), (20, 1_200), (600, 3_600)])
+async def test_what_waited_long_is_tried_less_often(accounts, pass_time, waited, seconds):
+    grant = await accounts.create_grant(PLAIN)
+    await pass_time(timedelta(minutes=waited))
+    await accounts.put_grant_behind(grant)
+    await pass_time(timedelta(seconds=seconds - 5))
+    assert await accounts.pending_grants(limit=5) == []
+    await pass_time(timedelta(seconds=10))
+    assert len(await accounts.pending_grants(limit=5)) == 1
+
+
 async def test_the_first_word_about_a_withdrawal_counts(accounts):
     await accounts.create_grant(PLAIN)
     stored = await accounts.create_withdrawal(VOID)
@@ -158,7 +220,9 @@ async def test_the_first_word_about_a_withdrawal_counts(accounts):
     assert await accounts.pending_withdrawals(limit=5) == [stored]
     done = await accounts.finish_withdrawal(VOID, state=WithdrawalState.APPLIED, withdrawn_nano=5)
     assert (done.state, done.withdrawn_nano) == (WithdrawalState.APPLIED, 5)
-    late = await accounts.finish_withdrawal(VOID, state=WithdrawalState.REFUSED, withdrawn_nano=0)
+    late = await accounts.finish_withdrawal(
+        VOID, state=WithdrawalState.REFUSED, withdrawn_nano=0, refusal="it is spent"
+    )
     assert late == done
     assert await accounts.create_withdrawal(VOID) == done
     assert await accounts.pending_withdrawals(limit=5) == []

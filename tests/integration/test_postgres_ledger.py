@@ -229,6 +229,18 @@ async def test_a_grant_is_posted_once_and_its_intent_ends(postgres_pool, account
     assert await ledger.read_available("cus_a") == 5_000
 
 
+async def test_what_the_stream_says_was_given_wins_over_a_refusal(accounts, ledger, lease):
+    grant = await accounts.create_grant(
+        Grant(grant_id="g1", customer_id="cus_a", amount_nano=5_000, currency="USD")
+    )
+    await accounts.refuse_grant(grant, refusal="too late")
+    assert await ledger.settle(lease, [grant_record("g1", 5_000, entry=1)], {}) == 1
+    posted = await accounts.read_grant("cus_a", "g1")
+    assert (posted.state, posted.refusal, posted.remaining_nano) == (GrantState.POSTED, "", 5_000)
+    await accounts.refuse_grant(grant, refusal="too late")
+    assert await accounts.read_grant("cus_a", "g1") == posted
+
+
 @pytest.mark.parametrize("amount", [4_999, 5_001])
 async def test_a_grant_of_another_amount_than_its_intent_is_refused(
     accounts, ledger, lease, amount

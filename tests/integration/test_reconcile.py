@@ -12,7 +12,9 @@ from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.reconciliation import DifferenceKind, Remedy
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.reconcile_runs import PostgresReconcileRuns
 from sidecar.services.control_ports import Customer, Grant, Withdrawal
+from sidecar.services.reconcile_runs import RUNS_KEPT_MAX
 from sidecar.services.reconciling import Reconciler, ReconcileReport
 from sidecar.services.settlement import SettlementWorker
 
@@ -83,6 +85,19 @@ async def books(redis_url, postgres_pool):
 
 def passing(report: ReconcileReport) -> dict[tuple[DifferenceKind, str], int]:
     return {(one.kind, one.what): one.found_nano for one in report.differences}
+
+
+async def test_the_newest_runs_of_all_customers_are_kept(books):
+    await books.grant("g1", BIG)
+    runs = PostgresReconcileRuns(books.pool)
+    for _ in range(RUNS_KEPT_MAX + 2):
+        await runs.keep(await books.compare())
+    kept = await runs.list(limit=1_000)
+    numbers = [run.number for run in kept]
+    assert numbers == sorted(numbers, reverse=True)
+    assert len(numbers) == RUNS_KEPT_MAX
+    assert (kept[0].customers, kept[0].wrong, kept[0].unread) == (1, 0, 0)
+    assert (kept[0].counts, kept[0].nano) == ({"in_flight": 1}, {"in_flight": BIG})
 
 
 async def test_settled_books_do_not_differ(books):
@@ -159,6 +174,18 @@ async def test_grants_that_were_taken_out_by_hand_come_back_with_their_terms(boo
     assert (await books.compare()).wrong == 0
 
 
+async def test_a_grant_that_was_put_in_by_hand_goes_where_nothing_else_is_left(books):
+    await books.grant("g1", 100)
+    await books.settle()
+    record = (await books.store.fields())[b"grants"].decode()
+    await books.use(1, 100, 100)
+    await books.settle()
+    await books.store.set_field("grants", record)
+    assert (await books.compare(fix=True)).mended == 1
+    assert await books.store.accounts.list_live_grants(CUSTOMER) == []
+    assert (await books.compare()).wrong == 0
+
+
 async def test_a_book_that_a_script_left_wrong_is_unknown_and_alarms(books):
     await books.grant("g1", 100)
     await books.settle()
@@ -223,6 +250,40 @@ async def test_a_hold_whose_usage_is_settled_is_given_back(books):
     assert await books.store.numbers() == (100, 20, 0, 80)
 
 
+async def test_what_is_settled_between_two_looks_is_not_mended_away(books):
+    """A record that is trimmed after the ledger was read is in neither account: look again."""
+    await books.grant("g1", 100)
+    await books.settle()
+    reads, ledger = [], books.reconciler._ledger
+
+    class SettledMeanwhile:
+        async def read_credit(self, *asked):
+            found = await ledger.read_credit(*asked)
+            if len(reads) < 2:
+                reads.append(await books.settle())
+            return found
+
+        def __getattr__(self, name):
+            return getattr(ledger, name)
+
+    live = books.reconciler._books
+
+    class UsedMeanwhile:
+        async def read_book(self, customer_id):
+            await books.use(len(reads) + 1, 10, 10)
+            return await live.read_book(customer_id)
+
+        def __getattr__(self, name):
+            return getattr(live, name)
+
+    books.reconciler._ledger, books.reconciler._books = SettledMeanwhile(), UsedMeanwhile()
+    report = await books.compare(fix=True)
+    assert (report.wrong, report.mended) == (0, 0)
+    granted, used, _, available = await books.store.numbers()
+    assert (granted, available) == (100, 100 - used)
+    assert used >= 10 * len(reads)
+
+
 async def test_mending_is_refused_where_something_has_changed_since_the_look(books):
     await books.grant("g1", 100)
     await books.settle()
@@ -233,13 +294,48 @@ async def test_mending_is_refused_where_something_has_changed_since_the_look(boo
     assert await books.store.numbers() == (100, 0, 30, 70)
 
 
+class BusyBooks:
+    """Live books of a customer of whom something is decided before each of so many mendings."""
+
+    def __init__(self, books: Books, times: int) -> None:
+        self.live, self.books, self.left = books.reconciler._books, books, times
+        self.shard_of, self.read_book = self.live.shard_of, self.live.read_book
+
+    async def mend_book(self, *arguments: object) -> bool:
+        if self.left:
+            self.left -= 1
+            await self.books.use(self.left, 1)
+        return await self.live.mend_book(*arguments)
+
+
+async def test_a_busy_customer_is_mended_between_two_decisions(books):
+    await books.grant("g1", 100)
+    await books.settle()
+    await books.store.set_field("avail", "130")
+    books.reconciler._books = BusyBooks(books, times=9)
+    report = await books.compare(fix=True)
+    assert (report.mended, report.unmended, report.unread) == (1, 0, [])
+    assert await books.store.numbers() == (100, 0, 9, 91)
+    assert (await books.compare()).wrong == 0
+
+
+async def test_a_customer_too_busy_to_mend_is_told_with_what_is_wrong(books):
+    await books.grant("g1", 500)
+    await books.settle()
+    await books.store.set_field("used", "30")
+    books.reconciler._books = BusyBooks(books, times=1_000)
+    report = await books.compare(fix=True)
+    assert (report.mended, report.unmended, report.unread) == (0, 1, [])
+    assert {(one.what, one.found_nano) for one in report.differences} == {("used", 30)}
+
+
 async def test_withdrawals_expiry_and_debt_do_not_differ_once_they_are_settled(books):
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=1)
     await books.grant("g1", 100)
     await books.grant("g2", 40, expires_at=soon)
     await books.use(1, 30, 20)
     await books.settle()
-    for kind, amount in ((WithdrawalKind.REFUND, 10), (WithdrawalKind.DISPUTE, 95)):
+    for kind, amount in ((WithdrawalKind.REFUND, 10), (WithdrawalKind.DISPUTE, 90)):
         withdrawal = Withdrawal(
             withdrawal_id=f"w-{kind}",
             customer_id=CUSTOMER,

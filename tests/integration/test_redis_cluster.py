@@ -69,13 +69,22 @@ async def test_a_slot_that_has_moved_is_followed_once_and_then_known(store, redi
     calls = store.connection.calls
     await store.place(facts, 2, 10)
     assert store.connection.calls - calls == 1
+    other = await LiveStore.open(redis_cluster.url)
+    await other.numbers()
     redis_cluster.move_slot(SLOT, *moving)
+    # The first of all callers also looks where the shard is (at it, and at the map and each of
+    # three masters), notes it, and calls again.
     calls = store.connection.calls
     assert (await store.place(facts, 3, 10)).status is PlaceStatus.PLACED
-    assert store.connection.calls - calls == 2
+    assert store.connection.calls - calls == 2 + 1 + 4 + 1 + 1
     assert (await store.place(facts, 4, 10)).status is PlaceStatus.PLACED
-    assert store.connection.calls - calls == 3
-    assert await store.numbers() == (100, 0, 40, 60)
+    assert store.connection.calls - calls == 2 + 1 + 4 + 1 + 1 + 1
+    # Others are only redirected.
+    calls = other.connection.calls
+    assert (await other.place(facts, 5, 10)).status is PlaceStatus.PLACED
+    assert other.connection.calls - calls == 2
+    assert await store.numbers() == (100, 0, 50, 50)
+    await other.connection.aclose()
 
 
 async def test_a_new_owner_without_the_scripts_learns_them(store, redis_cluster, moving):

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from sidecar.domain.errors import StoreUnavailable
+from sidecar.outbound.redis.cluster_nodes import REFRESH_SECONDS_MIN
 from sidecar.outbound.redis.connection import RedisConnection
 
 SLOTS = b"*1\r\n*3\r\n:0\r\n:16383\r\n*3\r\n$9\r\n127.0.0.1\r\n:PORT\r\n$2\r\nid\r\n"
@@ -71,12 +72,38 @@ async def faulty(answer: Answer) -> AsyncIterator[tuple[FakeNode, RedisConnectio
         await server.wait_closed()
 
 
-async def test_a_command_whose_connection_is_lost_is_not_sent_again():
-    async with faulty(lambda _: None) as (node, connection):
+@pytest.mark.parametrize("was_well", [True, False])
+async def test_a_command_whose_connection_is_lost_is_not_sent_again(was_well):
+    def answer(command: list[bytes]) -> bytes | None:
+        return None if command[0] == b"XADD" else b"+OK\r\n"
+
+    async with faulty(answer) as (node, connection):
         for count in (1, 2):
+            if was_well:
+                await connection.command("SET", "sc:{s00}:a", "b")
             with pytest.raises(StoreUnavailable):
                 await connection.command("XADD", "sc:{s00}:usage", "*", "k", "v")
             assert node.heard_of(b"XADD") == count
+
+
+async def test_the_call_after_a_lost_node_finds_who_has_its_slots_now():
+    """By itself: nobody watches this connection."""
+    async with (
+        faulty(lambda c: b"+OK\r\n" if c[0] == b"SET" else None) as (old, _),
+        faulty(lambda _: b"+OK\r\n") as (heir, _),
+    ):
+        connection = RedisConnection.from_url(f"{old.url},127.0.0.1:{heir.port}")
+        try:
+            old.slots = heir.slots = SLOTS.replace(b"PORT", b"%d" % old.port)
+            await connection.command("SET", "a", "b")
+            heir.slots = SLOTS
+            with pytest.raises(StoreUnavailable):
+                await connection.command("XADD", "a", "*", "k", "v")
+            await asyncio.sleep(REFRESH_SECONDS_MIN)
+            assert await connection.command("XADD", "a", "*", "k", "v") == b"OK"
+            assert (old.heard_of(b"XADD"), heir.heard_of(b"XADD")) == (1, 1)
+        finally:
+            await connection.aclose()
 
 
 async def test_a_node_that_sends_its_callers_round_in_circles_is_given_up_on():

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 import pytest
 from fixtures.live_store import CUSTOMER, LiveStore, SystemClock, event_of, hold_of
 
-from sidecar.domain.errors import InvalidInput
-from sidecar.domain.grants import GRANTS_ACTIVE_MAX, Rollover
+from sidecar.domain.errors import Conflict, InvalidInput
+from sidecar.domain.grants import GRANTS_ACTIVE_MAX, Rollover, WithdrawalKind
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import RatedLine, UsageEvent
-from sidecar.services.control_ports import Grant
+from sidecar.services.control_ports import Grant, Withdrawal
 from sidecar.services.ports import CaptureOutcome, PlaceStatus
 
 
@@ -32,6 +32,20 @@ def start(store: LiveStore) -> datetime:
 async def give(store: LiveStore, grant_id: str, amount: int, **fields: object) -> None:
     await store.accounts.apply_grant(
         Grant(grant_id=grant_id, customer_id=CUSTOMER, amount_nano=amount, currency="USD", **fields)
+    )
+
+
+async def take(
+    store: LiveStore, name: str, kind: WithdrawalKind, amount: int | None, grant_id: str = "first"
+) -> int:
+    return await store.accounts.apply_withdrawal(
+        Withdrawal(
+            withdrawal_id=name,
+            customer_id=CUSTOMER,
+            grant_id=grant_id,
+            kind=kind,
+            amount_nano=amount,
+        )
     )
 
 
@@ -147,3 +161,72 @@ async def test_grants_to_come_never_lock_a_customer_out(store, start):
     await at(store, soon)
     outcome = await store.balances.place_hold(hold_of(facts, 1, 10))
     assert outcome.status is PlaceStatus.PLACED
+
+
+@pytest.mark.parametrize("when", ["before it begins", "while it runs", "by its amount", "disputed"])
+async def test_of_a_grant_that_was_taken_back_nothing_rolls_over(store, start, when):
+    facts = await store.add_customer()
+    await at(store, start)
+    begins = start if when == "while it runs" else start + timedelta(seconds=5)
+    ends = start + timedelta(seconds=10)
+    await give(store, "first", 100, effective_at=begins, expires_at=ends)
+    rollover = Rollover(from_grant_id="first", least_nano=30, most_nano=50)
+    if when == "before it begins":
+        await take(store, "w", WithdrawalKind.VOID, None)
+    await at(store, begins)
+    await store.balances.place_hold(hold_of(facts, 1, 0))
+    await give(store, "second", 100, effective_at=ends, rollover=rollover)
+    if when == "while it runs":
+        await take(store, "w", WithdrawalKind.REFUND, None)
+    if when == "by its amount":
+        await take(store, "w", WithdrawalKind.VOID, 60)
+        await take(store, "w2", WithdrawalKind.VOID, 40)
+    if when == "disputed":
+        await take(store, "w", WithdrawalKind.DISPUTE, 100)
+    await at(store, ends)
+    await store.balances.prune_counters(store.keyspace.shard_of(CUSTOMER), 100)
+    assert [(g.grant_id, g.free_nano) for g in await store.accounts.list_live_grants(CUSTOMER)] == [
+        ("second", 100)
+    ]
+    assert "rollover" not in [record.kind for record in await store.records()]
+
+
+async def test_all_that_is_taken_back_of_a_grant_is_no_more_than_was_given(store):
+    """Who checked before cannot know what is taken at the same time: the script says no."""
+    facts = await store.add_customer()
+    await give(store, "first", 100)
+    await capture(store, event_of(hold_of(facts, 1, 50), 50))
+    assert await take(store, "w1", WithdrawalKind.REFUND, 20) == 20
+    assert await take(store, "w2", WithdrawalKind.DISPUTE, 70) == 70
+    with pytest.raises(Conflict, match=r"0\.00000001 that is not taken back yet"):
+        await take(store, "w3", WithdrawalKind.DISPUTE, 11)
+    assert await take(store, "w4", WithdrawalKind.DISPUTE, 10) == 10
+    assert await take(store, "w2", WithdrawalKind.DISPUTE, 70) == 70
+    balance = await store.balance()
+    assert (balance.voided_nano, balance.deficit_nano) == (100, 50)
+
+
+async def test_what_a_hold_gives_back_of_a_voided_grant_is_taken_back_too(store):
+    facts = await store.add_customer()
+    await give(store, "first", 100)
+    await store.balances.place_hold(hold_of(facts, 1, 30))
+    assert await take(store, "w1", WithdrawalKind.VOID, None) == 70
+    await store.balances.release_hold(CUSTOMER, hold_of(facts, 1, 30).terms.hold_id)
+    with pytest.raises(Conflict, match=r"0\.00 that is not taken back yet"):
+        await take(store, "w2", WithdrawalKind.DISPUTE, 1)
+
+
+async def test_a_withdrawal_that_was_refused_stays_refused(store):
+    """Two that ask at once note one outcome: what one is refused the other is not given."""
+    facts = await store.add_customer()
+    await give(store, "first", 100)
+    hold = hold_of(facts, 1, 30)
+    await store.balances.place_hold(hold)
+    with pytest.raises(Conflict, match="free, less than is asked for"):
+        await take(store, "w1", WithdrawalKind.REFUND, 80)
+    await store.balances.release_hold(CUSTOMER, hold.terms.hold_id)
+    with pytest.raises(Conflict, match="free, less than is asked for"):
+        await take(store, "w1", WithdrawalKind.REFUND, 80)
+    with pytest.raises(Conflict, match="did something else"):
+        await take(store, "w1", WithdrawalKind.REFUND, 70)
+    assert await take(store, "w2", WithdrawalKind.REFUND, 80) == 80

@@ -22,7 +22,7 @@ from fixtures.stream_records import until
 from fixtures.use_cases import Grown
 
 from sidecar.domain.customers import NOBODY
-from sidecar.domain.errors import InvariantViolated, StoreUnavailable
+from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.holds import make_hold_id
 from sidecar.domain.standing import Standing, StandingFact
@@ -556,17 +556,7 @@ async def test_grants_come_back_with_what_is_left_and_go_on(world, redis, postgr
         await world.store.accounts.apply_grant(await world.record.create_grant(grant))
         await world.record.note_applied(grant)
     await world.spend(ADA, 1, 60)
-    taken = await world.record.create_withdrawal(
-        Withdrawal(
-            withdrawal_id="w1",
-            customer_id=ADA,
-            grant_id="g_cus_ada",
-            kind=WithdrawalKind.REFUND,
-            amount_nano=20,
-        )
-    )
-    await world.store.accounts.apply_withdrawal(taken)
-    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=20)
+    taken = await take_back(world, "w1", WithdrawalKind.REFUND, 20)
     await world.settle()
     before = await book(world)
     await lose(world, redis)
@@ -594,20 +584,68 @@ async def book(world: Recovering) -> dict[bytes, bytes]:
     return found
 
 
+@pytest.mark.parametrize("amount", [None, 70])
+async def test_a_grant_that_was_voided_before_it_began_never_comes(world, redis, amount):
+    await world.customer(ADA, 100)
+    later = Grant(
+        grant_id="later",
+        customer_id=ADA,
+        amount_nano=70,
+        currency="USD",
+        effective_at=datetime.now(UTC) + timedelta(days=3),
+    )
+    await world.store.accounts.apply_grant(await world.record.create_grant(later))
+    await world.record.note_applied(later)
+    void = await take_back(world, "w1", WithdrawalKind.VOID, amount, grant_id="later")
+    assert void.withdrawn_nano == 0
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    # Whoever repeats the grant, or takes back of it again, brings it to the live store first.
+    await world.store.accounts.apply_grant(later)
+    left = [one.grant_id for one in await world.store.accounts.list_live_grants(ADA)]
+    assert left == ["g_cus_ada"]
+
+
+async def test_what_was_taken_back_of_a_grant_stays_taken(world, redis):
+    await world.customer(ADA, 100)
+    await world.spend(ADA, 1, 50)
+    await take_back(world, "w1", WithdrawalKind.REFUND, 20)
+    await world.settle()
+    taken = b"y:g_cus_ada"
+    before = (await world.store.fields(ADA))[taken]
+    await lose(world, redis)
+    await world.recover()
+    assert (await world.store.fields(ADA))[taken] == before
+    with pytest.raises(Conflict, match=r"0\.00000008 that is not taken back yet"):
+        await take_back(world, "w2", WithdrawalKind.DISPUTE, 81)
+    await take_back(world, "w3", WithdrawalKind.DISPUTE, 80)
+    await world.assert_equal(ADA)
+
+
+async def take_back(
+    world: Recovering,
+    name: str,
+    kind: WithdrawalKind,
+    amount: int | None,
+    grant_id: str = "g_cus_ada",
+) -> Withdrawal:
+    """Recorded, applied and noted, as the service does it."""
+    intent = await world.record.create_withdrawal(
+        Withdrawal(
+            withdrawal_id=name, customer_id=ADA, grant_id=grant_id, kind=kind, amount_nano=amount
+        )
+    )
+    nano = await world.store.accounts.apply_withdrawal(intent)
+    return await world.record.finish_withdrawal(
+        intent, state=WithdrawalState.APPLIED, withdrawn_nano=nano
+    )
+
+
 async def test_a_withdrawal_that_was_lost_unsettled_is_applied_once_more(world, redis):
     await world.customer(ADA, 100)
     await world.settle()
-    taken = await world.record.create_withdrawal(
-        Withdrawal(
-            withdrawal_id="w1",
-            customer_id=ADA,
-            grant_id="g_cus_ada",
-            kind=WithdrawalKind.VOID,
-            amount_nano=40,
-        )
-    )
-    await world.store.accounts.apply_withdrawal(taken)
-    await world.record.finish_withdrawal(taken, state=WithdrawalState.APPLIED, withdrawn_nano=40)
+    await take_back(world, "w1", WithdrawalKind.VOID, 40)
     await lose(world, redis)
     await world.recover()
     assert await world.store.numbers(ADA) == (100, 0, 0, 100)

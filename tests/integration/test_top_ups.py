@@ -11,8 +11,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 from fixtures.memory_accounts import MemoryAccounts
-from fixtures.memory_credits import MemoryTopUps
 from fixtures.memory_store import MemoryClock
+from fixtures.memory_top_ups import MemoryTopUps
 
 from sidecar.domain.errors import ConfigError, NotFound, StoreUnavailable
 from sidecar.domain.top_ups import TopUpAttempt, TopUpRule, TopUpState

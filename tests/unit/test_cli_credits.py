@@ -30,6 +30,7 @@ def test_credit_is_given_listed_taken_back_and_told(admin: Shell):
     assert json.loads(admin("credits", "list", "cus_1", "--json").out) == [given]
     (live,) = json.loads(admin("credits", "list", "cus_1", "--live", "--json").out)
     assert (live["id"], live["free"]) == (given["id"], "10.00")
+    assert admin("credits", "list", "cus_1", "--live").out.split()[-1] == "input-tokens"
     for verb, amount in (("void", "1"), ("refund", "2"), ("dispute", "3")):
         taken = admin("credits", verb, "cus_1", given["id"], "--amount", amount, "--reason", "r")
         assert (taken.code, f"withdrawn: {amount}.00\n" in taken.out) == (0, True), taken
@@ -48,6 +49,10 @@ def test_a_refusal_is_exit_1_and_says_what_is_free(admin: Shell, world: World):
     assert (ended.code, ended.out) == (1, "")
     assert "1.00 of it is free" in ended.err
     assert admin("credits", "grant", "cus_1", "-5").code != 0
+    scientific = admin("credits", "grant", "cus_1", "1e3")
+    assert (scientific.code, 'must be a decimal such as "12.50"' in scientific.err) == (1, True)
+    unsaid = admin("credits", "dispute", "cus_1", given["id"])
+    assert (unsaid.code, "--amount" in unsaid.err) == (2, True)
     assert admin("credits", "grant", "cus_1", "5", "--meter", "nope").code == 1
     world.state.away = True
     assert admin("credits", "balance", "cus_1").code == 3
@@ -68,6 +73,9 @@ def test_schedules_and_rules_are_kept(admin: Shell):
     first = json.loads(admin("credits", "schedules", "create", "cus_1", "20", *options).out)
     assert (first["unit"], first["rollover"]["max"]) == ("month", "5.00")
     assert first["id"] in admin("credits", "schedules", "list", "cus_1").out
+    alone = (*options[:2], "--rollover-min", "5")
+    refused = admin("credits", "schedules", "create", "cus_1", "20", *alone)
+    assert (refused.code, "--rollover-max" in refused.err) == (2, True)
     ended = admin("credits", "schedules", "end", "cus_1", first["id"])
     assert "next_start: -\n" in ended.out
     rule = ("--threshold", "1", "--amount", "5")

@@ -243,7 +243,25 @@ async def test_a_crash_between_a_grant_and_the_schedules_next_gives_nothing_twic
     cases.record.advance_schedule = advance
     cases.clock.advance(61)  # The lease has ended.
     assert await cases.schedules.issue_due() == 1
-    assert len(cases.live.credit["cus_1"].given) == 1
+    assert len(cases.account.given) == 1
+
+
+async def test_an_occurrence_that_is_refused_for_good_keeps_no_later_one_back():
+    cases = await made()
+    await cases.schedules.create(MONTHLY)
+    await cases.schedules.issue_due()
+    first = cases.record.grants["cus_1", MONTHLY.grant_id(NEXT)]
+    cases.record.grants["cus_1", first.grant_id] = replace(
+        first, state=GrantState.REFUSED, refusal="it has passed"
+    )
+    schedule = cases.record.schedules["cus_1", "grs_1"]
+    cases.record.schedules["cus_1", "grs_1"] = replace(schedule, next_start=NEXT)
+    cases.clock.instant = NEXT
+    assert await cases.schedules.issue_due() == 1
+    assert [one.state for one in cases.record.grants.values()] == [
+        GrantState.REFUSED,
+        GrantState.INTENT,
+    ]
 
 
 async def test_an_ended_schedule_issues_no_more_and_a_refused_one_keeps_no_other_back():

@@ -93,6 +93,7 @@ async def test_money_is_a_decimal_string_and_the_same_integer():
         "rollover": None,
         "schedule_id": None,
         "state": "intent",
+        "refusal": None,
         "created_at": "2026-01-31T12:00:00Z",
     }
     assert balance.body == {

@@ -189,6 +189,21 @@ async def test_a_store_that_was_emptied_does_not_pass_for_one_that_was_settled(j
     assert watch.behind == {1}
 
 
+async def test_the_empty_stream_of_a_replica_says_nothing_of_what_it_never_heard(journal):
+    cases = await prepared(journal)
+    await captured(cases, 3)
+    last = (await pending(journal, shard=1))[-1]
+    watch = JournalWatch(journal, marks := StateMarks(cases))
+    cases.state.seq += 2  # Captured there, and on its way to the disk here.
+    await watch.look()
+    cases.state.seq -= 2
+    marks.empty = True
+    for _ in range(3):
+        await watch.look()
+    await journal.append([replace(last, seq=last.seq + 1)])
+    assert [one.seq for one in await pending(journal, shard=1)] == [last.seq + 1]
+
+
 async def test_the_watch_forgets_nothing_of_a_shard_that_went_back(journal):
     cases = await prepared(journal)
     await captured(cases, 3)
@@ -206,6 +221,33 @@ async def test_the_watch_forgets_nothing_of_a_shard_that_went_back(journal):
     await watch.look()
     assert watch.behind == {1}, "an older epoch waits for its replay"
     assert len(await pending(journal, shard=1)) == 3
+
+
+async def test_a_capture_of_this_life_does_not_hide_lost_ones_of_an_earlier_one(journal):
+    """As of a process that was started since, and took usage before its first look."""
+    cases = await prepared(journal)
+    await captured(cases, 3)
+    await lose(cases)
+    report = cases.report(await cases.hold(9))
+    await cases.metering.capture_all([report], ANYONE)
+    watch = JournalWatch(journal, StateMarks(cases))
+    await watch.look()
+    assert watch.behind == {1}
+
+
+async def test_what_a_life_that_is_over_settled_is_not_believed(journal):
+    """A store that went back may have given the numbers of lost captures to others."""
+    cases = await prepared(journal)
+    ids = await captured(cases, 3)
+    settled = (cases.state.epoch, cases.state.seq)
+    await lose(cases)
+    replay = replay_of(cases, journal)
+    watch = JournalWatch(journal, marks := StateMarks(cases))
+    marks.settled = replay._marks.settled = settled
+    await watch.look()
+    assert watch.behind == {1}
+    await replay.replay(1)
+    assert sorted(event.hold_id for _, event, _ in cases.state.stream) == sorted(ids)
 
 
 async def test_a_replay_restores_the_balance_and_leaves_only_its_new_place_to_settle(journal):

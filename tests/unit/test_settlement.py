@@ -299,6 +299,23 @@ async def test_what_could_not_be_told_is_told_in_the_next_round(ledger):
     assert stream.told == [(0, 3, 14)]
 
 
+async def test_a_shard_that_takes_no_word_is_settled_to_its_end_however_often_it_is_tried(ledger):
+    """Its making anew waits for that; what was not told is not trimmed."""
+    stream = ListStream({0: [usage_record(n, epoch=3, seq=10 + n) for n in range(9)]})
+    stream.tell_failures = [StoreUnavailable("no epoch") for _ in range(3)]
+    worker = make_worker(stream, ledger, batch_max=2)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="no epoch"):
+            await worker.settle_shard(0)
+        assert len(ledger.settled) == len(stream.records[0]) == 9
+    stream.records[0].append(usage_record(9, epoch=3, seq=19))
+    with pytest.raises(StoreUnavailable, match="no epoch"):
+        await worker.settle_shard(0)
+    assert len(ledger.settled) == 10
+    assert await worker.settle_shard(0) == 0
+    assert (stream.told, stream.records[0]) == ([(0, 3, 19)], [])
+
+
 async def test_what_a_dead_worker_could_not_tell_is_told_by_the_next(ledger):
     stream = ListStream({0: [usage_record(n, epoch=3, seq=10 + n) for n in range(5)]})
     stream.tell_failures = [StoreUnavailable("crash")]

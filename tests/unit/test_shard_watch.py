@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar import telemetry
 from sidecar.domain.errors import StoreUnavailable
-from sidecar.outbound.redis.shard_watch import ShardWatch
+from sidecar.outbound.redis.shard_watch import ELSEWHERE, ShardWatch
 
 KEY = "sc:{s07}:shard"
 
@@ -71,6 +72,18 @@ def test_a_shard_that_is_closed_for_a_while_has_lost_nothing():
         watch.take(KEY, watch.known(KEY), (0, 0))
     watch.take(KEY, watch.known(KEY), (3, 100))
     assert watch.lost == {}
+
+
+def test_a_shard_on_another_node_is_refused_and_has_lost_nothing_yet():
+    watch = learned((3, 100))
+    before = telemetry.STORE_LOSSES.labels("absent")._value.get()
+    with pytest.raises(StoreUnavailable, match="node"):
+        watch.take(KEY, watch.known(KEY), ELSEWHERE)
+    assert watch.lost == {}
+    assert telemetry.SHARDS_LOST._value.get() == 1
+    assert telemetry.STORE_LOSSES.labels("absent")._value.get() == before
+    watch.take(KEY, watch.known(KEY), (3, 100))
+    assert telemetry.SHARDS_LOST._value.get() == 0
 
 
 def test_a_process_that_starts_believes_what_it_finds():

@@ -105,6 +105,7 @@ class GrantAnswer(ResponseModel):
     rollover: RolloverAnswer | None
     schedule_id: str | None
     state: GrantState
+    refusal: str | None
     created_at: Instant | None
 
     @classmethod
@@ -126,6 +127,7 @@ class GrantAnswer(ResponseModel):
             rollover=RolloverAnswer.of(grant.rollover) if grant.rollover else None,
             schedule_id=grant.schedule_id or None,
             state=grant.state,
+            refusal=grant.refusal or None,
             created_at=grant.created_at,
         )
 
@@ -202,7 +204,8 @@ class WithdrawalAnswer(ResponseModel):
     """
     Credit taken back. `amount` is what was asked for (null: all), `withdrawn` what was taken.
 
-    `state` is intent while the live store has not been told, then applied or refused.
+    `state` is intent while the live store has not been told, then applied or refused; `refusal`
+    says why.
     """
 
     id: str
@@ -215,6 +218,7 @@ class WithdrawalAnswer(ResponseModel):
     withdrawn_nano: NanoInt
     reason: str
     state: WithdrawalState
+    refusal: str | None
     created_at: Instant | None
 
     @classmethod
@@ -232,6 +236,7 @@ class WithdrawalAnswer(ResponseModel):
             withdrawn_nano=withdrawal.withdrawn_nano,
             reason=withdrawal.reason,
             state=withdrawal.state,
+            refusal=withdrawal.refusal or None,
             created_at=withdrawal.created_at,
         )
 

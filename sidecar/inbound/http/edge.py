@@ -14,10 +14,12 @@ from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.ledger_roots import LedgerRootList
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
+from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.thresholds import ThresholdRecord
@@ -78,6 +80,9 @@ class AdminUseCases:
     reloads: PolicyReloads
     thresholds: ThresholdRecord
     holds: OpenHolds
+    reconciler: ReconcilesCustomers
+    reconcile_runs: ReconcileRuns
+    ledger_roots: LedgerRootList
 
 
 EDGE = web.AppKey("edge", Edge)

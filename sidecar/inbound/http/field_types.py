@@ -29,6 +29,7 @@ _INSTANT = re.compile(
 _OVERLAP = re.compile(r"0|(?P<count>\d{1,7})(?P<unit>[smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_AMOUNT = re.compile(r"\d{1,10}(\.\d{1,9})?", re.ASCII)
 _LABEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,62}$"
 _PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 INSTANT_MIN = datetime(2000, 1, 1, tzinfo=UTC)
@@ -102,6 +103,15 @@ def _read_overlap(value: Any) -> Any:
     return timedelta(seconds=seconds)
 
 
+def _check_amount_text(text: str) -> str:
+    if not _AMOUNT.fullmatch(text):
+        raise ValueError(
+            'must be a decimal such as "12.50": no sign, '
+            "at most 10 digits before and 9 after the point"
+        )
+    return text
+
+
 def _whole_double(value: Any) -> Any:
     """JSON does not tell 3 from 3.0; its schema's integer is either."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -159,9 +169,13 @@ Instant = Annotated[
 ]
 AmountText = Annotated[
     str,
-    Field(
-        pattern=r"^\d{1,10}(\.\d{1,9})?$",
-        description='A decimal string such as "12.50": at most 9 decimals.',
+    AfterValidator(_check_amount_text),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": rf"^{_AMOUNT.pattern}$",
+            "description": 'A decimal string such as "12.50": at most 9 decimals.',
+        }
     ),
 ]
 SignedAmountText = Annotated[str, Field(pattern=r"^-?\d{1,10}(\.\d{2,9})$")]

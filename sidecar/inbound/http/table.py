@@ -1,4 +1,4 @@
-"""The one route table: a resource is added here, one of credit in `credit_table`."""
+"""The one route table: a resource is added here, of credit and ledger in tables of their own."""
 
 from http import HTTPStatus
 
@@ -18,6 +18,7 @@ from sidecar.inbound.http import (
     usage,
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
+from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -251,6 +252,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
+    *LEDGER_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

@@ -30,11 +30,11 @@ _MULTI_PART_AOF_SINCE: Final = (7, 0)
 # Only rules that Redis 6.2 knows: it can add a subcommand but not take one away, so `script` goes
 # with its category and its harmless subcommands come back. @dangerous holds FLUSHALL, FLUSHDB,
 # KEYS, CONFIG, DEBUG, SHUTDOWN, ACL, CLUSTER and their like. INFO serves the readiness probe,
-# CLUSTER SLOTS tells who has what (the same rules serve in a cluster).
+# CLUSTER SLOTS, NODES and MYID tell who has what (the same rules serve in a cluster).
 GATEWAY_ACL_RULES: Final = (
     "resetkeys ~sc:* resetchannels &sc:* +@all -@dangerous -@scripting"
     " +eval +evalsha +script|load +script|exists"
-    " +info +client|id +client|getname +client|setname +cluster|slots"
+    " +info +client|id +client|getname +client|setname +cluster|slots +cluster|nodes +cluster|myid"
 )
 
 

@@ -1,6 +1,7 @@
 """Grants and withdrawals of record; a part of the port `Accounts`."""
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final
 
 import asyncpg
@@ -30,6 +31,10 @@ _GRANT_CONTENT: Final = (
     "rollover",
     "schedule_id",
 )
+RETRY_LEAST: Final = timedelta(seconds=10)
+RETRY_MOST: Final = timedelta(hours=1)
+"""What the live store could not take waits as long again as it has waited, within these."""
+REFUSAL_CHARS_MAX: Final = 256
 _WITHDRAWAL_CONTENT: Final = ("grant_id", "kind", "amount_nano")
 """Not the reason: erasing a customer clears it."""
 
@@ -90,7 +95,8 @@ class PostgresGrants:
         """
         Intents that may not have been applied yet, oldest first; at most LIST_MAX.
 
-        One that begins later and is known to be with the live store is left out until it begins.
+        One that begins later and is known to be with the live store is left out until it begins,
+        one that was put behind until its time has come.
         """
         return [
             read_grant(dict(row))
@@ -101,6 +107,18 @@ class PostgresGrants:
         """Note that the live store has a grant; a repeat changes nothing."""
         with translate_errors():
             await self._pool.execute(query("note_applied"), grant.customer_id, grant.grant_id)
+
+    async def refuse_grant(self, grant: Grant, *, refusal: str) -> None:
+        """Note that the live store will never take an intent; no effect on one that is posted."""
+        words = refusal[:REFUSAL_CHARS_MAX]
+        with translate_errors():
+            await self._pool.execute(
+                query("refuse_grant"), grant.customer_id, grant.grant_id, words
+            )
+
+    async def put_grant_behind(self, grant: Grant) -> None:
+        """Leave an intent out of `pending_grants` for a while, the longer the older it is."""
+        await self._put_behind("put_grant_behind", grant.customer_id, grant.grant_id)
 
     async def create_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
         """
@@ -126,7 +144,12 @@ class PostgresGrants:
         return stored
 
     async def finish_withdrawal(
-        self, withdrawal: Withdrawal, *, state: WithdrawalState, withdrawn_nano: int
+        self,
+        withdrawal: Withdrawal,
+        *,
+        state: WithdrawalState,
+        withdrawn_nano: int,
+        refusal: str = "",
     ) -> Withdrawal:
         """
         Note what the live store made of an intent; the first word counts.
@@ -144,8 +167,14 @@ class PostgresGrants:
                 withdrawal.withdrawal_id,
                 state,
                 withdrawn_nano,
+                refusal[:REFUSAL_CHARS_MAX],
             )
         return await self._read_withdrawal(withdrawal)
+
+    async def put_withdrawal_behind(self, withdrawal: Withdrawal) -> None:
+        """Leave an intent out of `pending_withdrawals` for a while."""
+        ids = withdrawal.customer_id, withdrawal.withdrawal_id
+        await self._put_behind("put_withdrawal_behind", *ids)
 
     async def list_withdrawals(
         self, customer_id: str, *, after: str, limit: int
@@ -155,9 +184,13 @@ class PostgresGrants:
         return [_withdrawal(row) for row in rows]
 
     async def pending_withdrawals(self, *, limit: int) -> Sequence[Withdrawal]:
-        """Intents that may not have been applied yet, oldest first; at most LIST_MAX."""
+        """Intents that may not have been applied yet and are not put behind; at most LIST_MAX."""
         rows = await self._rows("pending_withdrawals", min(limit, LIST_MAX))
         return [_withdrawal(row) for row in rows]
+
+    async def _put_behind(self, name: str, customer_id: str, own_id: str) -> None:
+        with translate_errors():
+            await self._pool.execute(query(name), customer_id, own_id, RETRY_LEAST, RETRY_MOST)
 
     async def _read_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
         with translate_errors():

@@ -89,13 +89,13 @@ ON CONFLICT (customer_id, grant_id) DO NOTHING
 -- name: read_grant
 SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
     meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
-    created_at
+    created_at, refusal
 FROM grants WHERE customer_id = $1 AND grant_id = $2
 
 -- name: list_grants
 SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
     meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
-    created_at
+    created_at, refusal
 FROM grants WHERE customer_id = $1 AND grant_id > $2 ORDER BY grant_id LIMIT $3
 
 -- name: pending_grants
@@ -103,17 +103,27 @@ FROM grants WHERE customer_id = $1 AND grant_id > $2 ORDER BY grant_id LIMIT $3
 -- should the live store have lost it meanwhile. What was taken back before it began never comes.
 SELECT grant_id, customer_id, amount_nano, currency, kind, priority, effective_at, expires_at,
     meters, rolls_from, rolls_least_nano, rolls_most_nano, schedule_id, state, remaining_nano,
-    created_at
+    created_at, refusal
 FROM grants g
-WHERE state = 'intent' AND (applied_at IS NULL OR coalesce(effective_at, created_at) <= now())
+WHERE state = 'intent' AND coalesce(retry_at, created_at) <= now()
+    AND (applied_at IS NULL OR coalesce(effective_at, created_at) <= now())
     AND NOT EXISTS (
         SELECT FROM withdrawals w
         WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id
             AND w.state = 'applied' AND w.withdrawn_nano = 0)
-ORDER BY created_at, grant_id LIMIT $1
+ORDER BY coalesce(retry_at, created_at), grant_id LIMIT $1
 
 -- name: note_applied
 UPDATE grants SET applied_at = coalesce(applied_at, now()) WHERE customer_id = $1 AND grant_id = $2
+
+-- name: refuse_grant
+UPDATE grants SET state = 'refused', refused_at = now(), refusal = $3
+WHERE customer_id = $1 AND grant_id = $2 AND state = 'intent'
+
+-- name: put_grant_behind
+-- It waits as long again as it has waited, within bounds.
+UPDATE grants SET retry_at = now() + least(greatest(now() - created_at, $3), $4)
+WHERE customer_id = $1 AND grant_id = $2 AND state = 'intent'
 
 -- name: insert_withdrawal
 INSERT INTO withdrawals (customer_id, withdrawal_id, grant_id, kind, amount_nano, reason)
@@ -122,22 +132,27 @@ ON CONFLICT (customer_id, withdrawal_id) DO NOTHING
 
 -- name: read_withdrawal
 SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
-    created_at
+    created_at, refusal
 FROM withdrawals WHERE customer_id = $1 AND withdrawal_id = $2
 
 -- name: finish_withdrawal
-UPDATE withdrawals SET state = $3, withdrawn_nano = $4, finished_at = now()
+UPDATE withdrawals SET state = $3, withdrawn_nano = $4, refusal = $5, finished_at = now()
+WHERE customer_id = $1 AND withdrawal_id = $2 AND state = 'intent'
+
+-- name: put_withdrawal_behind
+UPDATE withdrawals SET retry_at = now() + least(greatest(now() - created_at, $3), $4)
 WHERE customer_id = $1 AND withdrawal_id = $2 AND state = 'intent'
 
 -- name: list_withdrawals
 SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
-    created_at
+    created_at, refusal
 FROM withdrawals WHERE customer_id = $1 AND withdrawal_id > $2 ORDER BY withdrawal_id LIMIT $3
 
 -- name: pending_withdrawals
 SELECT withdrawal_id, customer_id, grant_id, kind, amount_nano, reason, state, withdrawn_nano,
-    created_at
-FROM withdrawals WHERE state = 'intent' ORDER BY created_at, withdrawal_id LIMIT $1
+    created_at, refusal
+FROM withdrawals WHERE state = 'intent' AND coalesce(retry_at, created_at) <= now()
+ORDER BY coalesce(retry_at, created_at), withdrawal_id LIMIT $1
 
 -- name: insert_schedule
 INSERT INTO grant_schedules (
@@ -444,12 +459,13 @@ WHERE s.hold_id <> k.hold_id
 LIMIT 1
 
 -- name: post_grants
-UPDATE grants SET state = 'posted', posted_at = now()
+-- The stream is what was decided: it wins over a refusal that another attempt was told.
+UPDATE grants SET state = 'posted', posted_at = now(), refused_at = NULL, refusal = ''
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
     AS k (customer_id, grant_id, amount_nano, currency)
 WHERE grants.customer_id = k.customer_id AND grants.grant_id = k.grant_id
     AND grants.amount_nano = k.amount_nano AND grants.currency = k.currency
-    AND grants.state = 'intent'
+    AND grants.state <> 'posted'
 RETURNING grants.customer_id, grants.grant_id
 
 -- name: posted_grants
@@ -879,19 +895,21 @@ SELECT customer_id, credential_id, secret_hash, team_id, user_id, generation, ex
 FROM credentials WHERE customer_id = ANY ($1::text[])
 
 -- name: rebuild_grants
--- What was given, and what the live store had been given but not the ledger: it begins anew, if only
--- to expire at once.
+-- What was given; what the live store had been given but not the ledger, which begins anew, if only
+-- to expire at once; and what was taken back before it began: that must stay known, or it would be
+-- given when somebody asks again.
 SELECT g.customer_id, g.grant_id, g.amount_nano, g.currency, g.kind, g.priority, g.effective_at,
     g.expires_at, g.meters, g.rolls_from, g.rolls_least_nano, g.rolls_most_nano, g.schedule_id,
-    g.state, g.remaining_nano, g.created_at, w.kind AS ended_kind, w.withdrawal_id AS ended_by
+    g.state, g.remaining_nano, g.created_at, g.refusal, w.kind AS ended_kind, w.withdrawal_id AS ended_by
 FROM grants g
 LEFT JOIN LATERAL (
     SELECT w.kind, w.withdrawal_id FROM withdrawals w
     WHERE w.customer_id = g.customer_id AND w.grant_id = g.grant_id AND w.state = 'applied'
-        AND w.kind <> 'dispute' AND w.amount_nano IS NULL
+        AND w.kind <> 'dispute' AND (w.amount_nano IS NULL OR w.withdrawn_nano = 0)
     ORDER BY w.finished_at LIMIT 1) w ON true
-WHERE g.customer_id = ANY ($1::text[]) AND (g.state = 'posted'
-    OR (g.applied_at IS NOT NULL AND w.withdrawal_id IS NULL))
+WHERE g.customer_id = ANY ($1::text[])
+    AND (g.state = 'posted' OR w.withdrawal_id IS NOT NULL
+        OR (g.state = 'intent' AND g.applied_at IS NOT NULL))
 
 -- name: forget_unposted_withdrawals
 UPDATE withdrawals SET state = 'intent', withdrawn_nano = 0, finished_at = NULL
@@ -979,6 +997,17 @@ FROM customers c
 LEFT JOIN account_balances b USING (customer_id, currency)
 LEFT JOIN shards s ON s.shard = $2
 WHERE c.customer_id = $1
+
+-- name: insert_reconcile_run
+INSERT INTO reconcile_runs (customers, unread, wrong, counts, nano) VALUES ($1, $2, $3, $4, $5)
+
+-- name: forget_reconcile_runs
+DELETE FROM reconcile_runs WHERE run_number NOT IN (
+    SELECT run_number FROM reconcile_runs ORDER BY run_number DESC LIMIT $1)
+
+-- name: list_reconcile_runs
+SELECT run_number, finished_at, customers, unread, wrong, counts, nano
+FROM reconcile_runs ORDER BY run_number DESC LIMIT $1
 
 -- name: list_customer_ids
 SELECT customer_id FROM customers WHERE customer_id > $1 ORDER BY customer_id LIMIT $2

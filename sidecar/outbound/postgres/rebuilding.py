@@ -162,6 +162,11 @@ class PostgresSnapshot:
             for row in await self._connection.fetch(query("rebuild_customers"), list(ids))
         ]
 
+    async def credentials(self, ids: Sequence[str]) -> Mapping[str, Sequence[RecordedCredential]]:
+        """The customers' credentials, by customer; who has none is left out."""
+        found = await self._grouped("rebuild_credentials", ids)
+        return {customer: [_credential(row) for row in rows] for customer, rows in found.items()}
+
     async def ended(self, shard: int) -> AsyncIterator[RecordedUsage]:
         """Holds that ended within the dedupe horizon."""
         rows = self._connection.cursor(

@@ -138,8 +138,9 @@ class RedisLiveAccounts:
         Give a grant, once per grant_id: at once, or from its beginning on.
 
         Raises:
-            InvalidInput: Not above zero, expired, one grant too many, or the customer's grants
-                would pass the largest balance.
+            TooMany: One grant too many now.
+            InvalidInput: Not above zero, expired, or the customer's grants would pass the largest
+                balance.
             NotFound: Unknown customer.
             Conflict: Another currency, or the id was given with other content.
             StoreDamaged: The stored balance is no number.

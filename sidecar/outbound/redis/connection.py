@@ -4,6 +4,7 @@ The one way to Redis: bounded connections, a deadline on every call, no retry.
 What is behind it is one server or a cluster of them, as the URL says.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
@@ -20,7 +21,8 @@ from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import META, Keyspace
 from sidecar.outbound.redis.scripts import ALL, Script
 from sidecar.outbound.redis.server import Argument, Batch, Command, Replies, Server
-from sidecar.outbound.redis.shard_watch import ShardWatch
+from sidecar.outbound.redis.shard_homes import ShardHomes
+from sidecar.outbound.redis.shard_watch import ELSEWHERE, ShardWatch
 
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
@@ -80,6 +82,7 @@ class RedisConnection:
         self._link = link
         self._timeout_seconds = timeout_seconds
         self.watch = ShardWatch()
+        self.homes = ShardHomes(self)
 
     @property
     def is_cluster(self) -> bool:
@@ -158,7 +161,8 @@ class RedisConnection:
         Run a script, atomic on the server.
 
         One round trip; a second one where the server does not know the script yet (it was
-        restarted), which cannot have had an effect.
+        restarted), which cannot have had an effect. The first call after a shard's slot has moved
+        also looks where it is.
 
         Args:
             script: One of `scripts`.
@@ -171,23 +175,44 @@ class RedisConnection:
         """
         shard = keys[script.shard_key]
         asked = self.watch.known(shard)
-        tail = (len(keys), *keys, *arguments, *(asked if script.guarded else ()))
+        timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        wait = timeout if wait_seconds is None else wait_seconds
+        given = (*arguments, *(asked if script.guarded else ()))
         with _measure(script.name), _translate_errors():
-            timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-            wait = timeout if wait_seconds is None else wait_seconds
-            for command in (("EVALSHA", script.sha), ("EVAL", script.source)):
-                try:
-                    (reply,) = await self._exchange(
-                        [(*command, *tail)], timeout_seconds=timeout, wait_seconds=wait
-                    )
-                except NoScriptError:
-                    continue
-                if not script.guarded:
-                    return reply
-                epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
-                self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
-                return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
-            raise StoreUnavailable("redis takes no scripts")
+            started = time.monotonic()
+            reply = await self._call(script, keys, given, timeout, wait)
+            if not script.guarded:
+                return reply
+            if (int(reply[0]), int(reply[2])) == ELSEWHERE:
+                # Nothing was done, so it may be asked for again.
+                left = max(0.0, wait + timeout - (time.monotonic() - started))
+                async with asyncio.timeout(left):
+                    if await self.homes.settle_in(shard):
+                        reply = await self._call(script, keys, given, left, left)
+            epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
+            self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
+            return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
+
+    async def _call(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Argument],
+        timeout_seconds: float,
+        wait_seconds: float,
+    ) -> Any:
+        tail = (len(keys), *keys, *arguments)
+        for command in (("EVALSHA", script.sha), ("EVAL", script.source)):
+            try:
+                (reply,) = await self._exchange(
+                    [(*command, *tail)],
+                    timeout_seconds=timeout_seconds,
+                    wait_seconds=wait_seconds,
+                )
+            except NoScriptError:
+                continue
+            return reply
+        raise StoreUnavailable("redis takes no scripts")
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[AbstractConnection]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound, TooMany
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
@@ -19,6 +19,11 @@ BALANCE_FIELDS = (
     *("voided", "expired", "overdraft", "deficit"),
 )
 _GRANT_WIDTH = 10
+_NOTHING_TO_TAKE = {
+    "spent": "is spent: there is nothing left to take back",
+    "ended": "has ended",
+    "scheduled": "has not begun: it can be voided as a whole only",
+}
 _DAMAGED = "redis: a customer's balance is no number"
 
 
@@ -57,9 +62,7 @@ def refuse_grant(grant: Grant, reply: Sequence[bytes]) -> None:
         case "expired":
             raise InvalidInput("expires_at has passed: it must lie ahead", field="expires_at")
         case "too_many":
-            raise InvalidInput(
-                f"the customer has {detail} grants that still matter, which is the most"
-            )
+            raise TooMany(f"the customer has {detail} grants that still matter, which is the most")
         case "out_of_bounds":
             raise InvalidInput("the customer's grants would pass the largest balance")
         case _:
@@ -93,14 +96,15 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
             raise NotFound(f"there is no customer {withdrawal.customer_id!r}")
         case "no_grant":
             raise NotFound(f"the customer has no {grant}")
-        case "spent":
-            raise Conflict(f"{grant} is spent: there is nothing left to take back")
-        case "ended":
-            raise Conflict(f"{grant} has ended")
-        case "scheduled":
-            raise Conflict(f"{grant} has not begun: it can be voided as a whole only")
+        case "spent" | "ended" | "scheduled":
+            raise Conflict(f"{grant} {_NOTHING_TO_TAKE[status]}")
         case "too_much":
             raise Conflict(f"{grant} has {format_amount(int(detail))} free, less than is asked for")
+        case "beyond":
+            raise Conflict(
+                f"{grant} has {format_amount(int(detail))} that is not taken back yet, "
+                "less than is asked for"
+            )
         case "conflict":
             raise Conflict(f"withdrawal {withdrawal.withdrawal_id!r} did something else before")
         case "out_of_bounds":

@@ -2,9 +2,12 @@
 The Lua scripts, each with what it shares at its head and the SHA-1 it is called by.
 
 Around every script stands the same guard: a shard without an epoch has lost its data (or was
-never opened), so the script says so and does nothing. Every other answer comes with the shard's
-epoch and the number of its last write, by which `ShardWatch` sees a store that went back. What the caller knew of both comes as the last two arguments: on a shard
-that is behind it nothing is decided.
+never opened), so the script says so and does nothing. In a cluster the same goes for a shard that
+finds itself on another node than the one it was noted to live on: a replica that took over, which
+may lack the last writes, or a slot that has moved (`ShardHomes` tells them apart). Every other
+answer comes with the shard's epoch and the number of its last write, by which `ShardWatch` sees a
+store that went back. What the caller knew of both comes as the last two arguments:
+on a shard that is behind it nothing is decided.
 """
 
 import hashlib
@@ -16,8 +19,9 @@ _GUARDED = b"""
 end
 local shard = KEYS[%d]
 local known_seq, known_epoch = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
-local life = redis.call('HMGET', shard, 'epoch', 'seq')
+local life = redis.call('HMGET', shard, 'epoch', 'seq', 'home')
 if not life[1] then return { '0', '0', '0' } end
+if life[3] and life[3] ~= redis.call('CLUSTER', 'MYID') then return { '0', '1', '1' } end
 local epoch, seq = tonumber(life[1]), tonumber(life[2] or '0')
 if epoch < known_epoch or (epoch == known_epoch and seq < known_seq) then
   return { life[1], life[2] or '0', life[2] or '0' }
@@ -91,6 +95,9 @@ MEND = _load("mend", "counters", "book")
 MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
 OPEN = _load("open", shard_key=0, guarded=False)
 CLOSE = _script("close", _read("close"), 0, guarded=False)
+# Sent whole: many at a time, and rarely.
+LOOK = _script("look", _read("look"), 0, guarded=False)
+HOME = _script("home", _read("home"), 0, guarded=False)
 SETTLED = _load("settled", shard_key=0)
 
 ALL = (

@@ -20,6 +20,8 @@ Position = tuple[int, int]
 """Epoch, and number of the last write in it; (0, 0) before the first answer."""
 
 _START: Final[Position] = (0, 0)
+ELSEWHERE: Final[Position] = (0, 1)
+"""In place of a position: the shard is on another node than the one it was noted to live on."""
 _TAG = re.compile(r"\{s(\d+)\}")
 _REPORT_SECONDS = 1.0
 
@@ -61,13 +63,19 @@ class ShardWatch:
         Args:
             key: Of the shard's hash.
             asked: What was known when the script was sent.
-            found: What came with the answer; epoch 0 for a shard without one.
+            found: What came with the answer; epoch 0 for a shard without one, or ELSEWHERE.
             before: Where the shard stood before the script; None: it wrote nothing. A script's own
                 write may take the number of a lost one, and would hide the loss.
 
         Raises:
             StoreUnavailable: The shard has lost data; the answer must not be used.
         """
+        if found == ELSEWHERE:
+            if key not in self._absent:
+                self._absent.add(key)
+                telemetry.get_logger().warning("shard_elsewhere", shard=_shard_of(key))
+                self._count()
+            raise StoreUnavailable("redis: this shard's node was replaced, or its slot is moving")
         if found[0] == 0:
             self._lose(key, "absent")
             raise StoreUnavailable("redis: this shard's data is gone or not there yet")

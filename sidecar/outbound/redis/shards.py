@@ -21,6 +21,7 @@ from sidecar.outbound.redis.keys import (
     loss_key,
 )
 from sidecar.outbound.redis.push_messages import ShardPush, encode_push
+from sidecar.outbound.redis.shard_homes import Place
 from sidecar.services.control_ports import Grant
 from sidecar.services.rebuild_ports import FoundShard, LiveCustomer
 
@@ -47,6 +48,8 @@ class RedisLiveShards:
         """Wire it."""
         self._connection = connection
         self._keyspace = keyspace
+        self._filled: dict[int, str] = {}
+        """By shard that is being filled, the node that it began on."""
 
     @property
     def is_one_server(self) -> bool:
@@ -60,17 +63,18 @@ class RedisLiveShards:
     async def look(self) -> Sequence[FoundShard]:
         """What every shard says of its life, in order."""
         shards = range(self._keyspace.shards)
-        asked = [("HMGET", self._keyspace.shard(n), "epoch", "seq") for n in shards]
-        lives = await self._connection.commands(asked)
+        lives = await self._connection.homes.look([self._keyspace.shard(n) for n in shards])
         losses = await self._connection.commands([("GET", loss_key(n)) for n in shards])
         return [
             FoundShard(
                 shard=shard,
-                epoch=_number(life[0]),
-                seq=_number(life[1]),
+                epoch=_number(life.epoch),
+                seq=_number(life.seq),
                 lost_epoch=_number(loss),
+                is_taken_over=place is Place.TAKEN_OVER,
+                is_unsure=place is Place.UNSURE,
             )
-            for shard, life, loss in zip(shards, lives, losses, strict=True)
+            for shard, (life, place), loss in zip(shards, lives, losses, strict=True)
         ]
 
     async def report(self, shard: int, epoch: int) -> None:
@@ -95,6 +99,10 @@ class RedisLiveShards:
         """
         keys = self._keyspace
         ids = _bucket_ids(await self.now_ms() // 1_000)
+        # Before the first write: who takes over after this has not heard of all that follows.
+        lives = await self._connection.homes.look([keys.shard(shard) for shard in epochs])
+        for shard, (life, _) in zip(epochs, lives, strict=True):
+            self._filled[shard] = life.node
         await self._send(
             command
             for shard, epoch in epochs.items()
@@ -125,6 +133,14 @@ class RedisLiveShards:
         """Write customers whole, in place of whatever was there."""
         await self._send(
             command for customer in customers for command in self._customer_commands(customer)
+        )
+
+    async def index(self, customer_id: str, credentials: Sequence[RecordedCredential]) -> None:
+        """Make secrets lead to their customer, whose own state is left alone."""
+        await self._send(
+            command
+            for credential in credentials
+            for command in credential_commands(customer_id, credential)
         )
 
     async def remember(self, shard: int, epoch: int, ended: Sequence[RecordedUsage]) -> None:
@@ -165,9 +181,10 @@ class RedisLiveShards:
             settled: Epoch and seq of the last decision that the ledger has.
 
         Raises:
-            StoreUnavailable: Somebody else fills the shard by now, or no answer.
+            StoreUnavailable: Somebody else fills the shard by now, another node has it, or no
+                answer.
         """
-        arguments = (epoch, clock_ms, int(claims), *settled)
+        arguments = (epoch, clock_ms, int(claims), *settled, self._filled.pop(shard, ""))
         await self._run(scripts.OPEN, (self._keyspace.shard(shard),), arguments)
         push = encode_push(ShardPush(shard=shard, epoch=epoch))
         await self._connection.commands([("DEL", loss_key(shard)), ("PUBLISH", PUSH_CHANNEL, push)])
@@ -187,7 +204,7 @@ class RedisLiveShards:
         self, script: scripts.Script, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> None:
         if await self._connection.run(script, keys, arguments) == b"superseded":
-            raise StoreUnavailable("this shard is being rebuilt by another process")
+            raise StoreUnavailable("this shard is rebuilt by another process, or on another node")
 
     async def _send(self, commands: Iterable[Sequence[Argument]]) -> None:
         for part in _parts(commands, _COMMANDS_MAX):

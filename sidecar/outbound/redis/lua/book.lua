@@ -8,6 +8,7 @@
 --   deficit  prepaid usage that no grant has paid; below zero what a correction gave back
 --   uncov  what open holds set aside without a grant
 --   g:<grant id>  digest of what was given;  x:<withdrawal id>  what came of it
+--   y:<grant id>  what withdrawals have taken of it in all; ' ended' behind it if it is ended so
 --   seal  a digest of the book: what is changed by hand does not fit it (no secret; see audit.lua)
 -- For a customer with grants that begin or end by time, the shard's index has a member
 -- "<customer>\ng:", by when the sweep should look at it.
@@ -81,7 +82,7 @@ end
 
 -- The book from its part of a row, which begins after `skip`; nil if it cannot be read.
 local function open_book(row, skip)
-  local book = { records = {}, changed = false, cells = {} }
+  local book = { records = {}, changed = false, cells = {}, taken = {} }
   for i, field in ipairs(BOOK_FIELDS) do
     local value = row[skip + i] or '0'
     if not sane(value) then return nil end
@@ -130,6 +131,19 @@ local function note_record(book, kind, grant, amount, overage, moves, withdrawal
   }
 end
 
+-- What withdrawals have taken of a grant, and whether they ended it. What cannot be read has been
+-- taken: nothing more of it can be.
+local function taken_of(book, id)
+  local known = book.taken[id] or call('HGET', where.customer, 'y:' .. id) or '0'
+  local taken = known:match('^%d+')
+  return taken and sane(taken) and taken or AMOUNT_MAX, known:find(' ended', 1, true) ~= nil
+end
+
+local function note_taken(book, id, amount, ended)
+  local before, ended_before = taken_of(book, id)
+  book.taken[id] = plus(before, amount) .. ((ended or ended_before) and ' ended' or '')
+end
+
 -- Pay what the customer owes from what is free of a grant; returns how much.
 local function repay(book, grant)
   local paid = least(above_zero(book.deficit), grant.free)
@@ -156,6 +170,7 @@ local function end_free(book, grant)
   end
   local kind, withdrawal = grant.state:match('^(%a+) (.+)$')
   grant.free = '0'
+  note_taken(book, grant.id, free, true)
   shift(book, 'voided', free)
   shift(book, 'avail', negate(free))
   note_record(book, kind, grant, free, '0', { { grant.id, negate(free) } }, withdrawal)
@@ -175,6 +190,9 @@ local function activate(book, grant)
   local from = find_grant(book, from_id)
   if from and from.state ~= 'active' then from = nil end
   local free = from and from.free or '0'
+  -- Of one that was taken back nothing comes along, not even the least.
+  local _, taken_back = taken_of(book, from_id)
+  if taken_back then lowest = '0' end
   local rolled = cmp(free, lowest) < 0 and lowest or free
   rolled = least(rolled, highest)
   local moved = least(rolled, free)
@@ -306,6 +324,9 @@ local function write_book(book, usage, moment)
       book.record = nil
       call('HDEL', where.customer, 'grants')
     end
+  end
+  for id, taken in pairs(book.taken) do
+    cells[#cells + 1], cells[#cells + 2] = 'y:' .. id, taken
   end
   if #cells > 0 or book.changed then
     cells[#cells + 1], cells[#cells + 2] = 'seal', seal_of(book)

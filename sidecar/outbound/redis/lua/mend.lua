@@ -14,9 +14,12 @@ if not row[1] then return 'no_customer' end
 local now = open_book(row, 1)
 if (now and seal_of(now) or '') ~= ARGV[1] then return 'moved' end
 for i, _ in ipairs(BOOK_FIELDS) do row[1 + i] = ARGV[3 + i] end
+local record = row[1 + BOOK_WIDTH]
 row[1 + BOOK_WIDTH] = ARGV[3] ~= '' and ARGV[3] or false
 local book = open_book(row, 1)
 if not book or not book_fits(book) then return 'broken' end
+-- Where no grant is to be left, the record that is there must go.
+book.record = book.record or record or nil
 for _, field in ipairs(BOOK_FIELDS) do call('HSET', customer, field, book[field]) end
 book.changed = true
 commit(shard, moment)
