@@ -20,7 +20,6 @@ BALANCE_FIELDS = (
 )
 _GRANT_WIDTH = 10
 _NOTHING_TO_TAKE = {
-    "spent": "is spent: there is nothing left to take back",
     "ended": "has ended",
     "scheduled": "has not begun: it can be voided as a whole only",
 }
@@ -96,7 +95,9 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
             raise NotFound(f"there is no customer {withdrawal.customer_id!r}")
         case "no_grant":
             raise NotFound(f"the customer has no {grant}")
-        case "spent" | "ended" | "scheduled":
+        case "spent":
+            raise Conflict("nothing of it is left (0.00 free): it is spent or has ended")
+        case "ended" | "scheduled":
             raise Conflict(f"{grant} {_NOTHING_TO_TAKE[status]}")
         case "too_much":
             raise Conflict(f"{grant} has {format_amount(int(detail))} free, less than is asked for")
