@@ -31,16 +31,22 @@ class LargestUse:
     """
     The most that the request can use and cost, or why that cannot be said.
 
-    `facts` are what is known of the request, with the bounds that its headers state.
+    `facts` are what is known of the request, with the bounds that its headers state. `parts` is
+    what it costs at most by meter, in nano.
     """
 
     meters: tuple[Meter, ...]
     facts: RequestFacts
     tokens: int = 0
     quantities: Mapping[str, int] = field(default_factory=dict)
-    amount_nano: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
     bound: Bound = Bound.PROVEN
     refusal: Refusal | None = None
+
+    @property
+    def amount_nano(self) -> int:
+        """What all of it costs at most."""
+        return sum(self.parts.values())
 
 
 def largest_use(
@@ -79,10 +85,10 @@ def largest_use(
     tokens, bound = _token_bounds(policy.models, bounded.rule, facts)
     quantities = estimate_quantities(meters, tokens[0], tokens[1], len(view.request.body or b""))
     try:
-        amount = card.upper_bound(quantities, facts.model)
+        parts = card.upper_bounds(quantities, facts.model)
     except InvalidInput as error:
         return LargestUse(meters, facts, refusal=_invalid(error))
-    return LargestUse(meters, facts, sum(tokens), quantities, amount, bound)
+    return LargestUse(meters, facts, sum(tokens), quantities, parts, bound)
 
 
 def _invalid(error: InvalidInput) -> Refusal:

@@ -83,6 +83,8 @@ class CheckPlan:
     model: str = ""
     quantities: Mapping[str, int] = field(default_factory=dict)
     amount_nano: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
+    """What the amount is for by meter, in nano."""
     bound: Bound = Bound.PROVEN
     credit_required: bool = False
     counters: tuple[CounterTake, ...] = ()
@@ -289,6 +291,7 @@ class _Planner:
             model=amount.facts.model,
             quantities=amount.quantities,
             amount_nano=amount.amount_nano,
+            parts=amount.parts,
             bound=amount.bound,
             credit_required=credit,
             counters=counters,

@@ -194,18 +194,22 @@ class RateCard:
         Raises:
             InvalidInput: If it exceeds the largest amount.
         """
-        total = sum(self.upper_bounds(quantities, model).values())
-        if total > AMOUNT_NANO_MAX:
-            raise InvalidInput("the request's largest possible amount is beyond any balance")
-        return total
+        return sum(self.upper_bounds(quantities, model).values())
 
     def upper_bounds(self, quantities: Mapping[str, int], model: str) -> dict[str, int]:
-        """The same by meter, of those that have a price for the model."""
+        """
+        The same by meter, of those that have a price for the model.
+
+        Raises:
+            InvalidInput: If together they exceed the largest amount.
+        """
         bounds = {}
         for meter, quantity in quantities.items():
             found = self.line_for(meter, model)
             if found is not None:
                 bounds[meter] = found[1].price.upper_bound(quantity)
+        if sum(bounds.values()) > AMOUNT_NANO_MAX:
+            raise InvalidInput("the request's largest possible amount is beyond any balance")
         return bounds
 
 

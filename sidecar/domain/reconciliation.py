@@ -189,10 +189,10 @@ def compare(
                 )
             )
 
-    for hold_id in sorted(settled_holds):
-        held = next((hold for hold in book.holds if hold.hold_id == hold_id), None)
-        if held is not None:
-            differ(f"hold {hold_id} is settled", 0, held.amount_nano, remedy=Remedy.RELEASE)
+    settled = frozenset(settled_holds)
+    for hold in book.holds:
+        if hold.hold_id in settled:
+            differ(f"hold {hold.hold_id} is settled", 0, hold.amount_nano, remedy=Remedy.RELEASE)
     try:
         expected = replay_credit((one.record for one in pending), ledger)
     except InvalidInput as error:
@@ -292,8 +292,8 @@ def _rests(line: GrantLine, book: LiveBook) -> bool:
     """
     Whether a grant waits in the book for its beginning.
 
-    One that should have begun and was lost is applied anew by whoever looks after pending grants,
-    as after a rebuild, which leaves it out. One that takes a rest over has to be there before.
+    One that should have begun and was lost is applied anew by whoever looks after pending grants.
+    One that takes a rest over has to be there before.
     """
     return bool(line.rolls) or line.effective_ms > book.instant_ms
 

@@ -98,10 +98,6 @@ class AdminApi:
         """Create a customer."""
         return await self._call("POST", "/api/v1/customers", body)
 
-    async def change_customer(self, customer_id: str, body: Answer) -> Answer:
-        """Make plan, labels and Stripe customer what the body says."""
-        return await self._call("PUT", _customer(customer_id), body)
-
     async def erase_customer(self, customer_id: str) -> Answer:
         """Clear personal data and revoke all keys."""
         return await self._call("DELETE", f"{_customer(customer_id)}/personal-data")

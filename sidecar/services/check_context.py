@@ -79,7 +79,7 @@ def place_demand(
         deadline=request.deadline,
         probe=plan.ask is Ask.PROBE,
         prepaid=card.billing is Billing.PREPAID,
-        parts=card.upper_bounds(plan.quantities, plan.model),
+        parts=plan.parts,
     )
 
 

@@ -138,6 +138,20 @@ class Grant:
         )
 
 
+GRANT_CONTENT = (
+    "amount_nano",
+    "currency",
+    "kind",
+    "priority",
+    "effective_at",
+    "expires_at",
+    "meters",
+    "rollover",
+    "schedule_id",
+)
+"""What a repeat of a grant must say, too."""
+
+
 class WithdrawalState(StrEnum):
     """An intent is written first, applied by script, and posted from the stream."""
 

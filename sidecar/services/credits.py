@@ -33,6 +33,7 @@ from sidecar.domain.grants import (
 from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
 from sidecar.domain.nearest import unknown
 from sidecar.services.control_ports import (
+    GRANT_CONTENT,
     Accounts,
     Balance,
     Customer,
@@ -48,17 +49,6 @@ REFERENCE_CHARS_MAX = 128
 TOP_UP_PREFIX = "top:"
 """A top-up's grant is named after its reference, so that the reference finds it."""
 _REFERENCE = re.compile(rf"[A-Za-z0-9_.:-]{{1,{REFERENCE_CHARS_MAX}}}", re.ASCII)
-_CONTENT = (
-    "amount_nano",
-    "currency",
-    "kind",
-    "priority",
-    "effective_at",
-    "expires_at",
-    "meters",
-    "rollover",
-    "schedule_id",
-)
 
 
 class CreditService:
@@ -293,7 +283,7 @@ def _refuse_differences(known: Grant, asked: Grant) -> None:
             before=_text(name, getattr(known, name)),
             now=_text(name, getattr(asked, name)),
         )
-        for name in _CONTENT
+        for name in GRANT_CONTENT
         if getattr(known, name) != getattr(asked, name)
     )
     if found:

@@ -18,6 +18,7 @@ from enum import StrEnum
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.hold_events import terms_of_event
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
 from sidecar.domain.pricing import Billing
 from sidecar.domain.usage import UsageEvent, UsageReport
@@ -279,17 +280,7 @@ class MeteringService:
         card = await self._rate_cards.read(event.price_version)
         if card is None:
             raise InvalidInput(f"rate card {event.price_version} is not in the store")
-        terms = HoldTerms(
-            hold_id=event.hold_id,
-            gateway_id=event.gateway_id,
-            customer_id=event.customer_id,
-            plan=event.plan,
-            currency=event.currency,
-            amount_nano=0,
-            price_version=event.price_version,
-            estimate={},
-            bound=Bound.ESTIMATED,
-        )
+        terms = terms_of_event(event)
         priced = await self._rating.rate(event, card, terms)
         lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
         return (await self._book(replace(priced, quota_lines=lines), terms)).status

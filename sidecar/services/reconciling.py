@@ -29,6 +29,7 @@ from sidecar.domain.reconciliation import (
     mended_numbers,
 )
 from sidecar.services.control_ports import CLAIM, StreamRecord, UsageStream
+from sidecar.services.entry_ids import entry_order
 from sidecar.services.ports import Balances
 
 LOOKS_MAX = 5
@@ -269,10 +270,10 @@ class Reconciler:
         ledger = await self._ledger.read_credit(customer_id, shard, hold_ids)
         if book is None or ledger is None:
             return book, ledger, None
-        if _order(ledger.offset) > _order(book.position):
+        if entry_order(ledger.offset) > entry_order(book.position):
             return None
         records = []
-        if _order(ledger.offset) < _order(book.position):
+        if entry_order(ledger.offset) < entry_order(book.position):
             records = list(await self._stream.read(shard, ledger.offset, self._pending_max))
             if len(records) == self._pending_max:
                 return book, ledger, None
@@ -282,7 +283,7 @@ class Reconciler:
             if isinstance(record, StreamRecord)
             and record.customer_id == customer_id
             and record.kind != CLAIM
-            and _order(record.entry_id) <= _order(book.position)
+            and entry_order(record.entry_id) <= entry_order(book.position)
         ]
         comparison = compare(
             customer_id,
@@ -310,10 +311,9 @@ class Reconciler:
         """Apply remedies; False if the customer has moved on and must be looked at again."""
         remedies = {one.remedy for one in comparison.differences if one.kind.wrong}
         if Remedy.RELEASE in remedies:
-            for one in comparison.differences:
-                if one.remedy is Remedy.RELEASE:
-                    await self._balances.release_hold(customer_id, one.what.split()[1])
-                    report.mended += 1
+            for hold_id in ledger.settled_holds:
+                await self._balances.release_hold(customer_id, hold_id)
+                report.mended += 1
             return True
         if Remedy.MEND not in remedies or comparison.expected is None:
             report.unmended += 1
@@ -345,8 +345,3 @@ class Reconciler:
                 **{kind.value: report.counts[kind] for kind in DifferenceKind},
             )
         return report
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

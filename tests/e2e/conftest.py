@@ -1,7 +1,8 @@
 """One deployment per test session; a test that breaks things takes one of its own."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import count
 
 import asyncpg
 import pytest
@@ -11,6 +12,7 @@ from fixtures.stack import Stack
 from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
 
 MakeStack = Callable[..., Awaitable[Stack]]
+_NUMBERS = count(1)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -19,18 +21,34 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[st
         yield dsn
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def make_stack(
     tmp_path_factory: pytest.TempPathFactory, postgres: str
 ) -> AsyncIterator[MakeStack]:
-    """Start a deployment with a Redis and a database of its own."""
+    """
+    Start a deployment with a Redis and a database of its own; it ends with the module.
+
+    A deployment at rest still costs a fifteenth of a core: a dozen of them slow what comes after.
+    """
+    async with _making(tmp_path_factory, postgres) as make:
+        yield make
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> AsyncIterator[Stack]:
+    """The deployment that tests share; each uses customers of its own."""
+    async with _making(tmp_path_factory, postgres) as make:
+        yield await make()
+
+
+@asynccontextmanager
+async def _making(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str
+) -> AsyncIterator[MakeStack]:
     async with AsyncExitStack() as stack:
-        count = 0
 
         async def make(**options: object) -> Stack:
-            nonlocal count
-            count += 1
-            name = f"e2e_{count}"
+            name = f"e2e_{next(_NUMBERS)}"
             connection = await asyncpg.connect(postgres)
             try:
                 await connection.execute(f"CREATE DATABASE {name}")
@@ -49,12 +67,6 @@ async def make_stack(
             return made
 
         yield make
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def stack(make_stack: MakeStack) -> Stack:
-    """The deployment that tests share; each uses customers of its own."""
-    return await make_stack()
 
 
 def _database(dsn: str, name: str) -> str:

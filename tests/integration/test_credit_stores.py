@@ -134,7 +134,7 @@ async def test_a_void_leaves_what_is_pinned_and_counts_once(store):
     await store.give("g", 50)
     await store.place(1, output=20)
     with pytest.raises(Conflict, match=r"0\.00000003 free, less than is asked for"):
-        await store.take_back("g", 31)
+        await store.take_back("g", 31, withdrawal_id="w_0")
     assert [await store.take_back("g", None) for _ in range(2)] == [30, 30]
     with pytest.raises(Conflict, match="did something else before"):
         await store.take_back("g", 5)

@@ -12,6 +12,7 @@ from sidecar.outbound.postgres.comparing import check_same
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.control_ports import (
+    GRANT_CONTENT,
     Grant,
     GrantState,
     Withdrawal,
@@ -20,17 +21,6 @@ from sidecar.services.control_ports import (
 
 LIST_MAX: Final = 1_000
 """Most rows of one page, whatever the caller asks for."""
-_GRANT_CONTENT: Final = (
-    "amount_nano",
-    "currency",
-    "kind",
-    "priority",
-    "effective_at",
-    "expires_at",
-    "meters",
-    "rollover",
-    "schedule_id",
-)
 RETRY_LEAST: Final = timedelta(seconds=10)
 RETRY_MOST: Final = timedelta(hours=1)
 """What the live store could not take waits as long again as it has waited, within these."""
@@ -75,7 +65,7 @@ class PostgresGrants:
         stored = await self.read_grant(grant.customer_id, grant.grant_id)
         if stored is None:
             raise InvariantViolated("a grant that was just stored is gone")
-        check_same(f"grant {grant.grant_id!r}", stored, grant, _GRANT_CONTENT)
+        check_same(f"grant {grant.grant_id!r}", stored, grant, GRANT_CONTENT)
         return stored
 
     async def read_grant(self, customer_id: str, grant_id: str) -> Grant | None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import asyncpg
 
@@ -175,11 +175,9 @@ class PostgresSnapshot:
         async for one in by_hold(aiter(rows)):
             yield one
 
-    async def _grouped(
-        self, name: str, ids: Sequence[str], *arguments: Any
-    ) -> dict[str, list[asyncpg.Record]]:
+    async def _grouped(self, name: str, ids: Sequence[str]) -> dict[str, list[asyncpg.Record]]:
         grouped: dict[str, list[asyncpg.Record]] = {}
-        for row in await self._connection.fetch(query(name), list(ids), *arguments):
+        for row in await self._connection.fetch(query(name), list(ids)):
             grouped.setdefault(row["customer_id"], []).append(row)
         return grouped
 

@@ -16,6 +16,7 @@ from sidecar.services.control_ports import (
     StreamRecord,
     UnreadableRecord,
 )
+from sidecar.services.entry_ids import entry_order
 
 EventKey = tuple[str, str, str]
 """customer_id, hold_id, kind; the day is inside the hold id."""
@@ -88,12 +89,6 @@ def make_batch(
         ),
         aside=tuple(record for record in fresh if not isinstance(record, StreamRecord)),
     )
-
-
-def entry_order(entry_id: str) -> tuple[int, int]:
-    """Where an entry stands in its stream; ids are `milliseconds-sequence`, not text."""
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
 
 
 def event_key(record: StreamRecord) -> EventKey:

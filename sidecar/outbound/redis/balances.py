@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.hold_events import orphan_event, terms_of_event
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
@@ -21,9 +22,7 @@ from sidecar.outbound.redis.records import (
     at_instants,
     event_from_bytes,
     event_to_bytes,
-    orphan_event,
     terms_from_payload,
-    terms_of_event,
     terms_to_payload,
     usage_digest,
 )

@@ -55,27 +55,35 @@ def parse_cluster_url(url: str) -> ClusterAddress:
     Raises:
         ConfigError: If it cannot be used; never quotes it, since a password may stand in it.
     """
+    scheme, _, rest = url.partition("://")
+    end = _end_of_nodes(rest)
+    user_info, at, nodes = rest[:end].rpartition("@")
     try:
-        parts = urlsplit(url)
-        seeds = _seeds(parts)
+        # Of several nodes, some in brackets, `urlsplit` makes one host, or refuses to.
+        parts = urlsplit(f"{scheme}://node{rest[end:]}")
+        seeds = _seeds(nodes, parts)
     except ValueError as error:
         raise ConfigError(
             "redis_url must be redis+cluster://HOST:PORT,HOST:PORT (or rediss+cluster://...), "
             f"with USER:PASSWORD@ before and ?OPTION=VALUE behind the nodes where needed: {error}"
         ) from None
-    user_info, at, _ = parts.netloc.rpartition("@")
     return ClusterAddress(
-        scheme=_SCHEMES[parts.scheme],
+        scheme=_SCHEMES[scheme],
         user_info=user_info + at,
         options=parts.query,
         seeds=seeds,
     )
 
 
-def _seeds(parts: SplitResult) -> tuple[Node, ...]:
+def _end_of_nodes(rest: str) -> int:
+    """Where in what follows `://` the path, the options or a fragment begin."""
+    return min((at for at in map(rest.find, "/?#") if at >= 0), default=len(rest))
+
+
+def _seeds(nodes: str, parts: SplitResult) -> tuple[Node, ...]:
     if parts.path not in {"", "/", "/0"} or parts.fragment:
         raise ValueError("a cluster has no databases to choose from")
-    texts = parts.netloc.rpartition("@")[2].split(",")
+    texts = nodes.split(",")
     if len(texts) > SEEDS_MAX:
         raise ValueError(f"more than {SEEDS_MAX} nodes")
     return tuple(dict.fromkeys(_node(text.strip()) for text in texts))

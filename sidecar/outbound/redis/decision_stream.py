@@ -7,6 +7,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.decision_ports import EncodedDecision, StreamedDecision
+from sidecar.services.entry_ids import next_entry_id
 
 NOBODY_SHARD = 0
 """Where denials go that belong to no customer."""
@@ -67,7 +68,7 @@ class RedisDecisionStream:
             return
         await self._connection.commands(
             [
-                ("XTRIM", self._keyspace.decisions(shard), "MINID", "=", _next_id(entry_id))
+                ("XTRIM", self._keyspace.decisions(shard), "MINID", "=", next_entry_id(entry_id))
                 for shard, entry_id in committed.items()
             ]
         )
@@ -84,8 +85,3 @@ def _read_entry(shard: int, entry_id: bytes, flat: Sequence[bytes]) -> StreamedD
     except InvalidInput:
         record = None
     return StreamedDecision(shard=shard, entry_id=entry_id.decode(), record=record, payload=payload)
-
-
-def _next_id(entry_id: str) -> str:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return f"{milliseconds}-{int(sequence) + 1}"

@@ -19,10 +19,12 @@ BALANCE_FIELDS = (
     *("voided", "expired", "overdraft", "deficit"),
 )
 _GRANT_WIDTH = 10
-_NOTHING_TO_TAKE = {
-    "spent": "is spent: there is nothing left to take back",
-    "ended": "has ended",
-    "scheduled": "has not begun: it can be voided as a whole only",
+_NOT_TAKEN = {
+    "spent": "nothing of it is left (0.00 free): it is spent or has ended",
+    "ended": "{grant} has ended",
+    "scheduled": "{grant} has not begun: it can be voided as a whole only",
+    "too_much": "{grant} has {amount} free, less than is asked for",
+    "beyond": "{grant} has {amount} that is not taken back yet, less than is asked for",
 }
 _DAMAGED = "redis: a customer's balance is no number"
 
@@ -89,6 +91,8 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
     """What a withdrawal took, in nano; see `apply_withdrawal` for what it raises."""
     status, detail = (part.decode() for part in reply)
     grant = f"grant {withdrawal.grant_id!r}"
+    if status in _NOT_TAKEN:
+        raise Conflict(_NOT_TAKEN[status].format(grant=grant, amount=format_amount(int(detail))))
     match status:
         case "applied" | "repeated":
             return int(detail)
@@ -96,15 +100,6 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
             raise NotFound(f"there is no customer {withdrawal.customer_id!r}")
         case "no_grant":
             raise NotFound(f"the customer has no {grant}")
-        case "spent" | "ended" | "scheduled":
-            raise Conflict(f"{grant} {_NOTHING_TO_TAKE[status]}")
-        case "too_much":
-            raise Conflict(f"{grant} has {format_amount(int(detail))} free, less than is asked for")
-        case "beyond":
-            raise Conflict(
-                f"{grant} has {format_amount(int(detail))} that is not taken back yet, "
-                "less than is asked for"
-            )
         case "conflict":
             raise Conflict(f"withdrawal {withdrawal.withdrawal_id!r} did something else before")
         case "out_of_bounds":

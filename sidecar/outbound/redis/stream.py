@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from sidecar.domain.errors import InvalidInput
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.records import read_entry
 from sidecar.services.control_ports import CLAIM, AnyRecord, StreamRecord
+from sidecar.services.entry_ids import entry_order, next_entry_id
 
 _LOOK_BACK = 100
 """Entries that are no decisions, and stand last before an offset, are few."""
@@ -23,7 +23,7 @@ class RedisUsageStream:
 
     async def read(self, shard: int, after: str, limit: int) -> Sequence[AnyRecord]:
         """Records after an entry id ("0-0" for the start), in order; reading removes nothing."""
-        _split_id(after)
+        entry_order(after)
         entries = await self._connection.command(
             "XRANGE", self._keyspace.usage(shard), f"({after}", "+", "COUNT", limit
         )
@@ -35,9 +35,8 @@ class RedisUsageStream:
 
         A crash before it costs nothing: the next trim drops these too.
         """
-        milliseconds, sequence = _split_id(below)
         await self._connection.command(
-            "XTRIM", self._keyspace.usage(shard), "MINID", "=", f"{milliseconds}-{sequence + 1}"
+            "XTRIM", self._keyspace.usage(shard), "MINID", "=", next_entry_id(below)
         )
 
     async def tell_settled(self, shard: int, epoch: int, seq: int) -> None:
@@ -52,7 +51,7 @@ class RedisUsageStream:
             None if that has been trimmed: whoever trimmed it has told before. None beside a
             claim, whose own capture may not be settled yet.
         """
-        _split_id(offset)
+        entry_order(offset)
         entries = await self._connection.command(
             "XREVRANGE", self._keyspace.usage(shard), offset, "-", "COUNT", _LOOK_BACK
         )
@@ -61,10 +60,3 @@ class RedisUsageStream:
         if not decisions or any(record.kind == CLAIM for record in decisions):
             return None
         return decisions[0].epoch, decisions[0].seq
-
-
-def _split_id(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    if not (milliseconds.isdecimal() and sequence.isdecimal()):
-        raise InvalidInput(f"{entry_id[:40]!r} is no stream entry id", field="offset")
-    return int(milliseconds), int(sequence)

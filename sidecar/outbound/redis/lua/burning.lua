@@ -2,14 +2,6 @@
 
 -- What a check of these meters may still set aside.
 local function spendable(book, parts)
-  if #book.grants == 1 and parts[1] then
-    -- The common case, without sums in halves.
-    local grant = book.grants[1]
-    local owed = plus(book.deficit, book.uncov)
-    if grant.state == 'active' and grant.meters == '' then
-      return minus(plus(grant.free, book.overdraft), owed)
-    end
-  end
   local high, low = halves(minus(minus(book.overdraft, book.deficit), book.uncov))
   for _, grant in ipairs(book.grants) do
     if grant.state == 'active' and grant.free ~= '0' then
@@ -52,6 +44,23 @@ local function pin(book, parts, amount)
   for i in ipairs(parts) do left = plus(left, need[i]) end
   book.changed = book.changed or #pins > 0
   return pins, left
+end
+
+-- Set a hold's amount aside: from grants where credit pays, the rest without. Returns the rows
+-- pinned, by how much what is exposed beyond all credit and overdraft grew, and whether anything
+-- is exposed that no grant covers.
+local function set_aside(book, parts, amount, prepaid)
+  local pins, uncovered, beyond, exposed = {}, amount, '0', false
+  if prepaid then pins, uncovered = pin(book, parts, amount) end
+  if uncovered ~= '0' then
+    local before = exposure(book)
+    shift(book, 'uncov', uncovered)
+    local after = exposure(book)
+    beyond, exposed = minus(after, before), after ~= '0'
+  end
+  shift(book, 'held', amount)
+  shift(book, 'avail', negate(amount))
+  return pins, beyond, exposed
 end
 
 -- Give a pinned part back to its grant, or let it end if the grant has ended.

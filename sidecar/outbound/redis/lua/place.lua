@@ -128,15 +128,8 @@ local reply = refuse('denied')
 local denied = ARGV[11] == '1'
 -- Beyond what is spendable, or (where grants are scoped) beyond what overdraft may stand in for.
 local fits = cmp(available(), amount) >= 0
-local pins, uncovered, beyond = {}, amount, '0'
-if prepaid then pins, uncovered = pin(book, parts, amount) end
-if uncovered ~= '0' then
-  local exposed = exposure(book)
-  shift(book, 'uncov', uncovered)
-  local exposed_now = exposure(book)
-  beyond = minus(exposed_now, exposed)
-  if prepaid and exposed_now ~= '0' then fits = false end
-end
+local pins, beyond, exposed = set_aside(book, parts, amount, prepaid)
+if prepaid and exposed then fits = false end
 if ARGV[10] == '1' and not fits then
   reply[11], denied = '1', true
 end
@@ -147,8 +140,6 @@ for _, take in ipairs(takes) do
   if take.hard and take.over then denied = true end
 end
 if denied then return reply end
-shift(book, 'held', amount)
-shift(book, 'avail', negate(amount))
 if not book_fits(book) then
   book = open_book(row, names_before_book)
   return refuse('out_of_bounds')

@@ -28,20 +28,16 @@ local lines = {}
 for i = 8, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
 if not book or not counters_fit(lines, true) then return 'out_of_bounds' end
 advance(book, moment.instant)
-local exposed, pins, uncovered = exposure(book), {}, amount
 -- What it was for by meter is not in its terms: grants that are good for some meters only are
 -- left to its capture.
-if ARGV[6] == '1' then pins, uncovered = pin(book, { { '', amount } }, amount) end
-shift(book, 'uncov', uncovered)
-shift(book, 'held', amount)
-shift(book, 'avail', negate(amount))
+local pins, beyond = set_aside(book, { { '', amount } }, amount, ARGV[6] == '1')
 if not book_fits(book) then return 'out_of_bounds' end
 local kept = {}
 for _, line in ipairs(lines) do
   if recount(line, moment.instant) then kept[#kept + 1] = line end
 end
 call('HSET', customer, 'h:' .. id, write_hold({
-  decided = ARGV[4], amount = amount, beyond = minus(exposure(book), exposed), fingerprint = '',
+  decided = ARGV[4], amount = amount, beyond = beyond, fingerprint = '',
   lines = kept, pins = pins, terms = ARGV[7],
 }))
 call('ZADD', expiry, text(moment.instant + tonumber(ARGV[5])), id)
