@@ -1,4 +1,4 @@
-"""The named statements of `queries.sql`."""
+"""The named statements of `queries.sql`, and of `queries_TOPIC.sql` beside it."""
 
 import re
 from collections.abc import Mapping
@@ -7,24 +7,27 @@ from pathlib import Path
 from typing import Final
 
 _NAME: Final = re.compile(r"^-- name: ([a-z_]+)$", re.ASCII | re.MULTILINE)
+_FILES: Final = "queries*.sql"
 
 
 @cache
 def named_queries() -> Mapping[str, str]:
     """
-    All statements by name; the file is read once.
+    All statements by name; the files are read once.
 
     Raises:
         ValueError: If two statements share a name.
     """
-    text = Path(__file__).with_name("queries.sql").read_text(encoding="utf-8")
-    parts = _NAME.split(text)[1:]
-    names = parts[::2]
-    if len(set(names)) != len(names):
-        raise ValueError("queries.sql names a statement twice")
-    return {name: body.strip() for name, body in zip(names, parts[1::2], strict=True)}
+    found: dict[str, str] = {}
+    for path in sorted(Path(__file__).parent.glob(_FILES)):
+        parts = _NAME.split(path.read_text(encoding="utf-8"))[1:]
+        for name, body in zip(parts[::2], parts[1::2], strict=True):
+            if name in found:
+                raise ValueError(f"{path.name}: statement {name} has the name of another")
+            found[name] = body.strip()
+    return found
 
 
 def query(name: str) -> str:
-    """One statement. Raises KeyError for a name that is not in the file."""
+    """One statement. Raises KeyError for a name that no file has."""
     return named_queries()[name]
