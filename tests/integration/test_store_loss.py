@@ -414,7 +414,12 @@ async def test_what_a_hold_that_was_put_back_lacks_is_no_proven_overspend(world,
 async def test_a_hold_that_is_put_back_pins_grants_of_its_meters_again(world, redis):
     await world.customer(ADA, 1_000)
     scoped = Grant(
-        grant_id="scoped", customer_id=ADA, amount_nano=70, currency="USD", meters=("output",)
+        grant_id="scoped",
+        customer_id=ADA,
+        amount_nano=70,
+        currency="USD",
+        priority=1,
+        meters=("output",),
     )
     stored = await world.record.create_grant(scoped)
     await world.store.accounts.apply_grant(stored)
