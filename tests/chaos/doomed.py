@@ -1,5 +1,5 @@
 """
-A worker in a process of its own that is killed at a chosen point: SIGKILL, so no code of it runs on.
+A worker in a process of its own, killed with SIGKILL at a chosen point: no code of it runs on.
 
 A point is before or after a call of a port, in the order in which the worker comes by them.
 """
