@@ -127,6 +127,30 @@ class StripeStandin(StripeServer):
         customer = self.account.customers.get(customer_id)
         self.account.customers.change(customer, {"delinquent": delinquent})
 
+    def complete_checkout(
+        self,
+        session_id: str,
+        *,
+        card: str = "pm_card_visa",
+        email: str = "payer@example.com",
+        delayed: bool = False,
+    ) -> Item:
+        """
+        Somebody pays on a session's page, with a test card.
+
+        A card that refuses leaves the session open; with `delayed` the money comes by
+        `settle_checkout`. Raises ApiError if the session is not open.
+        """
+        return self.account.checkout.complete(session_id, card=card, email=email, delayed=delayed)
+
+    def settle_checkout(self, session_id: str, *, paid: bool) -> Item:
+        """The money of a delayed payment comes, or never will."""
+        return self.account.checkout.settle(session_id, paid=paid)
+
+    def visit_payment_link(self, link_id: str) -> Item:
+        """Somebody opens a payment link: answers the session to complete."""
+        return self.account.payment_links.visit(link_id)
+
     def authenticate(self, intent_id: str, *, confirmed: bool = True) -> Item:
         """A card's owner confirms a payment that asked for it, or fails to."""
         return self.account.payments.authenticate(intent_id, confirmed=confirmed)

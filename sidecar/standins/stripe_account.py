@@ -5,6 +5,7 @@ from typing import TypedDict
 from sidecar.standins.stripe_access import Access
 from sidecar.standins.stripe_agenda import Agenda
 from sidecar.standins.stripe_catalog import Catalog
+from sidecar.standins.stripe_checkout import Checkout, PaymentLinks
 from sidecar.standins.stripe_collection import Collection
 from sidecar.standins.stripe_credit_notes import CreditNotes
 from sidecar.standins.stripe_customers import Customers
@@ -113,6 +114,10 @@ class Account:
             invoice_items=self.invoice_items,
             collection=self.collection,
         )
+        self.checkout = Checkout(
+            **basics, agenda=self.agenda, catalog=self.catalog, payments=self.payments
+        )
+        self.payment_links = PaymentLinks(self.settings, self.checkout)
         self.credit_notes = CreditNotes(
             **basics,
             invoices=self.invoices,
@@ -147,6 +152,8 @@ class Account:
             self.invoice_items.room,
             self.collection.payments_room,
             self.credit_notes.room,
+            self.checkout.room,
+            self.payment_links.room,
         ]
 
     def describe(self) -> Item:

@@ -20,7 +20,7 @@ AMOUNT_MAX = 99_999_999
 _CONFIRM = frozenset({"error_on_requires_action", "off_session", "payment_method", "return_url"})
 _CREATE = _CONFIRM | {
     *("amount", "automatic_payment_methods", "confirm", "currency", "customer", "description"),
-    *("metadata", "payment_method_types", "receipt_email", "setup_future_usage"),
+    *("metadata", "receipt_email", "setup_future_usage"),
 }
 _CONFIRMABLE = ("requires_payment_method", "requires_confirmation", "requires_action")
 

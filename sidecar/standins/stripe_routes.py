@@ -21,6 +21,7 @@ def make_routes(account: Account, clock: Clock) -> dict[str, Handler]:
         **_subscriptions(account),
         **_invoices(account),
         **_payments(account),
+        **_checkout(account),
     }
 
 
@@ -179,4 +180,23 @@ def _payments(account: Account) -> dict[str, Handler]:
         "refund.list": lambda call: refunds.room.page(call.params, ("charge", "payment_intent")),
         "dispute.retrieve": lambda call: disputes.room.get(call.ids["dispute"]),
         "dispute.list": lambda call: disputes.room.page(call.params, ("charge", "payment_intent")),
+    }
+
+
+def _checkout(account: Account) -> dict[str, Handler]:
+    checkout, links = account.checkout, account.payment_links
+    return {
+        "checkout.session.create": lambda call: checkout.create(call.params),
+        "checkout.session.retrieve": lambda call: checkout.room.get(call.ids["session"]),
+        "checkout.session.expire": lambda call: checkout.expire(call.ids["session"]),
+        "checkout.session.list": lambda call: checkout.room.page(
+            call.params, ("customer", "payment_intent", "payment_link", "status")
+        ),
+        "checkout.session_line_item.list": lambda call: checkout.list_lines(
+            call.ids["session"], call.params
+        ),
+        "payment_link.create": lambda call: links.create(call.params),
+        "payment_link.retrieve": lambda call: links.room.get(call.ids["payment_link"]),
+        "payment_link.update": lambda call: links.update(call.ids["payment_link"], call.params),
+        "payment_link.list": lambda call: links.room.page(call.params, ("active",)),
     }
