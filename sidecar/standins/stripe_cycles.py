@@ -139,6 +139,37 @@ class Cycles:
             self._collection.finalize_draft(invoice)
         return self._subscriptions.end(subscription)
 
+    def preview(self, params: Mapping[str, Any]) -> Item:
+        """
+        The next invoice of a subscription: its period's usage so far, and the next one's prices.
+
+        Raises:
+            ApiError: For an unknown or ended subscription; 501 for a change that is only planned.
+        """
+        refuse_unmodelled(params, frozenset({"customer", "subscription"}))
+        subscription = self._subscriptions.live(params["subscription"])
+        customer = self._customers.room.get(subscription["customer"])
+        start, end = period_of(subscription)
+        items = items_of(subscription)
+        lines: list[Item] = []
+        if subscription["status"] != "trialing":
+            lines += self._lines.in_arrears(customer["id"], items, (start, end))
+        if not subscription["cancel_at_period_end"]:
+            recurring = items[0]["price"]["recurring"]
+            following = period_end(subscription["billing_cycle_anchor"], end, recurring)
+            lines += self._lines.in_advance(items, (end, following))
+        details = {"subscription": subscription["id"], "metadata": subscription["metadata"]}
+        return self._invoices.preview(
+            customer,
+            subscription["currency"],
+            lines,
+            billing_reason="upcoming",
+            collection_method=subscription["collection_method"],
+            parent={"type": "subscription_details", "subscription_details": details},
+            period_start=start,
+            period_end=end,
+        )
+
     def create_invoice(self, params: Mapping[str, Any]) -> Item:
         """A manual invoice; with `pending_invoice_items_behavior=include` of what is pending."""
         if "subscription" in params:

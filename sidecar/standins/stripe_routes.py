@@ -38,7 +38,11 @@ def _metering(account: Account, clock: Clock) -> dict[str, Handler]:
         "billing.meter_event_summary.list": lambda call: events.summaries(
             meters.get(call.ids["id"]), call.params
         ),
-        "invoice.create_preview": lambda call: account.previews.create(call.params, clock()),
+        "invoice.create_preview": lambda call: (
+            account.cycles.preview(call.params)
+            if "subscription" in call.params
+            else account.previews.create(call.params, clock())
+        ),
     }
 
 

@@ -463,3 +463,16 @@ async def test_invoices_are_listed_by_page_customer_and_status():
         ]
         assert len(set(paid)) == len(paid) == 3
         assert (await world.v1.invoices.list_async({"status": "open"})).data == []
+
+
+async def test_a_preview_says_what_the_next_invoice_will_say():
+    async with stripe_world() as world:
+        made = await subscribe(world, await metered(world), await fixed(world))
+        await use(world, 42, "id-1")
+        before = await world.v1.invoices.create_preview_async({"subscription": made.id})
+        assert len((await world.v1.invoices.list_async()).data) == 1  # The first one, paid.
+        world.standin.advance(MONTH)
+        draft = await newest_invoice(world)
+        lines = [(line.amount, line.period.start) for line in draft.lines.data]
+        assert [(line.amount, line.period.start) for line in before.lines.data] == lines
+        assert (before.total, before.period_end) == (draft.total, draft.period_end)
