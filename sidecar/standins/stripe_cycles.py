@@ -29,6 +29,7 @@ from sidecar.standins.stripe_subscriptions import (
 )
 
 INCOMPLETE_SECONDS = 23 * HOUR_SECONDS
+TRIAL_DAYS_MAX = 730
 TRIAL_NOTICE_SECONDS = 3 * DAY_SECONDS
 
 
@@ -186,6 +187,12 @@ class Cycles:
         self._collection.plan(invoice)
         return invoice
 
+    def delete_invoice(self, invoice_id: str) -> Item:
+        """Delete a manual draft; its items are pending again."""
+        deleted = self._invoices.delete(invoice_id)
+        self._invoice_items.release(invoice_id)
+        return deleted
+
     def _collect_first(self, subscription: Item, invoice: Item) -> None:
         if subscription["collection_method"] == "charge_automatically":
             self._collection.finalize_draft(invoice)  # At once: there is no usage to wait for.
@@ -290,8 +297,11 @@ class Cycles:
 def _trial_end(params: Mapping[str, Any], now: int) -> int | None:
     if "trial_end" in params and "trial_period_days" in params:
         raise ApiError(400, "Give trial_end or trial_period_days, not both.", param="trial_end")
-    if "trial_period_days" in params:
-        return now + int(params["trial_period_days"]) * DAY_SECONDS
+    days = params.get("trial_period_days", 0)
+    if not 0 <= days <= TRIAL_DAYS_MAX:
+        raise ApiError(400, "Invalid number of days", param="trial_period_days")
+    if days:
+        return now + int(days) * DAY_SECONDS
     end = params.get("trial_end", "now")
     if end == "now":
         return None

@@ -213,7 +213,7 @@ class Invoices:
 
     def list(self, params: Mapping[str, Any]) -> Item:
         """One page of invoices, newest first."""
-        names = ("collection_method", "customer", "due_date", "status")
+        names = ("collection_method", "customer", "status")
         refuse_unmodelled(params, PAGE | {*names, "created", "subscription"})
         wanted = params.get("subscription")
         shown = [
