@@ -1,4 +1,4 @@
-"""Which rate card counts when: a plan's versions and the customers that have prices of their own."""
+"""Which rate card counts when: a plan's versions, and customers with prices of their own."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping

@@ -220,9 +220,7 @@ def _obstacle(
     return f"customers.{found}" if found else ""
 
 
-def _distinct(
-    cards: Iterable[RateCard], schedules: Iterable[CardSchedule]
-) -> tuple[RateCard, ...]:
+def _distinct(cards: Iterable[RateCard], schedules: Iterable[CardSchedule]) -> tuple[RateCard, ...]:
     found = {(card.plan, card.version): card for card in cards}
     for schedule in schedules:
         for timeline in schedule.timelines:

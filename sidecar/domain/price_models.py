@@ -181,8 +181,9 @@ def check_tiers(tiers: tuple[Tier, ...]) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graduated:
     """
-    Each unit at the amount of the tier that it falls into, plus the flat amount of each tier
-    that the total has reached. The sum of all tiers is rounded up once.
+    Each unit at the amount of its tier, plus the flat amount of each tier that was reached.
+
+    The sum over all tiers is rounded up once.
 
     Unlike at Stripe, the first tier's flat amount is due with the first unit and not at none:
     nothing costs nothing. What is due without any use is a flat price.

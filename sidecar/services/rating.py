@@ -142,9 +142,7 @@ class Rating:
         """
         lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
         demands = [
-            RatingDemand(
-                key=total_key(card, found[0], event.occurred_at), quantity=line.quantity
-            )
+            RatingDemand(key=total_key(card, found[0], event.occurred_at), quantity=line.quantity)
             for line, found in lines
             if found is not None and found[1].price.unit_nano is None
         ]

@@ -11,10 +11,12 @@ from sidecar.domain.pricing import Billing, OnChange, RoundPackages, TaxBehavior
 from sidecar.domain.usage import QUANTITY_MAX
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.reading import (
+    TAG_INT,
     TAG_STR,
     Invalid,
     JsonSchema,
     Reader,
+    describe,
 )
 from sidecar.outbound.policy_files.records import Field, ListOf, Record
 from sidecar.outbound.policy_files.scalars import Choice, Number, Text
@@ -38,12 +40,15 @@ _MARKUP = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,2}))? ?%", re.ASCII)
 class UpTo:
     """Where a tier ends: a quantity, or the word for no end; the latter is read as 0."""
 
-    number: Number = Number(1, QUANTITY_MAX)
+    number: Number
 
     def read(self, node: yaml.Node, reader: Reader) -> int | Invalid:
         """The quantity."""
         if isinstance(node, yaml.ScalarNode) and node.tag == TAG_STR and node.value == ENDLESS:
             return 0
+        if not isinstance(node, yaml.ScalarNode) or node.tag != TAG_INT:
+            what = f"a whole number of units, or {ENDLESS}"
+            return reader.refuse(node, f"found {describe(node)}; expected {what}")
         return self.number.read(node, reader)
 
     def schema(self, defs: dict[str, JsonSchema]) -> JsonSchema:
@@ -83,12 +88,12 @@ TIER = Record(
     doc="Units of the total up to an end, from where the tier before ends.",
     fields={
         "up_to": Field(
-            spec=UpTo(), doc="Its last unit; inf: no end, of the last tier.", required=True
+            spec=UpTo(Number(1, QUANTITY_MAX)),
+            doc="Its last unit; inf: no end, of the last tier.",
+            required=True,
         ),
         "amount": Field(spec=texts.AMOUNT, doc='For the price\'s `per` units; absent: "0".'),
-        "flat": Field(
-            spec=texts.AMOUNT, doc='Due once, with the tier\'s first unit; absent: "0".'
-        ),
+        "flat": Field(spec=texts.AMOUNT, doc='Due once, with the tier\'s first unit; absent: "0".'),
     },
 )
 COST_PLUS = Record(
@@ -106,7 +111,7 @@ PRICE = Record(
     fields={
         "meter": Field(spec=texts.NAME, doc="The meter; a flat price and a minimum have none."),
         "model": Field(
-            spec=Choice(PRICE_MODELS, later=("free_quota",)),
+            spec=Choice(PRICE_MODELS),
             doc="per_unit: linear; package: by begun packages of the running total; graduated: "
             "each unit by its tier; volume: all units by the total's tier; flat: per period; "
             "minimum: the least that a period comes to; cost_plus: a provider's cost and a share.",
@@ -209,9 +214,7 @@ PLAN = Record(
             doc="Prices of its meters, until a version takes their place.",
             required=True,
         ),
-        "versions": Field(
-            spec=ListOf(VERSION), doc="Prices from later instants on, ascending."
-        ),
+        "versions": Field(spec=ListOf(VERSION), doc="Prices from later instants on, ascending."),
         "overrides": Field(spec=ListOf(OVERRIDE), doc="Prices of single customers."),
         "on_change": Field(
             spec=Choice(tuple(OnChange)),
