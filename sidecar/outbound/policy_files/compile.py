@@ -26,7 +26,17 @@ from sidecar.services.policy_places import Places
 from sidecar.services.rule_test_cases import RuleTest
 
 REPORT_EVERY_SECONDS_DEFAULT = 300
-_LISTS = ("identity", "estimates", "free", "rules", "quotas", "errors", "meters", "plans")
+_LISTS = (
+    "identity",
+    "estimates",
+    "free",
+    "rules",
+    "quotas",
+    "errors",
+    "meters",
+    "plans",
+    "versions",
+)
 
 
 @dataclass(slots=True)
@@ -95,6 +105,7 @@ def compile_parts(
         ),
         unsendable=unsendable,
     )
+    context.refer_each("plan", (one.values["plan"] for one in parts.sound("versions")))
     meter_rules = compile_meters(context)
     meters = {rule.meter.name: rule.meter for rule in meter_rules}
     quotas = compile_quotas(context, parts.lists["rules"])
@@ -106,7 +117,12 @@ def compile_parts(
     free = tuple(context.match(section) for section in parts.sound("free"))
     identity = compile_identity(parts.sound("identity"), problems)
     estimates = compile_estimates(context, parts.sound("estimates"), identity)
-    plans = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    plans = compile_plans(
+        context,
+        meters,
+        dated=parts.sound("versions"),
+        has_estimates=bool(parts.lists["estimates"]),
+    )
     check_quotas(context, meters)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()
