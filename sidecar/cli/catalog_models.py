@@ -141,6 +141,8 @@ def _print(review: "PlanReview", *, show_same: bool) -> None:
             print(f"  {_line(one)}")
     for model in review.foreign:
         print(f"  ? {model}: its row is in another currency than the plan")
+    for kind in review.uncounted:
+        print(f"  ? {kind.value}: no meter of the plan counts it; name one with --meter")
     total = ", ".join(f"{count} {name}" for name, count in sorted(counts.items())) or "nothing"
     print(f"  {total}")
     if review.later is not None and review.writes:
@@ -159,6 +161,9 @@ def _line(one: "PriceChange") -> str:
             return f"{name}: priced otherwise than per token; left as it is"
         case "changed":
             return f"{name}: {_amount(one.before)} -> {_amount(one.after)}{_source(one)}"
+        case "new" if one.before is not None:
+            general = f", by the price for any model {_amount(one.before)} until then"
+            return f"{name}: {_amount(one.after)}{general}{_source(one)}"
         case _:
             return f"{name}: {_amount(one.after)}{_source(one)}"
 
@@ -172,13 +177,14 @@ def _source(one: "PriceChange") -> str:
 def _amount(price: "Price | None") -> str:
     from sidecar.domain.money import format_amount
     from sidecar.domain.price_models import CostPlus, PerUnit
+    from sidecar.outbound.policy_files.price_texts import markup_text
 
     match price:
         case PerUnit():
             return f"{format_amount(price.amount_nano)} per {price.per}"
         case CostPlus():
-            share = f"{price.markup // 100}.{price.markup % 100:02d}%"
-            return f"{format_amount(price.cost_nano)} per {price.per} plus {share}"
+            cost = f"{format_amount(price.cost_nano)} per {price.per}"
+            return f"{cost} plus {markup_text(price.markup)}"
         case None:
             return "no price"
         case _:
@@ -191,6 +197,7 @@ def _content(review: "PlanReview") -> dict[str, Any]:
         "effective_at": review.effective_at.isoformat(),
         "meters": {kind.value: name for kind, name in review.meters.items()},
         "foreign_currency": list(review.foreign),
+        "uncounted": [kind.value for kind in review.uncounted],
         "changes": [
             {
                 "change": one.change.value,

@@ -62,7 +62,11 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceChange:
-    """One model and meter of the comparison; a price that is not there is None."""
+    """
+    One model and meter of the comparison; a price that is not there is None.
+
+    Of a new one `before` is the plan's price for any model, which it had until then.
+    """
 
     change: Change
     model: str
@@ -118,15 +122,14 @@ def compare_models(
         for kind, meter in meters.items():
             if kind not in row.prices:
                 continue
-            line = named.get((meter, model))
+            line, found = named.get((meter, model)), card.line_for(meter, model)
             after = _priced(row, kind, markup)
-            before = line.price if line is not None else None
             changes.append(
                 PriceChange(
-                    change=_change(before, after),
+                    change=_change(None if line is None else line.price, after),
                     model=model,
                     meter=meter,
-                    before=before,
+                    before=None if found is None else found[1].price,
                     after=after,
                     row=row,
                 )
@@ -141,7 +144,7 @@ def compare_models(
     changes += [
         PriceChange(change=Change.UNPRICED, model=model, meter=meter)
         for model in {*rows, *known, *(model for _, model in named)}
-        for meter in sorted(card.priced_meters())
+        for meter in sorted(card.priced_meters() | {one.meter for one in changes})
         if (meter, model) not in will_be and card.line_for(meter, model) is None
     ]
     return sorted(changes, key=lambda one: (one.model, one.meter))

@@ -1,7 +1,7 @@
 """A list of model prices against a plan: what would change, and from when on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar.domain.errors import InvalidInput
@@ -27,8 +27,9 @@ class PlanReview:
     What a list means for one plan from one instant on.
 
     `lines` are all prices of the plan with the list's in them; `meters` say what counts each kind;
-    `foreign` are models whose rows are in another currency; `later` is the plan's next version,
-    which knows nothing of the list.
+    `foreign` are models whose rows are in another currency, `uncounted` are kinds that the list
+    has prices for and no meter of the plan counts; `later` is the plan's next version, which knows
+    nothing of the list.
     """
 
     plan: str
@@ -37,6 +38,7 @@ class PlanReview:
     lines: tuple[PriceLine, ...]
     meters: Mapping[Kind, str]
     foreign: tuple[str, ...] = ()
+    uncounted: tuple[Kind, ...] = ()
     later: datetime | None = None
 
     @property
@@ -80,25 +82,24 @@ def review_models(
     reviews: list[PlanReview] = []
     for date in dates:
         card = timeline.at(date)
-        known = {**meters_of(card), **(meters or {})}
-        _check_meters(policy, plan, known)
+        if reviews and timeline.at(reviews[-1].effective_at) is card:
+            # No other prices in between: this date changes what the one before it left.
+            card = replace(card, lines=reviews[-1].lines)
+        counting = {**meters_of(card), **(meters or {})}
+        _check_meters(policy, plan, counting)
         current = rows_at(rows, date)
         own = {model: row for model, row in current.items() if row.currency == card.currency}
-        changes = compare_models(card, own, known, policy.models, markup=markup)
-        if reviews:
-            # A later date shows what it changes, and not again what an earlier one did.
-            told = {(one.model, one.meter, one.after) for one in reviews[-1].changes}
-            shown = [one for one in changes if (one.model, one.meter, one.after) not in told]
-        else:
-            shown = changes
+        changes = compare_models(card, own, counting, policy.models, markup=markup)
+        stated = {kind for row in own.values() for kind in row.prices}
         reviews.append(
             PlanReview(
                 plan=plan,
                 effective_at=date,
-                changes=tuple(shown),
+                changes=tuple(changes),
                 lines=apply_changes(card.lines, changes),
-                meters=known,
+                meters=counting,
                 foreign=tuple(sorted(current.keys() - own.keys())),
+                uncounted=tuple(kind for kind in Kind if kind in stated - counting.keys()),
                 later=next((start for start in timeline.starts if start > date), None),
             )
         )

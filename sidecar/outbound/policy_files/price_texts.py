@@ -65,10 +65,9 @@ def _price(price: Price) -> Iterator[str]:
             yield from ("model: package", _amount("amount", price.amount_nano), f"per: {price.per}")
             yield f"round: {price.rounding.value}"
         case CostPlus():
-            whole, part = divmod(price.markup, 100)
-            cost = _amount("cost", price.cost_nano)
+            cost, share = _amount("cost", price.cost_nano), markup_text(price.markup)
             yield "model: cost_plus"
-            yield f'cost_plus: {{{cost}, per: {price.per}, markup: "{whole}.{part:02d}%"}}'
+            yield f'cost_plus: {{{cost}, per: {price.per}, markup: "{share}"}}'
         case Graduated() | Volume():
             yield f"model: {'graduated' if isinstance(price, Graduated) else 'volume'}"
             yield f"per: {price.per}"
@@ -78,6 +77,12 @@ def _price(price: Price) -> Iterator[str]:
             yield _amount("amount", price.amount_nano)
         case _:
             raise AssertionError(price)
+
+
+def markup_text(markup: int) -> str:
+    """Hundredths of a percent as a percentage, without needless zeros."""
+    whole, part = divmod(markup, 100)
+    return f"{whole}.{part:02d}".rstrip("0").rstrip(".") + "%"
 
 
 def _tier(tier: Tier) -> str:
