@@ -97,8 +97,10 @@ def import_models(
 
 
 def _instant(text: str | None) -> datetime:
+    from sidecar.app.parts import SystemClock
+
     if text is None:
-        return datetime.now(UTC)
+        return SystemClock().now()
     try:
         instant = datetime.fromisoformat(text)
     except ValueError as error:

@@ -105,7 +105,6 @@ def compile_parts(
         ),
         unsendable=unsendable,
     )
-    context.refer_each("plan", (one.values["plan"] for one in parts.sound("versions")))
     meter_rules = compile_meters(context)
     meters = {rule.meter.name: rule.meter for rule in meter_rules}
     quotas = compile_quotas(context, parts.lists["rules"])
@@ -117,12 +116,8 @@ def compile_parts(
     free = tuple(context.match(section) for section in parts.sound("free"))
     identity = compile_identity(parts.sound("identity"), problems)
     estimates = compile_estimates(context, parts.sound("estimates"), identity)
-    plans = compile_plans(
-        context,
-        meters,
-        dated=parts.sound("versions"),
-        has_estimates=bool(parts.lists["estimates"]),
-    )
+    dated, has_estimates = parts.sound("versions"), bool(parts.lists["estimates"])
+    plans = compile_plans(context, meters, dated=dated, has_estimates=has_estimates)
     check_quotas(context, meters)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()

@@ -67,6 +67,7 @@ def compile_plans(
     cards: dict[str, RateCard] = {}
     schedules: dict[str, CardSchedule] = {}
     versions: set[str] = set()
+    context.refer_each("plan", (version.values["plan"] for version in dated))
     for name, section in context.plans.items():
         if not section.sound:
             continue
