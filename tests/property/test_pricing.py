@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.money import AMOUNT_NANO_MAX
+from sidecar.domain.invoice_prices import invoice_amount
+from sidecar.domain.money import AMOUNT_NANO_MAX, format_amount
 from sidecar.domain.pricing import (
     Billing,
     CatalogHints,
@@ -28,6 +29,8 @@ from sidecar.domain.pricing import (
     RateCard,
     RoundPackages,
     TaxBehavior,
+    Tier,
+    Volume,
     bare_price,
     is_of_period,
     parse_price,
@@ -219,3 +222,30 @@ def test_a_price_that_names_the_model_beats_the_general_one(card, meter, model) 
     expected = (named or general or [None])[0]
     assert (None if found is None else found[1]) == expected
     assert found is None or card.lines[found[0]] == found[1]
+
+
+TIERS = Graduated(
+    tiers=(
+        Tier(up_to=100_000, amount_nano=0),
+        Tier(up_to=1_000_000, amount_nano=10**9),
+        Tier(up_to=None, amount_nano=2 * 10**9),
+    ),
+    per=1_000_000,
+)
+HALF = PerUnit(amount_nano=5 * 10**8, per=1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("price", "amount"),
+    [
+        (HALF, "0.75"),
+        (Package(amount_nano=5 * 10**8, per=1_000_000), "1.00"),
+        (TIERS, "1.90"),
+        (Volume(tiers=TIERS.tiers, per=TIERS.per), "3.00"),
+        (CostPlus(cost_nano=4 * 10**8, per=1_000_000, markup=2_000), "0.72"),
+        (FreeQuota(price=HALF, units=100_000), "0.70"),
+    ],
+)
+def test_the_table_of_the_operators_page_is_what_is_charged(price, amount) -> None:
+    line = PriceLine(meter="a", price=price)
+    assert format_amount(invoice_amount(line, 1_500_000)) == amount
