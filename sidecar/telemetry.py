@@ -241,7 +241,7 @@ NOTICES = Counter(
 )
 NOTICE_DELIVERIES = Counter(
     "sidecar_notice_deliveries_total",
-    "Attempts to tell a notice, by channel and outcome: sent, retry, failed (given up, for people), "
+    "Attempts to tell a notice, by channel and outcome: sent, retry, failed (left to people), "
     "no_address (nobody to tell by email).",
     ["channel", "outcome"],
     registry=REGISTRY,

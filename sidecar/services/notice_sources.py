@@ -240,9 +240,7 @@ def of_standing(seen: SeenStanding, look: Look) -> Found:
     if seen.standing == before:
         return [], []
     episode = seen.seen.episode + 1
-    change = _change(
-        seen.customer_id, NoticeKind.STANDING_CHANGED, seen.standing, episode=episode
-    )
+    change = _change(seen.customer_id, NoticeKind.STANDING_CHANGED, seen.standing, episode=episode)
     if look.first:
         return [], [change]
     facts = {"before": before, "standing": seen.standing}

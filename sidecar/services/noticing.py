@@ -241,13 +241,11 @@ class NoticeSender:
         self._tell(delivery, state, outcome)
 
     async def _attempt(self, delivery: Delivery) -> SendOutcome:
-        address: str | None = ""
-        if self._channel is Channel.EMAIL:
-            address = self._routes.address(delivery)
-            if address is None:
-                return SendOutcome(
-                    verdict=SendVerdict.REFUSED, detail="there is no valid address to send to"
-                )
+        address = self._routes.address(delivery) if self._channel is Channel.EMAIL else ""
+        if address is None:
+            return SendOutcome(
+                verdict=SendVerdict.REFUSED, detail="there is no valid address to send to"
+            )
         try:
             async with asyncio.timeout(self._limits.attempt_seconds_max):
                 return await self._way.send(delivery, address)

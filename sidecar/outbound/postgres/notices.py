@@ -52,11 +52,11 @@ class PostgresNotices:
     async def unrouted(self, *, email_label: str, limit: int) -> Sequence[Unrouted]:
         """Notices without deliveries, the oldest first."""
         with translate_errors():
-            rows = await self._pool.fetch(query("unrouted_notices"), email_label, limit, list(_KINDS))
-        return [
-            Unrouted(
-                notice_id=row["notice_id"], notice=_notice(row), customer_email=row["email"]
+            rows = await self._pool.fetch(
+                query("unrouted_notices"), email_label, limit, list(_KINDS)
             )
+        return [
+            Unrouted(notice_id=row["notice_id"], notice=_notice(row), customer_email=row["email"])
             for row in rows
         ]
 
@@ -194,9 +194,7 @@ class PostgresNotices:
         ]
 
 
-async def insert_notices(
-    connection: Connection, notices: Sequence[Notice]
-) -> Sequence[NoticeKind]:
+async def insert_notices(connection: Connection, notices: Sequence[Notice]) -> Sequence[NoticeKind]:
     """
     Put notices within the caller's transaction, so that they stand if it does.
 
