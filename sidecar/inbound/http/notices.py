@@ -19,7 +19,7 @@ from sidecar.services.notice_ports import DeliveryFact, DeliveryState, StoredNot
 _PAGE_DEFAULT = 50
 
 NumberCursor = Annotated[
-    str, Field(pattern=r"^[0-9]{1,18}$", description="`next` of the page before.")
+    str, Field(pattern=r"^[1-9][0-9]{0,17}$", description="`next` of the page before.")
 ]
 
 

@@ -152,17 +152,17 @@ SELECT b.customer_id, b.currency,
     e.state AS exhausted_state, e.mark AS exhausted_mark, e.episode AS exhausted_episode,
     r.state AS running_state, r.mark AS running_mark, r.episode AS running_episode,
     ARRAY(
-        SELECT ROW(greatest(s.sampled_at, $3 - w.back), s.used_nano)
+        SELECT ROW(greatest(s.sampled_at, $3::timestamptz - w.back), s.used_nano)
         FROM unnest($6::interval[]) AS w (back)
         CROSS JOIN LATERAL (
             (SELECT true AS as_old, sampled_at, used_nano FROM credit_samples o
                 WHERE o.customer_id = b.customer_id AND o.currency = b.currency
-                    AND o.sampled_at <= $3 - w.back
+                    AND o.sampled_at <= $3::timestamptz - w.back
                 ORDER BY sampled_at DESC LIMIT 1)
             UNION ALL
             (SELECT false, sampled_at, used_nano FROM credit_samples o
                 WHERE o.customer_id = b.customer_id AND o.currency = b.currency
-                    AND o.sampled_at > $3 - w.back
+                    AND o.sampled_at > $3::timestamptz - w.back
                 ORDER BY sampled_at LIMIT 1)
             ORDER BY as_old DESC LIMIT 1) s) AS samples
 FROM account_balances b
