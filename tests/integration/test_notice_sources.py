@@ -14,6 +14,7 @@ from fixtures.notice_parts import AT
 from fixtures.stream_records import NOW, REPORTED, usage_record
 
 from sidecar.domain.errors import Conflict, StoreUnavailable
+from sidecar.domain.grants import GrantKind
 from sidecar.domain.notices import Notice, NoticeKind
 from sidecar.domain.orphans import OrphanCount, OrphanFate, OrphanRule
 from sidecar.domain.standing import Standing, StandingFact
@@ -67,6 +68,7 @@ class Credit:
 
     async def give(self, amount: int) -> None:
         name = f"g{next(self._grants)}"
+        self.model.kinds[name] = GrantKind.PAID
         await PostgresAccounts(self.pool).create_grant(
             Grant(grant_id=name, customer_id=self.customer_id, amount_nano=amount, currency="USD")
         )
