@@ -404,9 +404,7 @@ class FixedClock:
         return AT
 
 
-ORPHAN = SimpleNamespace(
-    served=False, terms=SimpleNamespace(customer_id="cus_a", plan="prepaid")
-)
+ORPHAN = SimpleNamespace(served=False, terms=SimpleNamespace(customer_id="cus_a", plan="prepaid"))
 
 
 async def test_orphans_beyond_the_limit_are_told_once_an_hour_by_however_many_sweeps(pool):

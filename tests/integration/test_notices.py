@@ -30,9 +30,7 @@ from sidecar.services.noticing import (
 )
 
 ROOT = Path(__file__).parents[2]
-ALL = NoticeRoutes(
-    channels=frozenset(Channel), operators=("ops@example.com", "two@example.com")
-)
+ALL = NoticeRoutes(channels=frozenset(Channel), operators=("ops@example.com", "two@example.com"))
 WEBHOOK = NoticeRoutes(channels=frozenset({Channel.WEBHOOK}))
 LIMITS = SendLimits(retry_seconds_first=0.001, retry_seconds_max=0.001, tries_max=3)
 
@@ -136,7 +134,9 @@ async def test_a_failed_attempt_is_made_again_and_after_so_many_it_is_left_to_pe
         await sender(record, way).send_once()
         await asyncio.sleep(0.002)
     assert await states(record) == {"sent": 1, "failed": 2}
-    facts = {one.notice.fact_key: one.deliveries[0] for one in await record.list(before=None, limit=9)}
+    facts = {
+        one.notice.fact_key: one.deliveries[0] for one in await record.list(before=None, limit=9)
+    }
     assert [facts[f"fact-{number}"].attempts for number in (1, 2, 3)] == [2, 3, 1]
     assert facts["fact-3"].detail == "never"
     assert len(await record.list(before=None, limit=9, state=DeliveryState.FAILED)) == 2
@@ -198,13 +198,13 @@ async def test_an_address_is_the_one_of_now_and_none_is_told_where_it_is_gone(
     record, way = PostgresNotices(postgres_pool), Way()
     await record.put(notice(1))
     await router(record).route_once()
-    await postgres_pool.execute("UPDATE customers SET labels = '{\"email\": \"new@example.com\"}'")
+    await postgres_pool.execute('UPDATE customers SET labels = \'{"email": "new@example.com"}\'')
     assert await sender(record, way, Channel.EMAIL).send_once() == 3
     addresses = sorted(address for _, address in way.sent)
     assert addresses == ["new@example.com", "ops@example.com", "two@example.com"]
     await record.put(notice(2))
     await router(record).route_once()
-    await postgres_pool.execute("UPDATE customers SET labels = '{\"email\": \"x@y, z@w\"}'")
+    await postgres_pool.execute('UPDATE customers SET labels = \'{"email": "x@y, z@w"}\'')
     one_left = NoticeRoutes(channels=frozenset(Channel), operators=("ops@example.com",))
     assert await sender(record, way, Channel.EMAIL, routes=one_left).send_once() == 3
     assert [address for _, address in way.sent[3:]] == ["ops@example.com"]

@@ -22,6 +22,12 @@ _QUIT_SECONDS_MAX: Final = 1.0
 _POLICY: Final = SMTP_POLICY.clone(cte_type="7bit")
 _NOT_FOR_THIS_ADDRESS: Final = range(550, 560)
 """Replies that speak of the mailbox or the message, not of us: RFC 5321, section 4.2.3."""
+_HEADERS: Final = sorted(
+    {
+        *("from", "to", "subject", "date", "message-id", "auto-submitted"),
+        *("mime-version", "content-type"),
+    }
+)
 
 
 class EmailChannel:
@@ -57,7 +63,7 @@ class EmailChannel:
             ConfigError: The file of certificates cannot be used.
         """
         self._server = server
-        self._sender = Address(display_name=name, addr_spec=sender)
+        self._sender = Address(display_name=_plain(name), addr_spec=sender)
         self._templates = templates
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -70,6 +76,10 @@ class EmailChannel:
     async def send(self, delivery: Delivery, address: str) -> SendOutcome:
         """One attempt, bounded in time."""
         raw = self.compose(delivery, address).as_bytes()
+        if _header_names(raw) != _HEADERS:
+            return SendOutcome(
+                verdict=SendVerdict.REFUSED, detail="a text would change the message's headers"
+            )
         client = self._client()
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -92,11 +102,16 @@ class EmailChannel:
             client.close()
 
     def compose(self, delivery: Delivery, address: str) -> EmailMessage:
-        """The message; texts cannot add a header, since headers are one line each."""
+        """
+        The message. Texts cannot add a header, since each is made one line.
+
+        An encoded word in a text is taken apart too: the standard library would decode it, and
+        before Python 3.11.10 and 3.12.5 write line breaks that it holds (CVE-2024-6923).
+        """
         message = EmailMessage(policy=_POLICY)
         message["From"] = self._sender
         message["To"] = Address(addr_spec=address)
-        message["Subject"] = self._templates.subject(delivery.notice)
+        message["Subject"] = _plain(self._templates.subject(delivery.notice))
         message["Date"] = format_datetime(self._clock.now())
         message["Message-ID"] = f"<{delivery.notice_id}.{delivery.to.target}@{self._sender.domain}>"
         # Nobody's holiday reply is to answer a program: RFC 3834.
@@ -131,6 +146,21 @@ def check_sender(sender: str | None) -> str:
     if sender is None:
         raise ConfigError("smtp_url needs notify.email.from: the address that mail comes from")
     return sender
+
+
+def _plain(line: str) -> str:
+    """A line that holds no encoded word."""
+    return line.replace("=?", "= ?")
+
+
+def _header_names(raw: bytes) -> list[str]:
+    """The names of a message's own headers as they stand in it; folded lines begin with a blank."""
+    head = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").partition(b"\n\n")[0]
+    return sorted(
+        line.partition(b":")[0].decode("ascii", "replace").lower()
+        for line in head.split(b"\n")
+        if not line.startswith((b" ", b"\t"))
+    )
 
 
 def _host_name() -> str:
