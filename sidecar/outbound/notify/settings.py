@@ -20,6 +20,8 @@ from sidecar.services.noticing import SendLimits
 OPERATORS_MAX = 16
 _HOUR_SECONDS = 3_600
 _LEASE_MARGIN_SECONDS = 60.0
+_GOODBYE_SECONDS = 5.0
+"""A channel keeps to its own timeout; the bound around it must not cut what was sent and taken."""
 
 
 def _check_address(text: str) -> str:
@@ -157,7 +159,7 @@ class NotifySettings(_Section):
             retry_seconds_first=self.retry_seconds_first,
             retry_seconds_max=self.retry_seconds_max,
             concurrency_max=self.concurrency_max,
-            attempt_seconds_max=longest,
+            attempt_seconds_max=longest + _GOODBYE_SECONDS,
             lease_seconds=longest + _LEASE_MARGIN_SECONDS,
             poll_seconds=self.poll_seconds,
         )

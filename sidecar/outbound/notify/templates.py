@@ -173,6 +173,8 @@ class NoticeTemplates:
             return TemplateProblem(
                 place=f"{error.filename or error.name}:{error.lineno}", problem=words
             )
+        if isinstance(error, TooLongError):
+            return TemplateProblem(place=error.filename, problem=words)
         place = str(self._dir or SHIPPED)
         trace = error.__traceback__
         while trace is not None:
@@ -194,7 +196,11 @@ class _Environments:
 
 
 class TooLongError(TemplateError):
-    """A template that wrote more than a message may have."""
+    """A template, by its file, that wrote more than a message may have."""
+
+    def __init__(self, filename: str, chars_max: int) -> None:
+        super().__init__(f"it writes more than {chars_max} characters")
+        self.filename = filename
 
 
 def _environment(
@@ -226,7 +232,7 @@ def _bounded(template: Template, context: Mapping[str, Any], chars_max: int) -> 
     for piece in template.generate(context):
         length += len(piece)
         if length > chars_max:
-            raise TooLongError(f"it writes more than {chars_max} characters")
+            raise TooLongError(template.filename or str(template.name), chars_max)
         pieces.append(piece)
     return "".join(pieces)
 
