@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from fixtures.grant_model import GrantModel
-from fixtures.ledger_parts import add_customers
 from fixtures.http_edges import FixedPolicies, make_policy
+from fixtures.ledger_parts import add_customers
 from fixtures.notice_parts import AT
 from fixtures.stream_records import NOW, REPORTED, usage_record
 
