@@ -96,7 +96,7 @@ async def test_a_change_of_standing_reaches_customer_operators_and_receiver_once
             await call(app, "POST", "/api/v1/customers", body)
             # The first look is over, so that what comes is a change.
             async with asyncio.timeout(WAIT_SECONDS):
-                while not await app.pool.fetchval(
+                while not await app.pool.fetchval(  # noqa: ASYNC110  It sets no event.
                     "SELECT count(*) FROM notice_sources"
                     " WHERE source = 'standing' AND all_at > '-infinity'"
                 ):
