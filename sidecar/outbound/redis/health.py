@@ -78,8 +78,11 @@ async def _describe_cluster(
     connection: RedisConnection, infos: Mapping[str, Mapping[str, str]]
 ) -> str:
     """
-    Raises ConfigError where slots are not served, a master says that it is not well, or this user
-    may not ask which node it is on, as each script does.
+    The masters and their replicas in words.
+
+    Raises:
+        ConfigError: Slots are not served, a master says that it is not well, or this user may not
+            ask which node it is on, as each script does.
     """
     for name, answer in (await connection.each("CLUSTER", "MYID")).items():
         if isinstance(answer, NoPermissionError):
