@@ -169,7 +169,8 @@ def of_threshold(seen: SeenThreshold) -> Notice:
     return Notice(
         kind=NoticeKind.THRESHOLD_REACHED,
         customer_id=seen.customer_id,
-        fact_key=_key(seen.quota, seen.subject, seen.period_start, seen.percent),
+        # The key outlives the facts of a customer who is erased, so no user stands in it.
+        fact_key=_key(seen.quota, _digest(seen.subject), seen.period_start, seen.percent),
         occurred_at=seen.reached_at,
         facts={
             "quota": seen.quota[:FACT_CHARS_MAX],
@@ -299,4 +300,9 @@ def _key(*parts: str | int | datetime) -> str:
     )
     if len(text) <= FACT_KEY_CHARS_MAX:
         return text
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    return _digest(text)
+
+
+def _digest(text: str) -> str:
+    """A hash that stands for a text; nothing for nothing."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}" if text else ""

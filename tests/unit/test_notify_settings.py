@@ -1,20 +1,24 @@
 """The section `notify`, the mail server's URL, addresses, and who is told of what."""
 
+import re
 from pathlib import Path
 
 import pytest
 from fixtures.notice_parts import delivery, notice
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.notices import Channel, NoticeKind, is_address
+from sidecar.outbound.notify.samples import sample_notices
 from sidecar.outbound.notify.settings import NotifySettings
 from sidecar.outbound.notify.smtp_url import Tls, parse_smtp_url
 from sidecar.services.notice_routes import NoticeRoutes, operator_target
 from sidecar.settings import load_settings
 
 ALL = frozenset(Channel)
+PAGE = (Path(__file__).parents[2] / "docs" / "notifications.md").read_text()
 
 
 def settings_of(folder: Path, notify: str):
@@ -221,3 +225,47 @@ def test_an_address_is_found_again_by_its_target_or_is_gone():
     assert routes.address(delivery(target=operator_target("ops@example.com"))) == "ops@example.com"
     assert routes.address(delivery(target=operator_target("gone@example.com"))) is None
     assert routes.address(delivery(target="customer")) is None
+
+
+def test_the_page_names_every_key_with_its_default():
+    section = PAGE[PAGE.index("| Key of `notify` |") : PAGE.index("## Kinds")]
+    rows = re.findall(r"^\| (`[^|]*) \|([^|]*)\|", section, re.MULTILINE)
+    stated: dict[str, str] = {}
+    for names, defaults in rows:
+        keys = re.findall(r"`([a-z_.]+)`", names)
+        values = [one.strip() for one in defaults.split(",")]
+        stated |= dict(zip(keys, values if len(values) == len(keys) else values * 9, strict=False))
+    shipped = NotifySettings()
+    known = {}
+    for name in NotifySettings.model_fields:
+        value = getattr(shipped, name)
+        parts = type(value).model_fields if isinstance(value, BaseModel) else {}
+        known |= {
+            f"{name}.{field.alias or part}": getattr(value, part) for part, field in parts.items()
+        }
+        if not parts:
+            known[name] = value
+    assert stated.keys() == known.keys()
+    for name, value in known.items():
+        if value not in (None, "", (), {}):
+            said = stated[name]
+            assert said.lower() == str(value).lower() or float(said) == value, name
+
+
+def test_the_page_names_every_kind_and_its_example_loads(tmp_path: Path):
+    kinds = PAGE[PAGE.index("## Kinds") : PAGE.index("## What")]
+    named = set(re.findall(r"`([a-z]+\.[a-z_]+)`", kinds))
+    assert named == set(NoticeKind) - {NoticeKind.NOTIFY_TEST}
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    assert settings_of(tmp_path, example).notify.operators == ("ops@example.com",)
+
+
+def test_the_facts_that_the_page_lists_are_those_that_sources_give():
+    section = PAGE[PAGE.index("| Facts | Of |") : PAGE.index("## Templates")]
+    listed: dict[str, set[str]] = {}
+    for facts, kinds in re.findall(r"^\| (.*`.*) \| (`.*`) \|$", section, re.MULTILINE):
+        names = set(re.findall(r"`([a-z_]+)`", facts))
+        listed |= dict.fromkeys(re.findall(r"`([a-z]+\.[a-z_]+)`", kinds), names)
+    for kind, sample in sample_notices(notice().occurred_at).items():
+        if kind is not NoticeKind.NOTIFY_TEST:
+            assert listed[kind.value] == {*sample.facts, *sample.amounts}, kind
