@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
+from sidecar.outbound.notify.settings import NotifySettings
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
@@ -25,7 +26,6 @@ RESERVED = frozenset(
         "stripe_webhook_secret_file",
         "paystack_secret_file",
         "paystack_base_url",
-        "smtp_url",
     }
 )
 """Names that are settled but do nothing yet: refused, so that nobody believes they are in force."""
@@ -106,6 +106,8 @@ class Settings(BaseModel):
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None
     top_up_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    # A password may stand in it.
+    smtp_url: str = Field(default="", repr=False)
 
     shards: int = Field(default=64, ge=1, le=1_024)
     hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)
@@ -137,6 +139,7 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     hosts: tuple[str, ...] = ()
     envoy: EnvoyDefaults = EnvoyDefaults()
+    notify: NotifySettings = NotifySettings()
 
     @field_validator("roles", mode="before")
     @classmethod
@@ -345,6 +348,8 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
 
 
 def _relative(name: str, value: Any, folder: Path) -> Any:
+    if isinstance(value, dict):
+        return {key: _relative(str(key), inner, folder) for key, inner in value.items()}
     is_path = name.endswith(("_file", "_dir"))
     if is_path and isinstance(value, str) and not Path(value).is_absolute():
         return folder / value

@@ -233,6 +233,25 @@ CLAIMS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+NOTICES = Counter(
+    "sidecar_notices_total",
+    "Facts that are to be told, by kind, each counted once.",
+    ["kind"],
+    registry=REGISTRY,
+)
+NOTICE_DELIVERIES = Counter(
+    "sidecar_notice_deliveries_total",
+    "Attempts to tell a notice, by channel and outcome: sent, retry, failed (left to people), "
+    "no_address (nobody to tell by email).",
+    ["channel", "outcome"],
+    registry=REGISTRY,
+)
+NOTICE_TEMPLATE_FAILURES = Counter(
+    "sidecar_notice_template_failures_total",
+    "Templates that could not be used, so that the shipped one was, by part of the message.",
+    ["part"],
+    registry=REGISTRY,
+)
 HTTP_FAILURES = Counter(
     "sidecar_http_failures_total",
     "Requests answered 500 because of a fault of ours, by role and route.",

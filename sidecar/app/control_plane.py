@@ -11,6 +11,7 @@ from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
 from sidecar.app.keys import read_secret
+from sidecar.app.notices import make_notices
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
 from sidecar.app.servers import new_id
@@ -89,6 +90,9 @@ class ControlPlane:
             clock=plane.clock,
             pool=pool,
         )
+        self.notices = make_notices(
+            plane.settings, stack, pool=pool, clock=plane.clock, owner=owner
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
@@ -123,6 +127,7 @@ class ControlPlane:
             reconciler=self.reconciler,
             reconcile_runs=self.reconcile_runs,
             ledger_roots=self.ledger_roots,
+            notices=self.notices.list,
         )
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
@@ -141,6 +146,8 @@ class ControlPlane:
             start("reconcile", compare, after=after)
             for name, run in self.credit.workers.items():
                 start(name, run, after=after)
+            for name, run in self.notices.workers.items():
+                start(name, run)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 
@@ -154,7 +161,10 @@ class ControlPlane:
             shards=shards,
             interval_seconds=settings.sweep_interval_seconds,
             orphans=OrphanSettlement(
-                policies=plane.policies, counts=PostgresOrphanCounts(pool), clock=plane.clock
+                policies=plane.policies,
+                counts=PostgresOrphanCounts(pool),
+                clock=plane.clock,
+                notices=self.notices.record,
             ),
         )
         self.thresholds = Thresholds(

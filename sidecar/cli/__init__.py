@@ -22,6 +22,7 @@ from sidecar.cli import (
     holds,
     ledger,
     meters,
+    notify,
     rules,
 )
 from sidecar.cli.demo import demo
@@ -62,6 +63,7 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
+app.add_typer(notify.app, name="notify")
 
 
 @app.command("version")

@@ -208,6 +208,14 @@ class AdminApi:
         """Revoke a credential."""
         return await self._call("POST", f"{_credential(credential_id)}/revoke")
 
+    async def list_notices(self, query: dict[str, str], limit: int) -> list[Answer]:
+        """Notices, the newest first, at most `limit`."""
+        return await self._list("/api/v1/notices", query, limit)
+
+    async def retry_notice(self, notice_id: str) -> Answer:
+        """Try a notice's failed deliveries anew."""
+        return await self._call("POST", f"/api/v1/notices/{quote(notice_id, safe='')}/retry")
+
     async def _list(self, path: str, query: dict[str, str], limit: int) -> list[Answer]:
         found: list[Answer] = []
         after: str | None = None

@@ -7,7 +7,9 @@ from typing import Final, Protocol
 
 from sidecar import telemetry
 from sidecar.domain.errors import StoreUnavailable
+from sidecar.domain.notices import Notice, NoticeKind
 from sidecar.domain.orphans import OrphanCount, OrphanFate, OrphanRule
+from sidecar.services.notice_ports import Notices
 from sidecar.services.ports import Clock, Policies, StoredHold
 
 WINDOW: Final = timedelta(hours=1)
@@ -44,11 +46,19 @@ class OrphanSettlement:
     last count stands.
     """
 
-    def __init__(self, *, policies: Policies, counts: OrphanCounts, clock: Clock) -> None:
-        """Wire the ports."""
+    def __init__(
+        self,
+        *,
+        policies: Policies,
+        counts: OrphanCounts,
+        clock: Clock,
+        notices: Notices | None = None,
+    ) -> None:
+        """Wire the ports; without `notices` the alarm is a metric and a log line alone."""
         self._policies = policies
         self._counts = counts
         self._clock = clock
+        self._notices = notices
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
     async def fate(self, stored: StoredHold) -> OrphanFate:
@@ -75,8 +85,27 @@ class OrphanSettlement:
                 count_max=rule.count_max,
                 share_percent=rule.share_percent,
             )
+            await self._put_notice(customer_id, plan, now)
         known.exceeded = exceeded
         return exceeded
+
+    async def _put_notice(self, customer_id: str, plan: str, now: datetime) -> None:
+        """Once an hour of a customer, whichever process sees it; orphans end without it too."""
+        if self._notices is None:
+            return
+        hour = now.replace(minute=0, second=0, microsecond=0).isoformat()
+        notice = Notice(
+            kind=NoticeKind.ORPHANS_EXCEEDED,
+            customer_id=customer_id,
+            fact_key=hour,
+            occurred_at=now,
+            facts={"plan": plan, "hour": hour},
+        )
+        try:
+            await self._notices.put(notice)
+        except StoreUnavailable as error:
+            telemetry.WORKER_FAILURES.labels("orphans").inc()
+            telemetry.get_logger().warning("orphans_not_told", error=str(error))
 
     async def _look(self, customer_id: str, now: datetime, before: _Known | None) -> _Known:
         try:

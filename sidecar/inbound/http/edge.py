@@ -17,6 +17,7 @@ from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.ledger_roots import LedgerRootList
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
+from sidecar.services.noticing import NoticeList
 from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
 from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
@@ -83,6 +84,7 @@ class AdminUseCases:
     reconciler: ReconcilesCustomers
     reconcile_runs: ReconcileRuns
     ledger_roots: LedgerRootList
+    notices: NoticeList
 
 
 EDGE = web.AppKey("edge", Edge)

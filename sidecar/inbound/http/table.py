@@ -19,6 +19,7 @@ from sidecar.inbound.http import (
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
+from sidecar.inbound.http.notices_table import NOTICE_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -253,6 +254,7 @@ ROUTES: tuple[Route, ...] = (
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
+    *NOTICE_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",
