@@ -159,6 +159,24 @@ async def test_a_retry_gives_failed_deliveries_all_their_tries_again_and_leaves_
         await NoticeList(record).retry("ntc_" + "f" * 32)
 
 
+class BrokenWay(Way):
+    """A channel with a fault: it raises what nobody expects."""
+
+    async def send(self, delivery, address: str) -> SendOutcome:
+        raise ValueError("a fault")
+
+
+async def test_a_message_that_breaks_the_channel_ends_as_failed_and_stops_no_other(record):
+    await record.put(notice(1))
+    await router(record, WEBHOOK).route_once()
+    for _ in range(4):
+        await sender(record, BrokenWay()).send_once()
+        await asyncio.sleep(0.002)
+    (stored,) = await record.list(before=None, limit=9)
+    assert stored.deliveries[0].state is DeliveryState.FAILED
+    assert stored.deliveries[0].detail == "a fault of ours (ValueError)"
+
+
 async def test_pages_show_each_notice_once(record):
     await record.put(*(notice(number) for number in range(7)), notice(1, customer_id="cus_b"))
     seen, before = [], None

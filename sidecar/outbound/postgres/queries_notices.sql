@@ -177,7 +177,8 @@ ORDER BY b.customer_id LIMIT $5
 INSERT INTO credit_samples (customer_id, currency, sampled_at, used_nano)
 SELECT b.customer_id, b.currency, now(), b.used_prepaid_nano
 FROM account_balances b
-WHERE b.granted_nano > 0 AND b.used_prepaid_nano IS DISTINCT FROM (
+WHERE b.customer_id = ANY ($1::text[]) AND b.granted_nano > 0
+    AND b.used_prepaid_nano IS DISTINCT FROM (
     SELECT s.used_nano FROM credit_samples s
     WHERE s.customer_id = b.customer_id AND s.currency = b.currency
     ORDER BY s.sampled_at DESC LIMIT 1)
@@ -186,10 +187,10 @@ ON CONFLICT (customer_id, currency, sampled_at) DO NOTHING
 -- name: forget_credit_samples
 -- The newest sample that is as old as the longest window stays: windows may begin with it.
 DELETE FROM credit_samples s
-WHERE s.sampled_at < now() - $1::interval AND EXISTS (
+WHERE s.customer_id = ANY ($1::text[]) AND s.sampled_at < now() - $2::interval AND EXISTS (
     SELECT FROM credit_samples o
     WHERE o.customer_id = s.customer_id AND o.currency = s.currency
-        AND o.sampled_at > s.sampled_at AND o.sampled_at <= now() - $1::interval)
+        AND o.sampled_at > s.sampled_at AND o.sampled_at <= now() - $2::interval)
 
 -- name: seen_standings
 SELECT s.customer_id,
