@@ -124,6 +124,7 @@ async def test_two_workers_never_send_one_delivery_at_a_time_and_each_is_sent_on
 
     await asyncio.gather(*(work(f"worker-{number}") for number in range(4)))
     assert len(way.sent) == len(set(way.sent)) == 40
+    assert way.clashes == 0
 
 
 async def test_a_failed_attempt_is_made_again_and_after_so_many_it_is_left_to_people(record):
