@@ -75,13 +75,15 @@ async def states(record) -> Counter:
 
 
 async def test_a_fact_is_one_notice_however_often_and_by_however_many_it_is_put(record):
-    put = await asyncio.gather(*(record.put(notice(1), notice(2)) for _ in range(8)))
-    assert sum(put) == 2
+    for round_number in range(10):
+        pair = [notice(n, customer_id=f"cus_{round_number}") for n in (1, 2)]
+        assert sum(await asyncio.gather(*(record.put(*pair) for _ in range(8)))) == 2
+    assert await record.put(notice(1), notice(2)) == 2
     assert await record.put(notice(2), notice(3)) == 1
     other_kind = notice(1, kind=NoticeKind.CREDIT_EXHAUSTED)
     assert await record.put(other_kind, notice(1, customer_id="")) == 2
-    listed = await record.list(before=None, limit=10)
-    assert len(listed) == len({one.notice_id for one in listed}) == 5
+    listed = await record.list(before=None, limit=100)
+    assert len(listed) == len({one.notice_id for one in listed}) == 25
     assert [one.number for one in listed] == sorted((one.number for one in listed), reverse=True)
 
 

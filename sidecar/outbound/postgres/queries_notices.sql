@@ -1,7 +1,8 @@
 -- Notices, deliveries, and what the sources of notices look at.
 
 -- name: put_notices
--- The anti-join spares the numbers of repeats; the conflict decides between two at a time.
+-- The anti-join spares the numbers of repeats. Between two at a time any of the keys decides: the
+-- id is a hash of what the other key holds, and either may be the one that is found taken.
 INSERT INTO notices (customer_id, notice_id, kind, fact_key, facts, amounts, occurred_at)
 SELECT p.customer_id,
     'ntc_' || left(encode(sha256(convert_to(json_build_array(
@@ -12,7 +13,7 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::time
 WHERE NOT EXISTS (
     SELECT FROM notices n
     WHERE n.customer_id = p.customer_id AND n.kind = p.kind AND n.fact_key = p.fact_key)
-ON CONFLICT (customer_id, kind, fact_key) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING kind
 
 -- name: unrouted_notices
