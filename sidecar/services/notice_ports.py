@@ -289,8 +289,8 @@ class NoticeSources(Protocol):
     async def credits(self, look: Look, *, after: str, limit: int) -> Sequence[SeenCredit]:
         """Customers who were ever given credit, by id."""
 
-    async def sample_credit(self) -> None:
-        """Note what was ever used by now, and forget samples that no window needs."""
+    async def sample_credit(self, customer_ids: Sequence[str]) -> None:
+        """Note what they have ever used by now, and forget samples that no window needs."""
 
     async def standings(self, look: Look, *, after: str, limit: int) -> Sequence[SeenStanding]:
         """Standings that changed or ended, by customer."""

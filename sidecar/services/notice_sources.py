@@ -138,10 +138,10 @@ class NoticeWatch:
         return found
 
     async def _credit(self, look: Look) -> int:
-        if look.everything:
-            await self._sources.sample_credit()
         found, after = 0, ""
         while page := await self._sources.credits(look, after=after, limit=PAGE_MAX):
+            if look.everything:
+                await self._sources.sample_credit([one.customer_id for one in page])
             notices, changes = _gather(of_credit(one, look, self._limits) for one in page)
             await self._sources.keep(look, notices, changes)
             found += len(notices)

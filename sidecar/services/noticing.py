@@ -118,9 +118,7 @@ class NoticeRouter:
             routed = 0
             try:
                 if rounds % FORGET_ROUNDS == 0:
-                    await self._record.forget(
-                        older_than_days=self._retention_days, limit=FORGET_BATCH_MAX
-                    )
+                    await self._forget()
                 routed = await self.route_once()
                 rounds += 1
             except SidecarError as error:
@@ -129,6 +127,13 @@ class NoticeRouter:
             if routed < ROUTE_BATCH_MAX:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), self._poll_seconds)
+
+    async def _forget(self) -> None:
+        while (
+            await self._record.forget(older_than_days=self._retention_days, limit=FORGET_BATCH_MAX)
+            == FORGET_BATCH_MAX
+        ):
+            pass
 
     async def route_once(self) -> int:
         """
@@ -251,6 +256,11 @@ class NoticeSender:
                 return await self._way.send(delivery, address)
         except TimeoutError:
             return SendOutcome(verdict=SendVerdict.RETRY, detail="no answer in time")
+        except Exception as error:  # noqa: BLE001  One message that breaks must end as failed.
+            telemetry.WORKER_FAILURES.labels("notice_sending").inc()
+            return SendOutcome(
+                verdict=SendVerdict.RETRY, detail=f"a fault of ours ({type(error).__name__})"
+            )
 
     def _tell(self, delivery: Delivery, state: DeliveryState, outcome: SendOutcome) -> None:
         word = "retry" if state is DeliveryState.PENDING else state.value

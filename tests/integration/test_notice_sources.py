@@ -257,10 +257,14 @@ async def test_samples_are_kept_as_long_as_a_window_may_need_them(pool, credit):
     await credit.give(100)
     for hours in (24 * 30, 24 * 20, 24 * 9, 24 * 3):
         await sampled(pool, hours, hours)
-    await sources.sample_credit()
-    await sources.sample_credit()
-    rows = await pool.fetch("SELECT used_nano FROM credit_samples ORDER BY sampled_at")
+    await sampled(pool, 24 * 30, 7, "cus_other")
+    for _ in range(2):
+        await sources.sample_credit(["cus_a"])
+    rows = await pool.fetch(
+        "SELECT used_nano FROM credit_samples WHERE customer_id = 'cus_a' ORDER BY sampled_at"
+    )
     assert [int(row["used_nano"]) for row in rows] == [24 * 9, 24 * 3, 0]
+    assert await pool.fetchval("SELECT count(*) FROM credit_samples") == 4
 
 
 async def put_standing(pool, standing: Standing, **changes) -> None:

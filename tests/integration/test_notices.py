@@ -75,13 +75,15 @@ async def states(record) -> Counter:
 
 
 async def test_a_fact_is_one_notice_however_often_and_by_however_many_it_is_put(record):
-    put = await asyncio.gather(*(record.put(notice(1), notice(2)) for _ in range(8)))
-    assert sum(put) == 2
+    for round_number in range(10):
+        pair = [notice(n, customer_id=f"cus_{round_number}") for n in (1, 2)]
+        assert sum(await asyncio.gather(*(record.put(*pair) for _ in range(8)))) == 2
+    assert await record.put(notice(1), notice(2)) == 2
     assert await record.put(notice(2), notice(3)) == 1
     other_kind = notice(1, kind=NoticeKind.CREDIT_EXHAUSTED)
     assert await record.put(other_kind, notice(1, customer_id="")) == 2
-    listed = await record.list(before=None, limit=10)
-    assert len(listed) == len({one.notice_id for one in listed}) == 5
+    listed = await record.list(before=None, limit=100)
+    assert len(listed) == len({one.notice_id for one in listed}) == 25
     assert [one.number for one in listed] == sorted((one.number for one in listed), reverse=True)
 
 
@@ -124,6 +126,7 @@ async def test_two_workers_never_send_one_delivery_at_a_time_and_each_is_sent_on
 
     await asyncio.gather(*(work(f"worker-{number}") for number in range(4)))
     assert len(way.sent) == len(set(way.sent)) == 40
+    assert way.clashes == 0
 
 
 async def test_a_failed_attempt_is_made_again_and_after_so_many_it_is_left_to_people(record):
@@ -157,6 +160,24 @@ async def test_a_retry_gives_failed_deliveries_all_their_tries_again_and_leaves_
     assert await states(record) == {"sent": 1}
     with pytest.raises(NotFound):
         await NoticeList(record).retry("ntc_" + "f" * 32)
+
+
+class BrokenWay(Way):
+    """A channel with a fault: it raises what nobody expects."""
+
+    async def send(self, delivery, address: str) -> SendOutcome:
+        raise ValueError("a fault")
+
+
+async def test_a_message_that_breaks_the_channel_ends_as_failed_and_stops_no_other(record):
+    await record.put(notice(1))
+    await router(record, WEBHOOK).route_once()
+    for _ in range(4):
+        await sender(record, BrokenWay()).send_once()
+        await asyncio.sleep(0.002)
+    (stored,) = await record.list(before=None, limit=9)
+    assert stored.deliveries[0].state is DeliveryState.FAILED
+    assert stored.deliveries[0].detail == "a fault of ours (ValueError)"
 
 
 async def test_pages_show_each_notice_once(record):

@@ -190,3 +190,4 @@ async def test_each_crossing_of_a_month_is_told_once(postgres_pool, plan):
     sent = Counter(notice_id for notice_id, _ in month.way.sent)
     assert sent == {one.notice_id: 1 for one in listed if one.notice_id in sent}
     assert {one.notice_id for one in ours} <= set(sent)
+    assert month.way.clashes == 0

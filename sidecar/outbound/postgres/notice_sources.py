@@ -146,11 +146,11 @@ class PostgresNoticeSources:
             for row in rows
         ]
 
-    async def sample_credit(self) -> None:
-        """Note what was ever used by now, and forget samples that no window needs."""
+    async def sample_credit(self, customer_ids: Sequence[str]) -> None:
+        """Note what they have ever used by now, and forget samples that no window needs."""
         with translate_errors():
-            await self._pool.execute(query("sample_credit"))
-            await self._pool.execute(query("forget_credit_samples"), _SAMPLES_KEPT)
+            await self._pool.execute(query("sample_credit"), customer_ids)
+            await self._pool.execute(query("forget_credit_samples"), customer_ids, _SAMPLES_KEPT)
 
     async def standings(self, look: Look, *, after: str, limit: int) -> Sequence[SeenStanding]:
         """Standings that changed or ended, by customer."""

@@ -1,7 +1,8 @@
 -- Notices, deliveries, and what the sources of notices look at.
 
 -- name: put_notices
--- The anti-join spares the numbers of repeats; the conflict decides between two at a time.
+-- The anti-join spares the numbers of repeats. Between two at a time any of the keys decides: the
+-- id is a hash of what the other key holds, and either may be the one that is found taken.
 INSERT INTO notices (customer_id, notice_id, kind, fact_key, facts, amounts, occurred_at)
 SELECT p.customer_id,
     'ntc_' || left(encode(sha256(convert_to(json_build_array(
@@ -12,7 +13,7 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::time
 WHERE NOT EXISTS (
     SELECT FROM notices n
     WHERE n.customer_id = p.customer_id AND n.kind = p.kind AND n.fact_key = p.fact_key)
-ON CONFLICT (customer_id, kind, fact_key) DO NOTHING
+ON CONFLICT DO NOTHING
 RETURNING kind
 
 -- name: unrouted_notices
@@ -177,7 +178,8 @@ ORDER BY b.customer_id LIMIT $5
 INSERT INTO credit_samples (customer_id, currency, sampled_at, used_nano)
 SELECT b.customer_id, b.currency, now(), b.used_prepaid_nano
 FROM account_balances b
-WHERE b.granted_nano > 0 AND b.used_prepaid_nano IS DISTINCT FROM (
+WHERE b.customer_id = ANY ($1::text[]) AND b.granted_nano > 0
+    AND b.used_prepaid_nano IS DISTINCT FROM (
     SELECT s.used_nano FROM credit_samples s
     WHERE s.customer_id = b.customer_id AND s.currency = b.currency
     ORDER BY s.sampled_at DESC LIMIT 1)
@@ -186,10 +188,10 @@ ON CONFLICT (customer_id, currency, sampled_at) DO NOTHING
 -- name: forget_credit_samples
 -- The newest sample that is as old as the longest window stays: windows may begin with it.
 DELETE FROM credit_samples s
-WHERE s.sampled_at < now() - $1::interval AND EXISTS (
+WHERE s.customer_id = ANY ($1::text[]) AND s.sampled_at < now() - $2::interval AND EXISTS (
     SELECT FROM credit_samples o
     WHERE o.customer_id = s.customer_id AND o.currency = s.currency
-        AND o.sampled_at > s.sampled_at AND o.sampled_at <= now() - $1::interval)
+        AND o.sampled_at > s.sampled_at AND o.sampled_at <= now() - $2::interval)
 
 -- name: seen_standings
 SELECT s.customer_id,

@@ -76,7 +76,6 @@ CREATE TABLE credit_samples (
     used_nano numeric(40, 0) NOT NULL,
     PRIMARY KEY (customer_id, currency, sampled_at)
 );
-CREATE INDEX credit_samples_old ON credit_samples USING brin (sampled_at);
 
 -- For the sources: rows arrive nearly in the order of these columns, or few rows have them.
 CREATE INDEX threshold_events_reached ON threshold_events USING brin (reached_at);
