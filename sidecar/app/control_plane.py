@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from functools import partial
 
 from sidecar import telemetry
@@ -197,7 +196,7 @@ class ControlPlane:
             provider,
             plane.clock,
             owner=self._owner,
-            report_every=timedelta(seconds=plane.loaded.loaded().report_every_seconds),
+            meters=lambda: plane.loaded.loaded().report_every,
             concurrency_max=settings.report_concurrency_max,
             poll_seconds=settings.report_interval_seconds,
         )

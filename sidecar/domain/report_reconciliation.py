@@ -30,6 +30,7 @@ class ReportedRow:
         sure: Whether the provider has said that it took it.
         copies: How often it was sent under another name before.
         cancellable: Whether the provider still takes a cancellation of its present name.
+        correction: Whether it is no usage, but balances what the provider has counted wrongly.
     """
 
     row_id: int
@@ -38,6 +39,7 @@ class ReportedRow:
     sure: bool = True
     copies: int = 0
     cancellable: bool = False
+    correction: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,8 @@ class HourVerdict:
 
 
 def expected_sum(rows: Iterable[ReportedRow]) -> int:
-    """What the provider should say: never below zero, as it never says less."""
-    return max(0, sum(row.quantity for row in rows))
+    """What was used, which the provider should say; it never says less than zero."""
+    return max(0, _used(rows))
 
 
 def agrees(rows: Sequence[ReportedRow], found: Decimal) -> bool:
@@ -95,7 +97,7 @@ def judge_hour(hour: datetime, rows: Sequence[ReportedRow], found: Decimal) -> H
         rows: All that were sent for it. None is in flight, none younger than the provider's lag.
         found: The provider's sum.
     """
-    total = sum(row.quantity for row in rows)
+    total = _used(rows)
     expected = max(0, total)
     unsure = tuple(row.row_id for row in rows if not row.sure)
     if expected > EXACT_MAX or found > EXACT_MAX or found != found.to_integral_value():
@@ -121,7 +123,7 @@ def _judge_excess(
     hour: datetime, rows: Sequence[ReportedRow], found: Decimal, unsure: tuple[int, ...]
 ) -> HourVerdict:
     """More was counted than was used: names that a row had before may have counted, too."""
-    total = sum(row.quantity for row in rows)
+    total = _used(rows)
     expected = max(0, total)
     # A row's present name can be cancelled once; its other copies only balanced.
     copies = [
@@ -143,6 +145,16 @@ def _judge_excess(
         cancel=tuple(row.row_id for row, cancellable in chosen if cancellable),
         correct=-sum(row.quantity for row, cancellable in chosen if not cancellable),
     )
+
+
+def _used(rows: Iterable[ReportedRow]) -> int:
+    """
+    The usage among the rows.
+
+    A correction and what it balances come to nothing together, so while both are counted neither
+    is to be seen in the provider's sum.
+    """
+    return sum(row.quantity for row in rows if not row.correction)
 
 
 def pick(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:

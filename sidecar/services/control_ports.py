@@ -591,10 +591,11 @@ class ReportVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportAttempt:
-    """An attempt's verdict and, for people, why."""
+    """An attempt's verdict and, for people, why; `code` is the provider's own, if it gave one."""
 
     verdict: ReportVerdict
     detail: str = ""
+    code: str = ""
 
 
 class MeterReporter(Protocol):
@@ -607,8 +608,14 @@ class MeterReporter(Protocol):
 class Outbox(Protocol):
     """Rows to report."""
 
-    async def seal(self, *, opened_before: datetime, limit: int) -> int:
-        """Close open windows that were opened before an instant; returns how many."""
+    async def seal(
+        self, *, opened_before: datetime, limit: int, by_meter: Mapping[str, datetime] = ...
+    ) -> int:
+        """
+        Close open windows that were opened before an instant; returns how many.
+
+        Meters that `by_meter` names go by their own instant.
+        """
 
     async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[ReportRow]:
         """Lease pending rows, at most one per (customer, meter) at a time over all workers."""

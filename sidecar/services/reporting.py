@@ -7,7 +7,7 @@ the facts, so every attempt at it is the same event for the provider.
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -16,6 +16,8 @@ from sidecar.domain.errors import SidecarError
 from sidecar.services.control_ports import MeterReporter, Outbox, ReportRow, ReportVerdict
 from sidecar.services.ports import Clock
 
+REPORT_EVERY = timedelta(minutes=5)
+"""How long usage of a meter gathers that does not say so itself."""
 RETRY_SECONDS_FIRST = 1.0
 RETRY_SECONDS_MAX = 900.0
 _SEAL_BATCH = 1_000
@@ -34,7 +36,8 @@ class Reporter:
         clock: Clock,
         *,
         owner: str,
-        report_every: timedelta = timedelta(minutes=5),
+        report_every: timedelta = REPORT_EVERY,
+        meters: Callable[[], Mapping[str, int]] = dict,
         concurrency_max: int = 8,
         lease_seconds: int = 120,
         poll_seconds: float = 1.0,
@@ -46,6 +49,7 @@ class Reporter:
             outbox, provider, clock: Ports.
             owner: Names this worker among all that run.
             report_every: How long a window gathers usage before it is sealed.
+            meters: Meters that gather for another time, in seconds; asked for each round.
             concurrency_max: Calls to the provider at a time.
             lease_seconds: Must be longer than the provider's longest call.
             poll_seconds: Pause of `run` between rounds.
@@ -55,6 +59,7 @@ class Reporter:
         self._clock = clock
         self._owner = owner
         self._report_every = report_every
+        self._meters = meters
         self._concurrency_max = concurrency_max
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
@@ -79,10 +84,14 @@ class Reporter:
         Raises:
             StoreUnavailable: A step may or may not have happened; report again.
         """
-        margin = timedelta(days=1) if force else -self._report_every
-        opened_before = self._clock.now() + margin
+        now = self._clock.now()
+        opened_before = now + timedelta(days=1) if force else now - self._report_every
+        meters = {} if force else self._meters()
+        by_meter = {name: now - timedelta(seconds=every) for name, every in meters.items()}
         for _ in range(_SEAL_ROUNDS_MAX):
-            if not await self._outbox.seal(opened_before=opened_before, limit=_SEAL_BATCH):
+            if not await self._outbox.seal(
+                opened_before=opened_before, limit=_SEAL_BATCH, by_meter=by_meter
+            ):
                 break
         delivered = 0
         while rows := await self._outbox.claim(

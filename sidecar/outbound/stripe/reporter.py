@@ -69,6 +69,7 @@ class StripeMeterReporter:
             return ReportAttempt(
                 verdict=ReportVerdict.REJECTED,
                 detail=f"the quantity has more than {VALUE_DIGITS_MAX} digits",
+                code="meter_event_value_too_many_digits",
             )
         try:
             await self._connection.client.v1.billing.meter_events.create_async(
@@ -116,7 +117,9 @@ def classify(error: stripe.StripeError) -> ReportAttempt:
         # Stored under the HTTP key, as is a mismatch with what was first sent under it.
         return ReportAttempt(verdict=ReportVerdict.RETRY_ROTATED, detail=detail)
     if isinstance(error, stripe.InvalidRequestError):
-        return ReportAttempt(verdict=ReportVerdict.REJECTED, detail=detail)
+        return ReportAttempt(
+            verdict=ReportVerdict.REJECTED, detail=detail, code=error.code or f"http_{status}"
+        )
     # A success whose body cannot be read: the identifier makes sure.
     return ReportAttempt(verdict=ReportVerdict.RETRY, detail=detail)
 
