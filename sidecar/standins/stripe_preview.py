@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from sidecar.standins.stripe_catalog import Catalog
+from sidecar.standins.stripe_customers import Customers
 from sidecar.standins.stripe_errors import ApiError, not_modelled, refuse_unmodelled
 from sidecar.standins.stripe_events import MeterEvents
 from sidecar.standins.stripe_meters import Meters
@@ -58,7 +59,10 @@ class InvoicePreview:
 class Previews:
     """Prices a customer's events."""
 
-    def __init__(self, catalog: Catalog, meters: Meters, events: MeterEvents) -> None:
+    def __init__(
+        self, customers: Customers, catalog: Catalog, meters: Meters, events: MeterEvents
+    ) -> None:
+        self._customers = customers
         self._catalog = catalog
         self._meters = meters
         self._events = events
@@ -73,7 +77,7 @@ class Previews:
             ApiError: For an unknown customer or price, none, mixed currencies, or a price
                 without a meter.
         """
-        self._catalog.find_customer(customer, param="customer")
+        self._customers.get(customer, param="customer")
         lines = []
         currencies = set()
         for price_id in price_ids:
