@@ -14,17 +14,14 @@ from sidecar.services.control_ports import ReportState
 class ReportErrors(Protocol):
     """Takes what a provider says about a report after it had accepted it."""
 
-    async def note(self, identifier_or_http_key: str, code: str, detail: str = "") -> bool:
+    async def note(self, identifier: str, code: str, detail: str = "") -> None:
         """
         Note an asynchronous error: the event was not counted. Safe to repeat.
 
         Args:
-            identifier_or_http_key: Whichever the provider names.
+            identifier: The event's, or the HTTP key that begins with it: whichever is named.
             code: The provider's own.
             detail: Words for people, without any secret.
-
-        Returns:
-            Whether it was a report of ours under its present name.
 
         Raises:
             StoreUnavailable: Repeat it.

@@ -19,9 +19,13 @@ class SettlementService:
         """Wire the port."""
         self._record = record
 
-    async def note(self, identifier_or_http_key: str, code: str, detail: str = "") -> bool:
+    async def note(self, identifier: str, code: str, detail: str = "") -> None:
         """Note an asynchronous error; see `ReportErrors`."""
-        identifier = read_identifier(identifier_or_http_key)
+        await self.take_error(identifier, code, detail)
+
+    async def take_error(self, name: str, code: str, detail: str = "") -> bool:
+        """As `note`; whether it was of a row of ours under its present name."""
+        identifier = read_identifier(name)
         noted = identifier is not None and await self._record.note_error(
             identifier, code=code, detail=detail
         )

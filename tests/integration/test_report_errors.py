@@ -44,7 +44,7 @@ def service(postgres_pool) -> SettlementService:
 async def note_all(service, standin) -> int:
     """Tell the service of every error so far, as the webhooks would: by the HTTP key."""
     return sum(
-        [await service.note(report.http_key, report.code) for report in standin.error_reports]
+        [await service.take_error(report.http_key, report.code) for report in standin.error_reports]
     )
 
 
@@ -114,7 +114,7 @@ async def test_an_error_beats_a_delivery_that_is_noted_later(
     await settle(postgres_pool, 1, 5)
     await outbox.seal(opened_before=PastClock().now().replace(year=2100), limit=10)
     (row,) = await outbox.claim("worker", limit=1, lease_seconds=30)
-    assert await service.note(f"{row.identifier}:0", "meter_event_customer_not_found")
+    assert await service.take_error(f"{row.identifier}:0", "meter_event_customer_not_found")
     attempt = ReportAttempt(verdict=ReportVerdict.DELIVERED)
     await outbox.finish(row, attempt, retry_at=PastClock().now())
     assert [one.state for one in await failed(service)] == [ReportState.FAILED]
@@ -163,7 +163,7 @@ async def test_a_refusal_counts_as_uncounted_only_at_the_first_attempt(
 
 @pytest.mark.parametrize("text", ["", "sc1:abc", "other", "sc1:" + "0" * 64 + ":r0", "x" * 500])
 async def test_a_foreign_identifier_is_counted_and_changes_nothing(service, text):
-    assert not await service.note(text, "no_meter")
+    assert not await service.take_error(text, "no_meter")
 
 
 async def test_who_is_marked_as_a_test_is_never_reported(standin, reporter, postgres_pool, service):

@@ -374,7 +374,7 @@ async def test_a_lane_has_its_turn_once_and_earlier_if_something_is_in_doubt(
     assert await record.claim_lanes(before=hours_ago(1), now=hours_ago(0), limit=9) == []
     identifier = standin.meter_events[0].identifier
     service = SettlementService(PostgresSettlements(postgres_pool))
-    assert await service.note(identifier, "meter_event_invalid_value")
+    assert await service.take_error(identifier, "meter_event_invalid_value")
     assert len(await record.claim_lanes(before=hours_ago(1), now=hours_ago(0), limit=9)) == 1
 
 
@@ -420,7 +420,7 @@ async def test_nothing_is_lost_or_double_under_faults_fences_and_errors(
                 lost.add(event.identifier)
                 event.error = "meter_event_invalid_value"
                 if dice.random() < 0.5:
-                    await service.note(f"{event.identifier}:0", event.error)
+                    await service.take_error(f"{event.identifier}:0", event.error)
 
     for index in range(60):
         customer, quantity = dice.choice("abc"), dice.randint(1, 10**6)

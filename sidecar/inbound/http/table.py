@@ -20,6 +20,7 @@ from sidecar.inbound.http import (
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
+from sidecar.inbound.http.settlement_table import SETTLEMENT_ROUTES
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
@@ -253,6 +254,7 @@ ROUTES: tuple[Route, ...] = (
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
+    *SETTLEMENT_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

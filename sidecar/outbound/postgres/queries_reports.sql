@@ -283,3 +283,65 @@ RETURNING used
 -- name: reads_used
 SELECT used FROM provider_reads
 WHERE provider = $1 AND month = date_trunc('month', now(), 'UTC')::date
+
+-- name: enlist_customers
+INSERT INTO provider_customers (customer_id, provider, next_attempt_at)
+SELECT c.customer_id, $1, now()
+FROM customers c
+WHERE c.stripe_customer_id IS NULL AND c.labels ->> 'test' IS DISTINCT FROM 'true'
+    AND NOT EXISTS (
+        SELECT FROM provider_customers p
+        WHERE p.customer_id = c.customer_id AND p.provider = $1)
+ORDER BY c.customer_id LIMIT $2
+ON CONFLICT (customer_id, provider) DO NOTHING
+RETURNING customer_id
+
+-- name: claim_provider_customers
+-- The first attempt is committed before anything is sent; the next one is due when the lease ends.
+WITH due AS (
+    SELECT customer_id, provider FROM provider_customers
+    WHERE provider = $1 AND next_attempt_at <= now()
+    ORDER BY next_attempt_at, customer_id LIMIT $2
+    FOR UPDATE SKIP LOCKED)
+UPDATE provider_customers p
+SET attempts = p.attempts + 1, first_attempt_at = coalesce(p.first_attempt_at, now()),
+    next_attempt_at = now() + $3::interval
+FROM due, customers c, ledger_identity i
+WHERE p.customer_id = due.customer_id AND p.provider = due.provider
+    AND c.customer_id = p.customer_id
+RETURNING p.customer_id, p.state, p.key_number, p.attempts, p.first_attempt_at,
+    p.provider_customer_id, c.plan, c.currency, c.stripe_customer_id AS mapped_id,
+    c.labels ->> 'test' IS NOT DISTINCT FROM 'true' AS is_test,
+    encode(sha256(convert_to(json_build_array(i.ledger_id, p.customer_id)::text, 'UTF8')), 'hex')
+        AS key
+
+-- name: map_provider_customer
+-- Only the newest attempt may, and not for a customer who was erased meanwhile.
+WITH moved AS (
+    UPDATE provider_customers
+    SET state = $5, provider_customer_id = $4, reason = '', key_number = 0, attempts = 0,
+        first_attempt_at = NULL, next_attempt_at = CASE WHEN $5 = 'subscribing' THEN now() END
+    WHERE customer_id = $1 AND provider = $2 AND attempts = $3 AND state = 'waiting'
+    RETURNING customer_id)
+UPDATE customers c SET stripe_customer_id = coalesce(c.stripe_customer_id, $4)
+FROM moved WHERE c.customer_id = moved.customer_id
+RETURNING c.customer_id
+
+-- name: finish_provider_customer
+UPDATE provider_customers
+SET state = $4, subscription_id = $5, reason = $6, next_attempt_at = NULL
+WHERE customer_id = $1 AND provider = $2 AND attempts = $3
+    AND state IN ('waiting', 'subscribing')
+
+-- name: put_provider_customer_behind
+UPDATE provider_customers
+SET key_number = key_number + $4::integer, reason = $5, next_attempt_at = $6
+WHERE customer_id = $1 AND provider = $2 AND attempts = $3
+    AND state IN ('waiting', 'subscribing')
+
+-- name: end_provider_customer
+-- Who was erased is not made anew.
+INSERT INTO provider_customers (customer_id, provider, state)
+SELECT customer_id, 'stripe', 'ended' FROM customers WHERE customer_id = $1
+ON CONFLICT (customer_id, provider) DO UPDATE
+SET state = 'ended', provider_customer_id = '', reason = '', next_attempt_at = NULL

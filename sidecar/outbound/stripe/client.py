@@ -115,3 +115,11 @@ def missing_scope(message: str) -> str:
     return " ".join(dict.fromkeys(word for word in words if word.startswith("rak_")))[
         :_DETAIL_CHARS_MAX
     ]
+
+
+def metadata_of(item: Any) -> dict[str, str]:
+    """An object's metadata as a plain dictionary; the SDK's own is none."""
+    found: Any = getattr(item, "metadata", None)
+    if found is None:
+        return {}
+    return dict(found if isinstance(found, dict) else found.to_dict())
