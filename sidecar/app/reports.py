@@ -1,7 +1,7 @@
 """The parts about reports to the billing provider, and which of them work in the background."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from sidecar.outbound.postgres.report_rows import (
 )
 from sidecar.outbound.stripe.client import STRIPE_API, StripeConnection
 from sidecar.outbound.stripe.customers import StripeAccounts
+from sidecar.outbound.stripe.probing import Probed, StripeDoctor
 from sidecar.outbound.stripe.reporter import StripeMeterReporter
 from sidecar.outbound.stripe.summaries import StripeMeterSums
 from sidecar.outbound.stripe.top_ups import StripePaymentPages, StripeTopUps
@@ -32,7 +33,7 @@ from sidecar.services.reporting import Reporter
 from sidecar.services.settlements import SettlementService
 from sidecar.services.top_up_sessions import TopUpSessionService
 from sidecar.settings import Role, Settings
-from sidecar.settings_reports import StripeCustomers
+from sidecar.settings_reports import StripeCustomers, TopUpBy
 
 WATCH_SECONDS = 30.0
 """How often the rows that the provider does not have are counted."""
@@ -135,6 +136,18 @@ def make_reports(
         onboarding=onboarding,
         workers=workers,
     )
+
+
+async def look_at_stripe(settings: Settings) -> Sequence[Probed]:
+    """What `doctor` says of Stripe; nothing without a key. Raises ConfigError."""
+    async with AsyncExitStack() as stack:
+        connection = connect_stripe(settings, stack)
+        if connection is None:
+            return []
+        return await StripeDoctor(connection).look(
+            creates=settings.stripe_customers is StripeCustomers.CREATE,
+            tops_up=settings.top_up_provider is TopUpBy.STRIPE,
+        )
 
 
 def make_report_reconciler(

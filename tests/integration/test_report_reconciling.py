@@ -244,18 +244,27 @@ async def test_what_nothing_explains_is_left_to_people_who_may_balance_it(
     assert await outcomes(reconciler) == ["same"]
 
 
-async def test_sums_that_lag_are_waited_for(standin, reporter, connection, reads, postgres_pool):
-    standin.settings = StripeSettings(summary_lag=timedelta(minutes=30))
-    standin._events._settings = standin.settings
+async def test_sums_that_lag_are_waited_for(postgres_pool, reads):
+    """Without the wait, what is only late would look lost and be sent a second time."""
+    late = StripeStandin(settings=StripeSettings(summary_lag=timedelta(seconds=1_800)))
+    late.add_meter(METER)
+    late.add_customer("cus_stripe_a")
+    await add_customers(postgres_pool, "a")
     await settle(postgres_pool, 1, 5, at=hours_ago(5))
-    await reporter.report_once(force=True)
-    patient = make(
-        postgres_pool, connection, reads, ReconcileTimes(lag_seconds=3_600, reread_seconds=0)
-    )
-    assert await outcomes(patient) == ["waiting"]
-    assert await outcomes(patient) == ["waiting"]
-    assert reads.taken == 0
-    assert len(standin.meter_events) == 1
+    async with late.serving() as url:
+        provider = StripeMeterReporter(API_KEY, base_url=url)
+        connection = StripeConnection(API_KEY, base_url=url)
+        reporter = Reporter(PostgresOutbox(postgres_pool), provider, PastClock(), owner="w")
+        await reporter.report_once(force=True)
+        patient = make(
+            postgres_pool, connection, reads, ReconcileTimes(lag_seconds=3_600, reread_seconds=0)
+        )
+        assert [await outcomes(patient) for _ in range(2)] == [["waiting"]] * 2
+        assert reads.taken == 0
+        hasty = make(postgres_pool, connection, reads)
+        assert [await outcomes(hasty) for _ in range(2)] == [["waiting"], ["mended"]]
+        await provider.close()
+        await connection.close()
 
 
 async def test_a_difference_is_read_twice_with_time_between(
