@@ -598,6 +598,15 @@ class ReportAttempt:
     code: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """What an attempt at a row came to, and when the next one is due, should there be one."""
+
+    row: ReportRow
+    attempt: ReportAttempt
+    retry_at: datetime
+
+
 class MeterReporter(Protocol):
     """A billing provider that takes meter quantities."""
 
@@ -620,5 +629,5 @@ class Outbox(Protocol):
     async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[ReportRow]:
         """Lease pending rows, at most one per (customer, meter) at a time over all workers."""
 
-    async def finish(self, row: ReportRow, attempt: ReportAttempt, *, retry_at: datetime) -> None:
-        """Record an attempt."""
+    async def finish(self, results: Sequence[ReportResult]) -> None:
+        """Record attempts."""

@@ -14,7 +14,7 @@ from sidecar.domain.errors import Conflict, NotFound
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.report_rows import PostgresSettlements
 from sidecar.outbound.stripe.reporter import StripeMeterReporter
-from sidecar.services.control_ports import ReportAttempt, ReportState, ReportVerdict
+from sidecar.services.control_ports import ReportAttempt, ReportResult, ReportState, ReportVerdict
 from sidecar.services.reporting import Reporter
 from sidecar.services.settlements import SettlementService
 from sidecar.standins.stripe import StripeStandin
@@ -116,11 +116,11 @@ async def test_an_error_beats_a_delivery_that_is_noted_later(
     (row,) = await outbox.claim("worker", limit=1, lease_seconds=30)
     assert await service.take_error(f"{row.identifier}:0", "meter_event_customer_not_found")
     attempt = ReportAttempt(verdict=ReportVerdict.DELIVERED)
-    await outbox.finish(row, attempt, retry_at=PastClock().now())
+    await outbox.finish([ReportResult(row=row, attempt=attempt, retry_at=PastClock().now())])
     assert [one.state for one in await failed(service)] == [ReportState.FAILED]
     # Nor does it finish the row's next name.
     await service.retry((await failed(service))[0].number)
-    await outbox.finish(row, attempt, retry_at=PastClock().now())
+    await outbox.finish([ReportResult(row=row, attempt=attempt, retry_at=PastClock().now())])
     assert await postgres_pool.fetchval("SELECT state FROM report_windows") == "pending"
 
 

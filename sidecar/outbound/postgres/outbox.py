@@ -9,7 +9,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvariantViolated
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportState, ReportVerdict
+from sidecar.services.control_ports import ReportResult, ReportRow, ReportState, ReportVerdict
 
 _STATE_AFTER: Final = {
     ReportVerdict.DELIVERED: ReportState.SENT,
@@ -103,22 +103,35 @@ class PostgresOutbox:
             for row in rows
         ]
 
-    async def finish(self, row: ReportRow, attempt: ReportAttempt, *, retry_at: datetime) -> None:
-        """Record an attempt and free its lane; what a later attempt found is never undone."""
-        state = _STATE_AFTER[attempt.verdict]
+    async def finish(self, results: Sequence[ReportResult]) -> None:
+        """
+        Record attempts and free their lanes; what a later attempt found is never undone.
+
+        All in one statement, so that many cost one commit.
+        """
+        if not results:
+            return
         with translate_errors():
             await self._pool.execute(
-                query("finish_report"),
-                row.customer_id,
+                query("finish_reports"),
                 self._provider,
-                row.event_name,
-                row.row_id,
-                row.attempts,
-                state.value,
-                int(attempt.verdict is ReportVerdict.RETRY_ROTATED),
-                retry_at if state is ReportState.PENDING else None,
-                # Postgres refuses NUL in text, and a provider's words may hold anything.
-                attempt.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
-                row.identifier,
-                attempt.code.replace("\0", "")[:_CODE_CHARS_MAX],
+                *zip(*(_columns(one) for one in results), strict=True),
             )
+
+
+def _columns(result: ReportResult) -> tuple[object, ...]:
+    row, attempt = result.row, result.attempt
+    state = _STATE_AFTER[attempt.verdict]
+    return (
+        row.customer_id,
+        row.event_name,
+        row.row_id,
+        row.attempts,
+        state.value,
+        int(attempt.verdict is ReportVerdict.RETRY_ROTATED),
+        result.retry_at if state is ReportState.PENDING else None,
+        # Postgres refuses NUL in text, and a provider's words may hold anything.
+        attempt.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
+        row.identifier,
+        attempt.code.replace("\0", "")[:_CODE_CHARS_MAX],
+    )

@@ -70,7 +70,8 @@ WHERE w.provider = $1 AND w.provider_customer_id = '' AND w.state IN ('open', 'p
 
 -- name: claim_reports
 -- The lane's row is locked with the report's, so both are judged by their newest versions.
--- first_attempt_at is committed before the first send: the 23 h run from then, crash or not.
+-- first_attempt_at is committed before the first send: the 23 h run from then, crash or not. Each
+-- step is one look into an index, whatever the planner knows of the tables by now.
 WITH due AS (
     SELECT w.customer_id, w.row_id, w.provider, w.meter, w.attempts
     FROM report_windows w
@@ -79,11 +80,11 @@ WITH due AS (
         AND w.provider_customer_id <> ''
         AND (w.first_attempt_at IS NULL OR w.first_attempt_at > now() - interval '23 hours')
         AND (l.lease_until IS NULL OR l.lease_until <= now())
-        AND NOT EXISTS (
-            SELECT FROM report_windows o
+        AND w.row_id = (
+            SELECT o.row_id FROM report_windows o
             WHERE o.customer_id = w.customer_id AND o.provider = w.provider
-                AND o.meter = w.meter AND o.state = 'pending'
-                AND o.next_attempt_at <= now() AND o.row_id < w.row_id)
+                AND o.meter = w.meter AND o.state = 'pending' AND o.next_attempt_at <= now()
+            ORDER BY o.row_id LIMIT 1)
     ORDER BY w.next_attempt_at, w.row_id LIMIT $3
     FOR UPDATE OF w, l SKIP LOCKED),
 leased AS (
@@ -100,21 +101,31 @@ WHERE w.customer_id = due.customer_id AND w.row_id = due.row_id
 RETURNING w.row_id, w.customer_id, w.provider_customer_id, w.meter, w.quantity, w.identifier,
     w.event_at, w.http_generation, w.attempts, w.first_attempt_at
 
--- name: finish_report
+-- name: finish_reports
 -- Delivered is true whoever says it. Any other word counts only from the newest attempt: a
 -- worker whose lease ran out must not undo what its successor found. Nor does an attempt under a
 -- name that the row no longer has. A first attempt that was refused is known not to be counted.
-WITH finished AS (
-    UPDATE report_windows
-    SET state = $6, http_generation = http_generation + $7::integer, next_attempt_at = $8,
-        finished_at = CASE WHEN $6 = 'pending' THEN NULL ELSE now() END, last_detail = $9,
-        uncounted = ($6 = 'failed' AND tries = 1),
-        error_code = CASE WHEN $6 = 'failed' THEN $11 ELSE '' END
-    WHERE customer_id = $1 AND row_id = $4 AND identifier = $10 AND state IN ('pending', 'uncertain')
-        AND ($6 = 'sent' OR (attempts = $5 AND state = 'pending')))
-UPDATE report_lanes
+WITH told AS (
+    SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::integer[], $6::text[],
+        $7::integer[], $8::timestamptz[], $9::text[], $10::text[], $11::text[])
+        AS t (customer_id, meter, row_id, attempts, state, rotation, retry_at, detail, identifier,
+            code)),
+finished AS (
+    UPDATE report_windows w
+    SET state = t.state, http_generation = w.http_generation + t.rotation,
+        next_attempt_at = t.retry_at,
+        finished_at = CASE WHEN t.state = 'pending' THEN NULL ELSE now() END,
+        last_detail = t.detail, uncounted = (t.state = 'failed' AND w.tries = 1),
+        error_code = CASE WHEN t.state = 'failed' THEN t.code ELSE '' END
+    FROM told t
+    WHERE w.customer_id = t.customer_id AND w.row_id = t.row_id AND w.identifier = t.identifier
+        AND w.state IN ('pending', 'uncertain')
+        AND (t.state = 'sent' OR (w.attempts = t.attempts AND w.state = 'pending')))
+UPDATE report_lanes l
 SET lease_owner = NULL, lease_until = NULL, row_id = NULL, attempt = NULL
-WHERE customer_id = $1 AND provider = $2 AND meter = $3 AND row_id = $4 AND attempt = $5
+FROM told t
+WHERE l.customer_id = t.customer_id AND l.provider = $1 AND l.meter = t.meter
+    AND l.row_id = t.row_id AND l.attempt = t.attempts
 
 -- name: note_report_error
 -- A later word that it was delivered does not undo this: the provider took it, and counted nothing.

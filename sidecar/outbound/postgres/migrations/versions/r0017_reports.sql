@@ -18,14 +18,14 @@ CREATE INDEX report_windows_identifier ON report_windows (identifier) WHERE iden
 CREATE UNIQUE INDEX report_windows_number ON report_windows (row_id, customer_id);
 CREATE INDEX report_windows_unsure ON report_windows (provider, state, row_id)
     WHERE state IN ('failed', 'uncertain');
-CREATE INDEX report_windows_fence ON report_windows (provider, first_attempt_at)
+CREATE INDEX report_windows_fence ON report_windows (first_attempt_at)
     WHERE state = 'pending';
 CREATE INDEX report_windows_homeless ON report_windows (customer_id)
     WHERE provider_customer_id = '';
 
 -- Since when a lane waits for its turn to be compared with the provider.
 ALTER TABLE report_lanes ADD COLUMN checked_at timestamptz NOT NULL DEFAULT '-infinity';
-CREATE INDEX report_lanes_unchecked ON report_lanes (provider, checked_at);
+CREATE INDEX report_lanes_unchecked ON report_lanes (checked_at);
 
 -- What comparisons of a customer's meter with the provider's own sums last said, by period. A
 -- difference counts once two readings, apart in time, say the same: `evidence` is what the first saw.
