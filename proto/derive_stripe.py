@@ -153,7 +153,10 @@ class Stubs:
         if name == "NotRequired":
             return {**self._of_type(part, scopes, depth), "x-optional": True}
         if name == "Optional":
-            return {**self._of_type(part, scopes, depth), "nullable": True}
+            kind = self._of_type(part, scopes, depth)
+            if "anyOf" in kind:  # Null must fit one of the options.
+                kind["anyOf"] = [{**option, "nullable": True} for option in kind["anyOf"]]
+            return {**kind, "nullable": True}
         if name == "ExpandableField":
             return {"anyOf": [{"type": "string"}, {"type": "object"}], "x-expandable": True}
         if name == "Union":

@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from sidecar.standins.stripe_deliveries import Attempt
@@ -17,7 +17,7 @@ from sidecar.standins.stripe_meters import MeterEvent
 from sidecar.standins.stripe_preview import InvoicePreview
 from sidecar.standins.stripe_rooms import Item
 from sidecar.standins.stripe_server import RequestRecord, StripeServer
-from sidecar.standins.stripe_settings import exact_sum
+from sidecar.standins.stripe_settings import MovableClock, RunningClock, exact_sum
 
 __all__ = ["RequestRecord", "StripeStandin"]
 
@@ -25,9 +25,21 @@ __all__ = ["RequestRecord", "StripeStandin"]
 class StripeStandin(StripeServer):
     """The server with what a test may do to the account behind the API's back, and see of it."""
 
-    def add_customer(self, customer_id: str) -> None:
-        """Add a customer under this id. Raises ApiError if it is taken."""
+    def add_customer(self, customer_id: str, *, card: str | None = None) -> None:
+        """
+        Add a customer under this id, with a card of stripe_payment_methods.CARDS that pays.
+
+        Raises:
+            ApiError: If the id is taken or the card unknown.
+        """
         self.account.customers.add(customer_id, {})
+        if card is not None:
+            self.set_card(customer_id, card)
+
+    def set_card(self, customer_id: str, card: str) -> str:
+        """Let another test card pay a customer's invoices, and answer its id."""
+        method: str = self.account.methods.make_default(card, customer_id)["id"]
+        return method
 
     def add_meter(self, event_name: str, *, formula: str = "sum") -> str:
         """Add a meter with default keys and answer its id. Raises ApiError if taken."""
@@ -86,6 +98,76 @@ class StripeStandin(StripeServer):
     def webhook_secret(self, endpoint_id: str) -> str:
         """What signs an endpoint's webhooks. Raises KeyError for an unknown one."""
         return self.account.endpoints.secret_of(endpoint_id)
+
+    def advance(self, step: timedelta) -> None:
+        """
+        Move the clock forward, stopping wherever something falls due.
+
+        Raises:
+            TypeError: If the clock is none that can be moved (MovableClock, RunningClock).
+        """
+        if not isinstance(self.clock, MovableClock | RunningClock):
+            message = "the clock cannot be moved; give a MovableClock or a RunningClock"
+            raise TypeError(message)
+        target = self.clock() + step
+        while True:
+            self.run_due()
+            due = self.account.agenda.next_due
+            if due is None or due > target.timestamp():
+                break
+            self.clock.advance(datetime.fromtimestamp(due, UTC) - self.clock())
+        self.clock.advance(max(target - self.clock(), timedelta(0)))
+
+    def run_due(self) -> None:
+        """Let the time that has passed take effect, for a clock that was moved by hand."""
+        self.account.run_due()
+
+    def set_delinquent(self, customer_id: str, *, delinquent: bool) -> None:
+        """Set what the API only shows."""
+        customer = self.account.customers.get(customer_id)
+        self.account.customers.change(customer, {"delinquent": delinquent})
+
+    def complete_checkout(
+        self,
+        session_id: str,
+        *,
+        card: str = "pm_card_visa",
+        email: str = "payer@example.com",
+        delayed: bool = False,
+    ) -> Item:
+        """
+        Somebody pays on a session's page, with a test card.
+
+        A card that refuses leaves the session open; with `delayed` the money comes by
+        `settle_checkout`. Raises ApiError if the session is not open.
+        """
+        return self.account.checkout.complete(session_id, card=card, email=email, delayed=delayed)
+
+    def settle_checkout(self, session_id: str, *, paid: bool) -> Item:
+        """The money of a delayed payment comes, or never will."""
+        return self.account.checkout.settle(session_id, paid=paid)
+
+    def visit_payment_link(self, link_id: str) -> Item:
+        """Somebody opens a payment link: answers the session to complete."""
+        return self.account.payment_links.visit(link_id)
+
+    def authenticate(self, intent_id: str, *, confirmed: bool = True) -> Item:
+        """A card's owner confirms a payment that asked for it, or fails to."""
+        return self.account.payments.authenticate(intent_id, confirmed=confirmed)
+
+    def open_dispute(
+        self, charge_id: str, *, amount: int | None = None, reason: str = "fraudulent"
+    ) -> Item:
+        """A charge is disputed, over all of it or an amount in minor units."""
+        return self.account.disputes.open(charge_id, amount=amount, reason=reason)
+
+    def close_dispute(self, dispute_id: str, *, won: bool) -> Item:
+        """The bank decides a dispute."""
+        return self.account.disputes.close(dispute_id, won=won)
+
+    def fail_refund(self, refund_id: str) -> Item:
+        """A refund comes back from the bank."""
+        return self.account.refunds.fail(refund_id)
 
     async def deliver(self) -> list[Attempt]:
         """Send the webhooks that wait, once; what fails waits again."""

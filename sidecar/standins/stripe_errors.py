@@ -22,6 +22,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
         self.headers = dict(headers or {})
         fields = {"type": kind, "message": message, "code": code, "param": param}
         self._fields: dict[str, Any] = {**fields, **(more or {})}

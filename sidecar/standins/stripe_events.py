@@ -59,6 +59,7 @@ class MeterEvents:
 
     def __init__(
         self,
+        *,
         settings: StripeSettings,
         clock: Clock,
         meters: Meters,

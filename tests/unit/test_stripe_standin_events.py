@@ -30,7 +30,13 @@ class Account:
             params["event_time_window"] = window
         self.meter = self.meters.create(params)
         log = EventLog(chosen, self.clock, "2026-10-28.endive")
-        self.events = MeterEvents(chosen, self.clock, self.meters, CUSTOMERS.__contains__, log)
+        self.events = MeterEvents(
+            settings=chosen,
+            clock=self.clock,
+            meters=self.meters,
+            customer_exists=CUSTOMERS.__contains__,
+            log=log,
+        )
 
     def send(self, value="25", customer="cus_1", event_name="tokens", key="key-1", **fields):
         payload = {"stripe_customer_id": customer, "value": value}
