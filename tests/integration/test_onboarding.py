@@ -29,7 +29,7 @@ from sidecar.services.control_ports import Customer
 from sidecar.services.onboarding import KEYS_REMEMBERED, Onboarding, ProviderAccount
 from sidecar.services.reporting import Reporter
 from sidecar.standins.stripe import StripeStandin
-from sidecar.standins.stripe_faults import Faults
+from sidecar.standins.stripe_faults import Fault, Faults
 
 COMPANY = "customer.metadata.company_id"
 STATES = "SELECT customer_id, state, reason FROM provider_customers ORDER BY customer_id"
@@ -346,6 +346,41 @@ async def test_a_postpaid_customer_is_subscribed_once_there_are_prices(postgres_
         "SELECT subscription_id FROM provider_customers WHERE customer_id = 'cus_1'"
     )
     assert row["subscription_id"] == "sub_cus_1"
+
+
+async def test_subscriptions_go_to_the_plans_own_prices_in_the_customers_currency(
+    postgres_pool, connection, standin
+):
+    v1 = connection.client.v1
+    meter = standin.add_meter(METER)
+    product = await v1.products.create_async({"name": "API"})
+
+    async def price(currency: str, plan: str) -> str:
+        made = await v1.prices.create_async(
+            {
+                "product": product.id,
+                "currency": currency,
+                "unit_amount_decimal": "0.05",
+                "recurring": {"interval": "month", "usage_type": "metered", "meter": meter},
+                "metadata": {"sidecar_plan": plan},
+            }
+        )
+        return str(made.id)
+
+    wanted = await price("usd", "postpaid")
+    await price("eur", "postpaid")
+    await price("usd", "other")
+    await add(postgres_pool, "cus_1")
+    onboarding = make(postgres_pool, connection, subscribes=True)
+    standin.faults.add(Fault.NONE, Fault.NONE, Fault.ERROR_AFTER_COMMIT)
+    for _ in range(4):
+        await postgres_pool.execute(DUE)
+        await onboarding.run_once()
+    (made,) = (await v1.subscriptions.list_async({"status": "all"})).data
+    assert made.customer == (await mapped(postgres_pool))["cus_1"]
+    items = await v1.subscription_items.list_async({"subscription": made.id})
+    assert [item.price.id for item in items.data] == [wanted]
+    assert (await reasons(postgres_pool))["cus_1"][0] == "done"
 
 
 async def test_two_workers_make_nobody_twice(postgres_pool, connection):
