@@ -151,7 +151,7 @@ def test_quotas_meters_and_plans_are_compiled(good: Policy) -> None:
     assert card.lines[0].models == ("a", "b")
 
 
-def test_the_shortest_report_interval_counts_and_five_minutes_is_the_default(
+def test_each_meter_keeps_its_own_report_interval(
     tmp_path: Path,
 ) -> None:
     assert load_policy(write(tmp_path, policy=GOOD)).report_every == {

@@ -1,6 +1,5 @@
 """The admin API's words about what is reported to the billing provider."""
 
-from sidecar.domain.errors import InvalidInput
 from sidecar.inbound.http.admin import path_name
 from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.routing import Answer, Call
@@ -12,8 +11,6 @@ from sidecar.inbound.http.settlement_models import (
     SettlementPage,
     SettlementsQuery,
 )
-
-_NUMBER_MAX = 2**63 - 1
 
 
 async def list_settlements(call: Call) -> Answer:
@@ -57,7 +54,4 @@ async def list_reconciliations(call: Call) -> Answer:
 
 
 def _number(call: Call) -> int:
-    text = path_name(call, "settlement_number")
-    if not (text.isascii() and text.isdigit()) or int(text) > _NUMBER_MAX:
-        raise InvalidInput("a settlement's number is a whole number", field="settlement_number")
-    return int(text)
+    return int(path_name(call, "settlement_number"))
