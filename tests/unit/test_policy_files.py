@@ -155,7 +155,7 @@ def test_each_meter_keeps_its_own_report_interval(
     tmp_path: Path,
 ) -> None:
     assert load_policy(write(tmp_path, policy=GOOD)).report_every == {
-        "input-tokens": 90,
+        "tokens": 90,
         "calls": 7_200,
     }
     (tmp_path / "policy.yaml").write_text("meters: [{name: calls, value: requests}]\n")
