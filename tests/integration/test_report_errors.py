@@ -201,3 +201,15 @@ async def test_a_page_of_settlements_goes_on_after_its_last_number(
     assert [row.customer_id for row in (*first, *rest)] == ["cus_a", "cus_b"] * 2
     mine = await service.list(customer_id="cus_b", state=ReportState.PENDING, after=0, limit=9)
     assert len(mine) == 2
+
+
+async def test_what_credit_paid_opens_no_window_whatever_else_is_in_the_batch(
+    standin, reporter, postgres_pool
+):
+    """One batch, one rate card, one meter: only what was not prepaid reaches the provider."""
+    standin.add_meter(METER)
+    standin.add_customer("cus_stripe_a")
+    await settle(postgres_pool, 1, 5, prepaid=True, overage_nano=2_500)
+    await settle(postgres_pool, 2, 7)
+    assert await reporter.report_once(force=True) == 1
+    assert counted(standin) == 7
