@@ -16,8 +16,7 @@ ALTER TABLE report_windows ADD CONSTRAINT report_windows_seq_check
 ALTER TABLE report_windows DROP CONSTRAINT report_windows_provider_customer_id_check;
 CREATE INDEX report_windows_identifier ON report_windows (identifier) WHERE identifier IS NOT NULL;
 CREATE UNIQUE INDEX report_windows_number ON report_windows (row_id, customer_id);
-CREATE INDEX report_windows_unsure ON report_windows (provider, state, row_id)
-    WHERE state IN ('failed', 'uncertain');
+CREATE INDEX report_windows_unsent ON report_windows (state, row_id) WHERE state <> 'sent';
 CREATE INDEX report_windows_fence ON report_windows (first_attempt_at)
     WHERE state = 'pending';
 CREATE INDEX report_windows_homeless ON report_windows (customer_id)
