@@ -18,6 +18,7 @@ from sidecar.domain.errors import ConfigError
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 from sidecar.outbound.notify.settings import NotifySettings
+from sidecar.settings_reports import ReportSettings
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
@@ -73,7 +74,7 @@ class EnvoyDefaults(BaseModel):
     gateway_id: str = Field(default="gateway-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")
 
 
-class Settings(BaseModel):
+class Settings(ReportSettings):
     """
     All settings of a process; each is `SIDECAR_<NAME>` in the environment too.
 

@@ -156,6 +156,33 @@ REPORTS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+REPORT_ROWS = Gauge(
+    "sidecar_report_rows",
+    "Quantities that the provider does not have, by state: open, pending, failed, uncertain, "
+    "homeless (their customer has no account there yet).",
+    ["state"],
+    registry=REGISTRY,
+)
+REPORT_RECONCILIATIONS = Counter(
+    "sidecar_report_reconciliations_total",
+    "Comparisons of what was reported with the provider's sums, by outcome: same, waiting, mended, "
+    "unexplained, unreadable.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+PROVIDER_READS = Gauge(
+    "sidecar_provider_reads_left",
+    "Reads of the provider that this month's budget still has.",
+    ["provider"],
+    registry=REGISTRY,
+)
+PROVIDER_CUSTOMERS = Counter(
+    "sidecar_provider_customers_total",
+    "Steps of bringing customers to the provider, by outcome: created, adopted, mapped, "
+    "subscribed, waiting, refused.",
+    ["outcome"],
+    registry=REGISTRY,
+)
 QUARANTINED = Counter(
     "sidecar_quarantined_total",
     "Usage that was set aside for people, by reason.",

@@ -4,6 +4,7 @@ from sidecar.app.application import Application
 from sidecar.app.commands import (
     envoy_options,
     rebuild_shards,
+    reconcile_reports,
     report_once,
     serve_until_signal,
     settle_once,
@@ -17,6 +18,7 @@ __all__ = [
     "load_secrets",
     "read_secret",
     "rebuild_shards",
+    "reconcile_reports",
     "report_once",
     "serve_until_signal",
     "settle_once",

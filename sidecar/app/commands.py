@@ -3,11 +3,14 @@
 import asyncio
 import signal
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.app.application import Application
 from sidecar.app.keys import load_secrets, read_secret
+from sidecar.app.parts import SystemClock
+from sidecar.app.reports import make_report_reconciler
 from sidecar.app.running import with_running_stores
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import metadata_namespaces, trusted_headers
@@ -21,6 +24,8 @@ from sidecar.inbound.envoy.policy_routes import (
 )
 from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.policy_files.loader import load_policy
+from sidecar.outbound.postgres.pool import open_pool
+from sidecar.services.report_ports import Reconciliation
 from sidecar.settings import EnvoyDefaults, Settings
 
 
@@ -74,9 +79,38 @@ async def rebuild_shards(settings: Settings, shards: Sequence[int], *, force: bo
 async def report_once(settings: Settings) -> int:
     """Seal and send everything that is settled."""
     async with Application(settings, workers=False) as application:
-        if application.control.reporter is None:
+        reports = application.control.reports
+        if reports.reporter is None:
             raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")
-        return await application.control.reporter.report_once(force=True)
+        if reports.onboarding is not None:
+            # Whoever has no account yet could not be reported.
+            await reports.onboarding.run_once()
+        return await reports.reporter.report_once(force=True)
+
+
+async def reconcile_reports(
+    settings: Settings, *, customer_id: str, correct: bool
+) -> list[Reconciliation]:
+    """
+    Compare what was reported with what the billing provider has counted.
+
+    Raises:
+        ConfigError: There is no key, or a store is not named.
+        BudgetSpent, StoreUnavailable: The rest was not compared.
+    """
+    async with AsyncExitStack() as stack:
+        settings = with_running_stores(settings)
+        if not settings.postgres_dsn:
+            raise ConfigError(
+                "SIDECAR_POSTGRES_DSN is not set, and no `sidecar serve` runs an embedded one in "
+                "the data directory"
+            )
+        pool = await open_pool(settings.postgres_dsn, application_name="sidecar-reports")
+        stack.push_async_callback(pool.close)
+        reconciler = make_report_reconciler(settings, stack, pool, SystemClock())
+        if reconciler is None:
+            raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")
+        return await reconciler.run_once(customer_id=customer_id, correct=correct)
 
 
 def envoy_options(

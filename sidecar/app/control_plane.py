@@ -4,16 +4,15 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from functools import partial
 
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
-from sidecar.app.keys import read_secret
 from sidecar.app.notices import make_notices
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
+from sidecar.app.reports import make_reports
 from sidecar.app.servers import new_id
 from sidecar.app.workers import Workers
 from sidecar.domain.errors import SidecarError
@@ -25,7 +24,6 @@ from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.meter_usage import PostgresMeterUsage
 from sidecar.outbound.postgres.orphan_counts import PostgresOrphanCounts
-from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.reconcile_runs import PostgresReconcileRuns
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
@@ -34,17 +32,16 @@ from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import RedisPolicyNotices
 from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.outbound.redis.used_counters import RedisUsedCounters
-from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.reloading import PolicyReloads
-from sidecar.services.reporting import Reporter
 from sidecar.services.settlement import SettlementWorker
 from sidecar.services.sweeping import Sweeper
 from sidecar.services.thresholds import Thresholds
 from sidecar.settings import Role
+from sidecar.settings_reports import StripeCustomers
 
 FORGET_PAUSE_SECONDS = 600.0
 
@@ -69,7 +66,6 @@ class ControlPlane:
         self._pool = pool
         self._stack = stack
         self._owner = owner
-        self.reporter: Reporter | None = None
         accounts = PostgresAccounts(pool)
         live = RedisLiveAccounts(plane.redis, plane.keyspace)
         self.accounts = AccountService(
@@ -93,13 +89,23 @@ class ControlPlane:
         self.notices = make_notices(
             plane.settings, stack, pool=pool, clock=plane.clock, owner=owner
         )
+        self.reports = make_reports(
+            plane.settings,
+            stack,
+            pool=pool,
+            accounts=accounts,
+            credit=self.credit.credit,
+            policies=plane.loaded,
+            clock=plane.clock,
+            report_every=lambda: plane.loaded.loaded().report_every,
+            owner=owner,
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
         self.ledger_roots = PostgresLedgerRoots(pool, LedgerRootKeys(plane.secrets.ring))
         if plane.settings.has(Role.SETTLEMENT):
             self._make_settlement()
-            self._make_reporter()
 
     @property
     def drain_shard(self) -> Callable[[int], Awaitable[int]] | None:
@@ -128,6 +134,7 @@ class ControlPlane:
             reconcile_runs=self.reconcile_runs,
             ledger_roots=self.ledger_roots,
             notices=self.notices.list,
+            reports=self.reports.use_cases,
         )
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
@@ -148,8 +155,8 @@ class ControlPlane:
                 start(name, run, after=after)
             for name, run in self.notices.workers.items():
                 start(name, run)
-        if self.reporter is not None:
-            start("reporting", self.reporter.run)
+        for name, run in self.reports.workers.items():
+            start(name, run)
 
     def _make_settlement(self) -> None:
         plane, pool = self._plane, self._pool
@@ -179,7 +186,9 @@ class ControlPlane:
         self.stream = RedisUsageStream(redis, keyspace)
         self.settlement = SettlementWorker(
             self.stream,
-            PostgresLedger(pool),
+            PostgresLedger(
+                pool, accounts_come=settings.stripe_customers is not StripeCustomers.OFF
+            ),
             plane.rate_cards,
             plane.clock,
             owner=self._owner,
@@ -190,26 +199,6 @@ class ControlPlane:
             claims=make_claims(pool, redis, keyspace, plane.metering),
         )
         self.roots = DailyRoots(self.ledger_roots, plane.clock)
-
-    def _make_reporter(self) -> None:
-        plane, settings = self._plane, self._plane.settings
-        if settings.stripe_api_key_file is None:
-            telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
-            return
-        provider = StripeMeterReporter(
-            read_secret(settings.stripe_api_key_file),
-            base_url=settings.stripe_base_url or STRIPE_API,
-        )
-        self._stack.push_async_callback(provider.close)
-        self.reporter = Reporter(
-            PostgresOutbox(self._pool),
-            provider,
-            plane.clock,
-            owner=self._owner,
-            report_every=timedelta(seconds=plane.loaded.loaded().report_every_seconds),
-            concurrency_max=settings.report_concurrency_max,
-            poll_seconds=settings.report_interval_seconds,
-        )
 
     async def _forget_idempotency_keys(self, workers: Workers, stop: asyncio.Event) -> None:
         """Drop answers that have been kept long enough."""

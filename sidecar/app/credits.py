@@ -4,6 +4,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from sidecar.app.keys import read_secret
+from sidecar.app.reports import make_stripe_top_ups
 from sidecar.app.workers import Run
 from sidecar.domain.errors import ConfigError
 from sidecar.outbound.postgres.pool import Pool
@@ -14,9 +15,10 @@ from sidecar.services.credits import CreditService
 from sidecar.services.pending_credits import PendingCredits
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.schedules import ScheduleService
-from sidecar.services.top_ups import TopUpService, TopUpWorker
+from sidecar.services.top_ups import TopUpProvider, TopUpService, TopUpWorker
 from sidecar.services.withdrawals import WithdrawalService
 from sidecar.settings import Settings
+from sidecar.settings_reports import TopUpBy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,8 @@ def make_credit(
         interval_seconds=pause,
     )
     workers: dict[str, Run] = {"grants": pending.run}
-    provider = _provider(settings, clock)
+    provider = _provider(settings, stack, accounts, clock)
     if provider is not None:
-        stack.push_async_callback(provider.close)
         workers["top_ups"] = TopUpWorker(
             record=record, credit=credit, provider=provider, clock=clock, interval_seconds=pause
         ).run
@@ -74,14 +75,20 @@ def make_credit(
     )
 
 
-def _provider(settings: Settings, clock: Clock) -> WebhookTopUps | None:
+def _provider(
+    settings: Settings, stack: AsyncExitStack, accounts: Accounts, clock: Clock
+) -> TopUpProvider | None:
+    if settings.top_up_provider is TopUpBy.STRIPE:
+        return make_stripe_top_ups(settings, stack, accounts)
     if not settings.top_up_url:
         return None
     if settings.top_up_secret_file is None:
         raise ConfigError("top_up_url needs top_up_secret_file: the requests are signed")
-    return WebhookTopUps(
+    provider = WebhookTopUps(
         settings.top_up_url,
         read_secret(settings.top_up_secret_file),
         clock,
         timeout_seconds=settings.top_up_timeout_seconds,
     )
+    stack.push_async_callback(provider.close)
+    return provider

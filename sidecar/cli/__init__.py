@@ -23,6 +23,7 @@ from sidecar.cli import (
     ledger,
     meters,
     notify,
+    reports,
     rules,
 )
 from sidecar.cli.demo import demo
@@ -64,6 +65,7 @@ app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
 app.add_typer(notify.app, name="notify")
+app.add_typer(reports.app, name="reports")
 
 
 @app.command("version")

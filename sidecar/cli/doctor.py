@@ -14,6 +14,7 @@ from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.settings import Settings
 
 STORE_SECONDS_MAX = 5.0
+STRIPE_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ def doctor(
     if not servers_only:
         findings += [_look("policy", lambda: _policy(settings))]
         findings += run(_stores(settings))
+        findings += run(_stripe(settings))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'MISS'} {finding.what:<10} {finding.detail}")
     if not all(finding.ok for finding in findings):
@@ -99,6 +101,21 @@ async def _stores(settings: Settings) -> list[Finding]:
     if settings.postgres_dsn:
         findings.append(await _ask("postgres", _ask_postgres(settings)))
     return findings
+
+
+async def _stripe(settings: Settings) -> list[Finding]:
+    """Key, webhooks and grace at Stripe, where there is a key."""
+    from sidecar.app.reports import look_at_stripe
+
+    try:
+        async with asyncio.timeout(STRIPE_SECONDS_MAX):
+            found = await look_at_stripe(settings)
+    except TimeoutError:
+        detail = f"no answer within {STRIPE_SECONDS_MAX:g} s"
+        return [Finding(what="stripe", ok=False, detail=detail)]
+    except ConfigError as error:
+        return [Finding(what="stripe", ok=False, detail=str(error))]
+    return [Finding(what=one.what, ok=one.ok, detail=one.detail) for one in found]
 
 
 async def _ask(what: str, asking: Coroutine[Any, Any, str]) -> Finding:

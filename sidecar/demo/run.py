@@ -155,9 +155,9 @@ def _temporary_folder() -> Iterator[Path]:
 
 async def _catch_up(application: Application) -> None:
     """Wait until the workers have settled and reported everything."""
-    assert application.control.reporter is not None
+    assert application.control.reports.reporter is not None
     async with asyncio.timeout(CATCH_UP_SECONDS_MAX):
         await application.wait_settled()
         while await application.pool.fetchval(UNSENT):
-            await application.control.reporter.report_once(force=True)
+            await application.control.reports.reporter.report_once(force=True)
             await asyncio.sleep(0.05)

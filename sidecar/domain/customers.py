@@ -84,3 +84,8 @@ class UserMatch:
         if self.teams and customer.team_id not in self.teams:
             return "teams"
         return ""
+
+
+def is_test(labels: Mapping[str, str]) -> bool:
+    """Whether labels say that the customer is a test, who is never billed."""
+    return labels.get("test") == "true"

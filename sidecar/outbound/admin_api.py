@@ -190,6 +190,27 @@ class AdminApi:
         )
         return list(answer["items"])
 
+    async def list_settlements(self, query: dict[str, str], limit: int) -> list[Answer]:
+        """Quantities to report that the query names, at most `limit`."""
+        return await self._list("/api/v1/settlements", query, limit)
+
+    async def retry_settlement(self, number: int) -> Answer:
+        """Send a failed quantity again."""
+        return await self._call("POST", f"/api/v1/settlements/{number}/retry")
+
+    async def list_reconciliations(self, query: dict[str, str], limit: int) -> list[Answer]:
+        """Comparisons with the provider's sums, the newest first, as many as one answer has."""
+        answer = await self._call(
+            "GET",
+            "/api/v1/settlement-reconciliations",
+            query=query | {"limit": str(min(limit, _PAGE_MAX))},
+        )
+        return list(answer["items"])
+
+    async def open_top_up_session(self, customer_id: str, body: Answer) -> Answer:
+        """Make a page on which credit is paid for."""
+        return await self._call("POST", f"{_customer(customer_id)}/top_up_sessions", body)
+
     async def list_credentials(self, customer_id: str, limit: int) -> list[Answer]:
         """A customer's credentials, at most `limit`."""
         return await self._list("/api/v1/credentials", {"customer_id": customer_id}, limit)

@@ -591,10 +591,20 @@ class ReportVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportAttempt:
-    """An attempt's verdict and, for people, why."""
+    """An attempt's verdict and, for people, why; `code` is the provider's own, if it gave one."""
 
     verdict: ReportVerdict
     detail: str = ""
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportResult:
+    """What an attempt at a row came to, and when the next one is due, should there be one."""
+
+    row: ReportRow
+    attempt: ReportAttempt
+    retry_at: datetime
 
 
 class MeterReporter(Protocol):
@@ -607,11 +617,17 @@ class MeterReporter(Protocol):
 class Outbox(Protocol):
     """Rows to report."""
 
-    async def seal(self, *, opened_before: datetime, limit: int) -> int:
-        """Close open windows that were opened before an instant; returns how many."""
+    async def seal(
+        self, *, opened_before: datetime, limit: int, by_meter: Mapping[str, datetime] = ...
+    ) -> int:
+        """
+        Close open windows that were opened before an instant; returns how many.
+
+        Meters that `by_meter` names go by their own instant.
+        """
 
     async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[ReportRow]:
         """Lease pending rows, at most one per (customer, meter) at a time over all workers."""
 
-    async def finish(self, row: ReportRow, attempt: ReportAttempt, *, retry_at: datetime) -> None:
-        """Record an attempt."""
+    async def finish(self, results: Sequence[ReportResult]) -> None:
+        """Record attempts."""

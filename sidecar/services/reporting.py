@@ -7,15 +7,25 @@ the facts, so every attempt at it is the same event for the provider.
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.domain.errors import SidecarError
-from sidecar.services.control_ports import MeterReporter, Outbox, ReportRow, ReportVerdict
+from sidecar.services.control_ports import (
+    MeterReporter,
+    Outbox,
+    ReportResult,
+    ReportRow,
+    ReportVerdict,
+)
 from sidecar.services.ports import Clock
 
+REPORT_EVERY = timedelta(minutes=5)
+"""How long usage of a meter gathers that does not say so itself."""
+CALLS_IN_TURN = 4
+"""Rows that are leased together for each call that may be under way: they share two commits."""
 RETRY_SECONDS_FIRST = 1.0
 RETRY_SECONDS_MAX = 900.0
 _SEAL_BATCH = 1_000
@@ -34,7 +44,8 @@ class Reporter:
         clock: Clock,
         *,
         owner: str,
-        report_every: timedelta = timedelta(minutes=5),
+        report_every: timedelta = REPORT_EVERY,
+        meters: Callable[[], Mapping[str, int]] = dict,
         concurrency_max: int = 8,
         lease_seconds: int = 120,
         poll_seconds: float = 1.0,
@@ -46,8 +57,9 @@ class Reporter:
             outbox, provider, clock: Ports.
             owner: Names this worker among all that run.
             report_every: How long a window gathers usage before it is sealed.
+            meters: Meters that gather for another time, in seconds; asked for each round.
             concurrency_max: Calls to the provider at a time.
-            lease_seconds: Must be longer than the provider's longest call.
+            lease_seconds: Must be longer than CALLS_IN_TURN of the provider's longest calls.
             poll_seconds: Pause of `run` between rounds.
         """
         self._outbox = outbox
@@ -55,6 +67,7 @@ class Reporter:
         self._clock = clock
         self._owner = owner
         self._report_every = report_every
+        self._meters = meters
         self._concurrency_max = concurrency_max
         self._lease_seconds = lease_seconds
         self._poll_seconds = poll_seconds
@@ -79,14 +92,20 @@ class Reporter:
         Raises:
             StoreUnavailable: A step may or may not have happened; report again.
         """
-        margin = timedelta(days=1) if force else -self._report_every
-        opened_before = self._clock.now() + margin
+        now = self._clock.now()
+        opened_before = now + timedelta(days=1) if force else now - self._report_every
+        meters = {} if force else self._meters()
+        by_meter = {name: now - timedelta(seconds=every) for name, every in meters.items()}
         for _ in range(_SEAL_ROUNDS_MAX):
-            if not await self._outbox.seal(opened_before=opened_before, limit=_SEAL_BATCH):
+            if not await self._outbox.seal(
+                opened_before=opened_before, limit=_SEAL_BATCH, by_meter=by_meter
+            ):
                 break
         delivered = 0
         while rows := await self._outbox.claim(
-            self._owner, limit=self._concurrency_max, lease_seconds=self._lease_seconds
+            self._owner,
+            limit=self._concurrency_max * CALLS_IN_TURN,
+            lease_seconds=self._lease_seconds,
         ):
             delivered += await self._send_all(rows)
         return delivered
@@ -109,17 +128,23 @@ class Reporter:
 
     async def _send_all(self, rows: Sequence[ReportRow]) -> int:
         """Send leased rows side by side; a failure waits until the others are finished."""
-        results = await asyncio.gather(*(self._send(row) for row in rows), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return sum(result is True for result in results)
+        room = asyncio.Semaphore(self._concurrency_max)
 
-    async def _send(self, row: ReportRow) -> bool:
-        """Send one row and record what came of it; True if the provider has it."""
+        async def send(row: ReportRow) -> ReportResult:
+            async with room:
+                return await self._send(row)
+
+        answers = await asyncio.gather(*(send(row) for row in rows), return_exceptions=True)
+        results = [answer for answer in answers if isinstance(answer, ReportResult)]
+        await self._outbox.finish(results)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        return sum(result.attempt.verdict in _DELIVERED for result in results)
+
+    async def _send(self, row: ReportRow) -> ReportResult:
+        """Send one row."""
         attempt = await self._provider.report(row)
-        retry_at = self._clock.now() + timedelta(seconds=retry_seconds(row))
-        await self._outbox.finish(row, attempt, retry_at=retry_at)
         telemetry.REPORTS.labels(attempt.verdict.value).inc()
         if attempt.verdict is ReportVerdict.REJECTED:
             telemetry.get_logger().error(
@@ -128,7 +153,8 @@ class Reporter:
                 customer_id=row.customer_id,
                 detail=attempt.detail,
             )
-        return attempt.verdict in _DELIVERED
+        retry_at = self._clock.now() + timedelta(seconds=retry_seconds(row))
+        return ReportResult(row=row, attempt=attempt, retry_at=retry_at)
 
 
 def retry_seconds(row: ReportRow) -> float:

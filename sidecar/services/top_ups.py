@@ -57,6 +57,9 @@ class TopUpAnswer:
 class TopUpProvider(Protocol):
     """Whoever takes the payment."""
 
+    def payable_nano(self, amount_nano: int, currency: str) -> int:
+        """The least that can be paid and is not below an amount. Raises InvalidInput."""
+
     async def ask(self, attempt: TopUpAttempt) -> TopUpAnswer:
         """
         Ask for a payment; the same reference is the same payment.
@@ -233,7 +236,9 @@ class TopUpWorker:
         attempt = TopUpAttempt(
             customer_id=found.customer_id,
             number=number,
-            amount_nano=found.rule.amount(credit_nano),
+            amount_nano=self._provider.payable_nano(
+                found.rule.amount(credit_nano), balance.currency
+            ),
             currency=balance.currency,
             asked_at=self._clock.now(),
         )

@@ -59,6 +59,10 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             "amount": {"type": "string", "pattern": "^[1-9]{1,6}$"},
             "currency": {"const": "USD"},
         },
+        "TopUpSessionBody": {
+            "amount": {"type": "string", "pattern": "^[1-9]{1,6}$"},
+            "currency": {"const": "USD"},
+        },
         "TopUpRuleBody": {
             "threshold": {"enum": ["0", "1.5"]},
             "amount": {"enum": ["5", "7.25"]},

@@ -8,7 +8,7 @@ from fixtures.stream_records import REPORTED, usage_record
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.services.control_ports import Customer, ReportAttempt, ReportVerdict
+from sidecar.services.control_ports import Customer, ReportAttempt, ReportResult, ReportVerdict
 
 NOW = datetime.now(UTC)
 LATER = NOW + timedelta(days=1)
@@ -134,7 +134,7 @@ async def test_a_finished_row_frees_its_lane_for_the_next(postgres_pool, ledger,
     while rows := await outbox.claim("worker", limit=10, lease_seconds=30):
         (row,) = rows
         quantities.append(row.quantity)
-        await outbox.finish(row, DELIVERED, retry_at=NOW)
+        await outbox.finish([ReportResult(row=row, attempt=DELIVERED, retry_at=NOW)])
     assert quantities == [1, 2, 3]
     assert await states(postgres_pool) == [("sent", 1, 1), ("sent", 2, 2), ("sent", 3, 3)]
 
@@ -144,7 +144,7 @@ async def test_a_row_that_waits_does_not_hold_up_its_lane(ledger, outbox):
         await settle(ledger, usage_record(number, at=NOW, quantities={"input-tokens": number}))
         await outbox.seal(opened_before=LATER, limit=100)
     (first,) = await outbox.claim("worker", limit=10, lease_seconds=30)
-    await outbox.finish(first, RETRY, retry_at=LATER)
+    await outbox.finish([ReportResult(row=first, attempt=RETRY, retry_at=LATER)])
     (second,) = await outbox.claim("worker", limit=10, lease_seconds=30)
     assert (first.quantity, second.quantity) == (1, 2)
 
@@ -158,7 +158,9 @@ async def test_retries_keep_the_identifier_and_only_a_rotation_changes_the_gener
     for verdict in (ReportVerdict.RETRY, ReportVerdict.RETRY_ROTATED, ReportVerdict.RETRY):
         (row,) = await outbox.claim("worker", limit=10, lease_seconds=30)
         seen.append((row.attempts, row.http_generation, row.identifier, row.first_attempt_at))
-        await outbox.finish(row, ReportAttempt(verdict=verdict), retry_at=NOW)
+        await outbox.finish(
+            [ReportResult(row=row, attempt=ReportAttempt(verdict=verdict), retry_at=NOW)]
+        )
     assert [(attempts, generation) for attempts, generation, _, _ in seen] == [
         (1, 0),
         (2, 0),
@@ -172,7 +174,7 @@ async def test_a_rejected_row_is_failed_and_never_claimed_again(postgres_pool, l
     await outbox.seal(opened_before=LATER, limit=10)
     (row,) = await outbox.claim("worker", limit=10, lease_seconds=30)
     rejected = ReportAttempt(verdict=ReportVerdict.REJECTED, detail="no such meter")
-    await outbox.finish(row, rejected, retry_at=NOW)
+    await outbox.finish([ReportResult(row=row, attempt=rejected, retry_at=NOW)])
     assert await states(postgres_pool) == [("failed", 1, 1)]
     assert await postgres_pool.fetchval("SELECT last_detail FROM report_windows") == "no such meter"
     assert await outbox.claim("worker", limit=10, lease_seconds=30) == []
@@ -188,11 +190,11 @@ async def test_a_dead_workers_row_is_claimed_again_and_its_own_late_word_counts_
     assert fresh.identifier == stale.identifier
     assert fresh.first_attempt_at == stale.first_attempt_at
     rejected = ReportAttempt(verdict=ReportVerdict.REJECTED)
-    await outbox.finish(stale, rejected, retry_at=NOW)
+    await outbox.finish([ReportResult(row=stale, attempt=rejected, retry_at=NOW)])
     assert await states(postgres_pool) == [("pending", 1, 1)]
     assert await outbox.claim("third", limit=10, lease_seconds=30) == []
-    await outbox.finish(stale, DELIVERED, retry_at=NOW)
-    await outbox.finish(fresh, RETRY, retry_at=NOW)
+    await outbox.finish([ReportResult(row=stale, attempt=DELIVERED, retry_at=NOW)])
+    await outbox.finish([ReportResult(row=fresh, attempt=RETRY, retry_at=NOW)])
     assert await states(postgres_pool) == [("sent", 1, 1)]
 
 
@@ -209,12 +211,12 @@ async def test_a_row_that_stays_ambiguous_for_23_hours_is_uncertain_and_never_se
     assert await outbox.claim("other", limit=10, lease_seconds=30) == []
     # A send that is under way is let finish.
     assert await states(postgres_pool) == [("pending", 1, 1)]
-    await outbox.finish(row, RETRY, retry_at=NOW)
+    await outbox.finish([ReportResult(row=row, attempt=RETRY, retry_at=NOW)])
     assert await outbox.claim("other", limit=10, lease_seconds=30) == []
     assert await states(postgres_pool) == [("uncertain", 1, 1)]
-    await outbox.finish(row, RETRY, retry_at=NOW)
+    await outbox.finish([ReportResult(row=row, attempt=RETRY, retry_at=NOW)])
     assert await states(postgres_pool) == [("uncertain", 1, 1)]
-    await outbox.finish(row, DELIVERED, retry_at=NOW)
+    await outbox.finish([ReportResult(row=row, attempt=DELIVERED, retry_at=NOW)])
     assert await states(postgres_pool) == [("sent", 1, 1)]
 
 

@@ -151,12 +151,15 @@ def test_quotas_meters_and_plans_are_compiled(good: Policy) -> None:
     assert card.lines[0].models == ("a", "b")
 
 
-def test_the_shortest_report_interval_counts_and_five_minutes_is_the_default(
+def test_each_meter_keeps_its_own_report_interval(
     tmp_path: Path,
 ) -> None:
-    assert load_policy(write(tmp_path, policy=GOOD)).report_every_seconds == 90
+    assert load_policy(write(tmp_path, policy=GOOD)).report_every == {
+        "tokens": 90,
+        "calls": 7_200,
+    }
     (tmp_path / "policy.yaml").write_text("meters: [{name: calls, value: requests}]\n")
-    assert load_policy(tmp_path).report_every_seconds == 300
+    assert load_policy(tmp_path).report_every == {}
 
 
 def test_files_are_one_policy_in_the_order_of_their_names(tmp_path: Path) -> None:

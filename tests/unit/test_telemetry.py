@@ -27,6 +27,8 @@ UNITLESS_GAUGES = {
     "sidecar_journal_unsettled_records",
     "sidecar_reconcile_differences",
     "sidecar_reconcile_unread_customers",
+    "sidecar_provider_reads_left",
+    "sidecar_report_rows",
 }
 
 

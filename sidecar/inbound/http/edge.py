@@ -22,8 +22,11 @@ from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
 from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
 from sidecar.services.reloading import PolicyReloads
+from sidecar.services.report_ports import ReconciliationRecord
 from sidecar.services.schedules import ScheduleService
+from sidecar.services.settlements import SettlementService
 from sidecar.services.thresholds import ThresholdRecord
+from sidecar.services.top_up_sessions import TopUpSessionService
 from sidecar.services.top_ups import TopUpService
 from sidecar.services.withdrawals import WithdrawalService
 
@@ -67,6 +70,15 @@ class GatewayUseCases:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportUseCases:
+    """What is reported to the billing provider, and pages there on which credit is paid for."""
+
+    settlements: SettlementService
+    reconciliations: ReconciliationRecord
+    top_up_sessions: TopUpSessionService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminUseCases:
     """What the admin role's routes call."""
 
@@ -85,6 +97,7 @@ class AdminUseCases:
     reconcile_runs: ReconcileRuns
     ledger_roots: LedgerRootList
     notices: NoticeList
+    reports: ReportUseCases
 
 
 EDGE = web.AppKey("edge", Edge)

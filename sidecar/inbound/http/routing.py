@@ -19,6 +19,7 @@ WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 PATH_ID_CHARS_MAX = 64
 _LONGER_IDS = {"grant_id": 191}
 """A grant may be named after a payment or after its schedule."""
+_OWN_PATTERNS = {"settlement_number": "^[1-9][0-9]{0,17}$"}
 
 
 def path_id_chars(parameter: str) -> int:
@@ -28,6 +29,8 @@ def path_id_chars(parameter: str) -> int:
 
 def path_id_pattern(parameter: str) -> str:
     """What a parameter of a path looks like."""
+    if parameter in _OWN_PATTERNS:
+        return _OWN_PATTERNS[parameter]
     return f"^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{path_id_chars(parameter) - 1}}}$"
 
 

@@ -21,6 +21,7 @@ from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.notices_table import NOTICE_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
+from sidecar.inbound.http.settlement_table import SETTLEMENT_ROUTES
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
@@ -255,6 +256,7 @@ ROUTES: tuple[Route, ...] = (
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
     *NOTICE_ROUTES,
+    *SETTLEMENT_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

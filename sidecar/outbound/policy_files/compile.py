@@ -1,6 +1,6 @@
 """A policy's parts, read from all its files, to the one compiled Policy."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import re2
@@ -25,7 +25,6 @@ from sidecar.outbound.policy_files.sections import Marked, Section
 from sidecar.services.policy_places import Places
 from sidecar.services.rule_test_cases import RuleTest
 
-REPORT_EVERY_SECONDS_DEFAULT = 300
 _LISTS = (
     "identity",
     "estimates",
@@ -79,7 +78,7 @@ class Compiled:
 
     policy: Policy
     tests: tuple[RuleTest, ...]
-    report_every_seconds: int
+    report_every: Mapping[str, int]
     places: Places
 
 
@@ -147,7 +146,7 @@ def compile_parts(
     return Compiled(
         policy=policy,
         tests=tests,
-        report_every_seconds=_report_every(context.meters.values()),
+        report_every=_report_every(context.meters),
         places=_places(context, parts),
     )
 
@@ -185,9 +184,13 @@ def _model(section: Section) -> ModelLimits:
     )
 
 
-def _report_every(meters: Iterable[Section]) -> int:
-    stated = [meter.integer("report_every") for meter in meters if meter.given("report_every")]
-    return min(stated, default=REPORT_EVERY_SECONDS_DEFAULT)
+def _report_every(meters: Mapping[str, Section]) -> dict[str, int]:
+    """Seconds between reports, of the meters that state them."""
+    return {
+        name: meter.integer("report_every")
+        for name, meter in meters.items()
+        if meter.given("report_every")
+    }
 
 
 def _route_set(patterns: tuple[str, ...]) -> RouteSet:

@@ -2,7 +2,7 @@
 
 import hashlib
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +30,13 @@ _VERSION_DIGITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedPolicy:
-    """A policy, the files it came from, its rules' tests, and how often usage is reported."""
+    """A policy, the files it came from, its rules' tests, and each meter's report_every."""
 
     policy: Policy
     files: tuple[Path, ...]
     tests: tuple[RuleTest, ...]
-    report_every_seconds: int
+    report_every: Mapping[str, int]
+    """Seconds, of those meters that state it."""
     places: Places = NO_PLACES
 
 
@@ -179,7 +180,7 @@ def parse_policy(
             policy=compiled.policy,
             files=tuple(source.path for source in sources),
             tests=compiled.tests,
-            report_every_seconds=compiled.report_every_seconds,
+            report_every=compiled.report_every,
             places=compiled.places,
         )
 

@@ -55,7 +55,7 @@ METER = Record(
         ),
         "report": Field(spec=Flag(), doc="Whether the billing provider is told.", default=True),
         "report_every": Field(
-            spec=texts.DURATION, doc="How often; the shortest of all meters is used; absent: 5m."
+            spec=texts.DURATION, doc="How long usage gathers before it is reported; absent: 5m."
         ),
     },
 )

@@ -83,6 +83,8 @@ class PostgresAccounts(PostgresGrants, PostgresSchedules):
                 await connection.execute(query("erase_notices"), customer_id)
                 # Nobody is to be asked to pay for a customer who asked to be forgotten.
                 await connection.execute(query("delete_top_up_rule"), customer_id)
+                # Nor is an account made for them again.
+                await connection.execute(query("end_provider_customer"), customer_id)
         return None if row is None else _customer(row)
 
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:

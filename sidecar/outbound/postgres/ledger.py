@@ -33,9 +33,21 @@ class PostgresLedger:
     Leases run by Postgres' clock, and the fence is checked under the lock of the shard's row.
     """
 
-    def __init__(self, pool: Pool, *, provider: str = "stripe") -> None:
+    def __init__(
+        self, pool: Pool, *, provider: str = "stripe", accounts_come: bool = False
+    ) -> None:
+        """
+        Wire it.
+
+        Args:
+            pool: The database of record.
+            provider: Whom quantities are reported to.
+            accounts_come: Whether customers without an account there get one by themselves, so
+                that their usage waits for it.
+        """
         self._pool = pool
         self._provider = provider
+        self._accounts_come = accounts_come
 
     async def claim_shard(self, shard: int, owner: str, lease_seconds: int) -> ShardLease | None:
         """
@@ -114,6 +126,7 @@ class PostgresLedger:
             connection,
             batch,
             provider=self._provider,
+            accounts_come=self._accounts_come,
             reported_meters=reported_meters,
             head=head,
             posted_at=row["posted_at"],

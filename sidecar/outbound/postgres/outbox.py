@@ -1,14 +1,15 @@
 """Rows to report, by lanes of one customer's meter: the port `Outbox`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Final
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvariantViolated
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
-from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportState, ReportVerdict
+from sidecar.services.control_ports import ReportResult, ReportRow, ReportState, ReportVerdict
 
 _STATE_AFTER: Final = {
     ReportVerdict.DELIVERED: ReportState.SENT,
@@ -18,6 +19,8 @@ _STATE_AFTER: Final = {
     ReportVerdict.REJECTED: ReportState.FAILED,
 }
 _DETAIL_CHARS_MAX: Final = 500
+_CODE_CHARS_MAX: Final = 100
+NO_METERS: Final[Mapping[str, datetime]] = MappingProxyType({})
 
 
 class PostgresOutbox:
@@ -31,16 +34,36 @@ class PostgresOutbox:
         self._pool = pool
         self._provider = provider
 
-    async def seal(self, *, opened_before: datetime, limit: int) -> int:
+    async def seal(
+        self,
+        *,
+        opened_before: datetime,
+        limit: int,
+        by_meter: Mapping[str, datetime] = NO_METERS,
+    ) -> int:
         """
         Close open windows that were opened before an instant; returns how many.
 
         Fewer than `limit` does not mean that none is left: those that settlement was adding to
-        are skipped. A window whose sum is 0 has nothing to report and is done at once.
+        are skipped. A window whose sum is 0 has nothing to report and is done at once. Rows whose
+        customer has got an account meanwhile get it; those of customers who are marked as a
+        test are refused.
         """
         with translate_errors():
             sealed = await self._pool.fetchval(
-                query("seal_windows"), self._provider, opened_before, limit
+                query("seal_windows"),
+                self._provider,
+                opened_before,
+                limit,
+                list(by_meter),
+                list(by_meter.values()),
+            )
+            await self._pool.execute(query("house_reports"), self._provider)
+            refused = await self._pool.fetch(query("refuse_test_reports"), self._provider)
+        for row in refused:
+            telemetry.REPORTS.labels(ReportVerdict.REJECTED.value).inc()
+            telemetry.get_logger().warning(
+                "report_refused", identifier=row["identifier"], reason="test_customer"
             )
         if not isinstance(sealed, int):
             raise InvariantViolated("seal_windows did not answer a count")
@@ -80,20 +103,35 @@ class PostgresOutbox:
             for row in rows
         ]
 
-    async def finish(self, row: ReportRow, attempt: ReportAttempt, *, retry_at: datetime) -> None:
-        """Record an attempt and free its lane; what a later attempt found is never undone."""
-        state = _STATE_AFTER[attempt.verdict]
+    async def finish(self, results: Sequence[ReportResult]) -> None:
+        """
+        Record attempts and free their lanes; what a later attempt found is never undone.
+
+        All in one statement, so that many cost one commit.
+        """
+        if not results:
+            return
         with translate_errors():
             await self._pool.execute(
-                query("finish_report"),
-                row.customer_id,
+                query("finish_reports"),
                 self._provider,
-                row.event_name,
-                row.row_id,
-                row.attempts,
-                state.value,
-                int(attempt.verdict is ReportVerdict.RETRY_ROTATED),
-                retry_at if state is ReportState.PENDING else None,
-                # Postgres refuses NUL in text, and a provider's words may hold anything.
-                attempt.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
+                *zip(*(_columns(one) for one in results), strict=True),
             )
+
+
+def _columns(result: ReportResult) -> tuple[object, ...]:
+    row, attempt = result.row, result.attempt
+    state = _STATE_AFTER[attempt.verdict]
+    return (
+        row.customer_id,
+        row.event_name,
+        row.row_id,
+        row.attempts,
+        state.value,
+        int(attempt.verdict is ReportVerdict.RETRY_ROTATED),
+        result.retry_at if state is ReportState.PENDING else None,
+        # Postgres refuses NUL in text, and a provider's words may hold anything.
+        attempt.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
+        row.identifier,
+        attempt.code.replace("\0", "")[:_CODE_CHARS_MAX],
+    )

@@ -404,7 +404,15 @@ WHERE c.hash IS DISTINCT FROM k.hash
 ORDER BY k.chain
 
 -- name: settled_customers
-SELECT customer_id, currency, stripe_customer_id FROM customers WHERE customer_id = ANY ($1::text[])
+-- Those whose account at the provider is still to come have ''; whoever is marked as a test, or was
+-- erased, is never reported.
+SELECT c.customer_id, c.currency,
+    CASE WHEN c.labels ->> 'test' = 'true' THEN NULL
+        WHEN c.stripe_customer_id IS NOT NULL THEN c.stripe_customer_id
+        WHEN $2 AND p.state IS DISTINCT FROM 'ended' THEN '' END AS stripe_customer_id
+FROM customers c
+LEFT JOIN provider_customers p ON p.customer_id = c.customer_id AND p.provider = $3
+WHERE c.customer_id = ANY ($1::text[])
 
 -- name: insert_events
 INSERT INTO usage_events (
@@ -561,7 +569,7 @@ SELECT a.customer_id, $1, a.meter, a.window_start,
     coalesce((
         SELECT max(o.seq) FROM report_windows o
         WHERE o.customer_id = a.customer_id AND o.provider = $1 AND o.meter = a.meter
-            AND o.window_start = a.window_start
+            AND o.window_start = a.window_start AND o.seq > 0
     ), 0) + 1,
     a.provider_customer_id, a.quantity
 FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
@@ -569,91 +577,6 @@ FROM unnest($2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
 ON CONFLICT (customer_id, provider, meter, window_start) WHERE state = 'open'
 DO UPDATE SET quantity = w.quantity + excluded.quantity
 RETURNING w.customer_id, w.meter, w.window_start, w.seq
-
--- name: seal_windows
--- Rows that settlement is adding to are skipped until the next round. Stripe takes at most five
--- minutes of future, and an event must not leave its window, hence event_at's two bounds.
--- Lanes are inserted in key order, so that two seals cannot wait for each other.
-WITH due AS (
-    SELECT customer_id, row_id FROM report_windows
-    WHERE state = 'open' AND opened_at < $2 AND provider = $1
-    ORDER BY opened_at LIMIT $3
-    FOR UPDATE SKIP LOCKED),
-sealed AS (
-    UPDATE report_windows w
-    SET state = CASE WHEN w.quantity = 0 THEN 'sent' ELSE 'pending' END,
-        sealed_at = now(),
-        next_attempt_at = CASE WHEN w.quantity = 0 THEN NULL ELSE now() END,
-        finished_at = CASE WHEN w.quantity = 0 THEN now() END,
-        last_detail = CASE WHEN w.quantity = 0 THEN 'nothing to report' ELSE '' END,
-        event_at = greatest(w.window_start, least(
-            w.window_start + interval '3599 seconds', date_trunc('second', now()))),
-        identifier = 'sc1:' || encode(sha256(convert_to(json_build_array(
-            i.ledger_id, w.customer_id, w.provider, w.meter,
-            extract(epoch FROM w.window_start)::bigint, w.seq)::text, 'UTF8')), 'hex')
-    FROM due, ledger_identity i
-    WHERE w.customer_id = due.customer_id AND w.row_id = due.row_id
-    RETURNING w.customer_id, w.provider, w.meter),
-lanes AS (
-    INSERT INTO report_lanes (customer_id, provider, meter)
-    SELECT DISTINCT customer_id, provider, meter FROM sealed ORDER BY customer_id, provider, meter
-    ON CONFLICT (customer_id, provider, meter) DO NOTHING)
-SELECT count(*) FROM sealed
-
--- name: fence_reports
--- Providers remember an identifier for at least 24 h; after 23 h a resend could count twice.
-UPDATE report_windows w
-SET state = 'uncertain', next_attempt_at = NULL, finished_at = now()
-WHERE w.provider = $1 AND w.state = 'pending'
-    AND w.first_attempt_at <= now() - interval '23 hours'
-    AND NOT EXISTS (
-        SELECT FROM report_lanes l
-        WHERE l.customer_id = w.customer_id AND l.provider = w.provider AND l.meter = w.meter
-            AND l.row_id = w.row_id AND l.lease_until > now())
-RETURNING w.row_id, w.identifier
-
--- name: claim_reports
--- The lane's row is locked with the report's, so both are judged by their newest versions.
--- first_attempt_at is committed before the first send: the 23 h run from then, crash or not.
-WITH due AS (
-    SELECT w.customer_id, w.row_id, w.provider, w.meter, w.attempts
-    FROM report_windows w
-    JOIN report_lanes l USING (customer_id, provider, meter)
-    WHERE w.provider = $1 AND w.state = 'pending' AND w.next_attempt_at <= now()
-        AND (w.first_attempt_at IS NULL OR w.first_attempt_at > now() - interval '23 hours')
-        AND (l.lease_until IS NULL OR l.lease_until <= now())
-        AND NOT EXISTS (
-            SELECT FROM report_windows o
-            WHERE o.customer_id = w.customer_id AND o.provider = w.provider
-                AND o.meter = w.meter AND o.state = 'pending'
-                AND o.next_attempt_at <= now() AND o.row_id < w.row_id)
-    ORDER BY w.next_attempt_at, w.row_id LIMIT $3
-    FOR UPDATE OF w, l SKIP LOCKED),
-leased AS (
-    UPDATE report_lanes l
-    SET lease_owner = $2, lease_until = now() + $4::interval,
-        row_id = due.row_id, attempt = due.attempts + 1
-    FROM due
-    WHERE l.customer_id = due.customer_id AND l.provider = due.provider AND l.meter = due.meter)
-UPDATE report_windows w
-SET attempts = w.attempts + 1, first_attempt_at = coalesce(w.first_attempt_at, now())
-FROM due
-WHERE w.customer_id = due.customer_id AND w.row_id = due.row_id
-RETURNING w.row_id, w.customer_id, w.provider_customer_id, w.meter, w.quantity, w.identifier,
-    w.event_at, w.http_generation, w.attempts, w.first_attempt_at
-
--- name: finish_report
--- Delivered is true whoever says it. Any other word counts only from the newest attempt: a
--- worker whose lease ran out must not undo what its successor found.
-WITH finished AS (
-    UPDATE report_windows
-    SET state = $6, http_generation = http_generation + $7::integer, next_attempt_at = $8,
-        finished_at = CASE WHEN $6 = 'pending' THEN NULL ELSE now() END, last_detail = $9
-    WHERE customer_id = $1 AND row_id = $4 AND state IN ('pending', 'uncertain')
-        AND ($6 = 'sent' OR (attempts = $5 AND state = 'pending')))
-UPDATE report_lanes
-SET lease_owner = NULL, lease_until = NULL, row_id = NULL, attempt = NULL
-WHERE customer_id = $1 AND provider = $2 AND meter = $3 AND row_id = $4 AND attempt = $5
 
 -- name: query_meter
 -- A hold counts once: what its capture and corrections sum up to, under the groups that its

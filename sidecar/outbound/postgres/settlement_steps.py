@@ -72,6 +72,7 @@ class SettlementSteps:
         batch: Batch,
         *,
         provider: str,
+        accounts_come: bool,
         reported_meters: Mapping[str, frozenset[str]],
         head: ChainHead,
         posted_at: datetime,
@@ -83,6 +84,7 @@ class SettlementSteps:
             connection: Inside a transaction that has locked the shard's row.
             batch: What to post.
             provider: Whom windows are reported to.
+            accounts_come: Whether usage waits for accounts there that customers lack.
             reported_meters: By price version.
             head: Where the shard's chain ends.
             posted_at: The transaction's own time.
@@ -90,6 +92,7 @@ class SettlementSteps:
         self._connection = connection
         self._batch = batch
         self._provider = provider
+        self._accounts_come = accounts_come
         self._reported_meters = reported_meters
         self._head = head
         self._posted_at = posted_at
@@ -133,7 +136,11 @@ class SettlementSteps:
         """The reported customers' provider ids; refuses records of unknown customers."""
         records = (*self._batch.usage, *self._batch.grants, *self._batch.changes)
         ids = sorted({record.customer_id for record in records})
-        rows = await self._fetch("settled_customers", ids) if ids else []
+        rows = (
+            await self._fetch("settled_customers", ids, self._accounts_come, self._provider)
+            if ids
+            else []
+        )
         currencies = {row["customer_id"]: row["currency"] for row in rows}
         for record in records:
             if currencies.get(record.customer_id) != record.currency:
