@@ -350,6 +350,8 @@ def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcom
     """
     if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
         return Bound.LATE
+    if outcome.restored:
+        return Bound.STORE_FAILURE
     if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
         return Bound.ESTIMATED
     return terms.bound

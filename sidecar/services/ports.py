@@ -182,7 +182,8 @@ class CaptureOutcome:
     part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
     aside (0 if none).
     (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
-    the last decision before them.
+    the last decision before them. `restored`: a loss of the store had taken the hold, and its token
+    had put it back, so that others may have spent its credit meanwhile.
     """
 
     status: CaptureStatus
@@ -192,6 +193,7 @@ class CaptureOutcome:
     available_nano: int = 0
     epoch: int = 0
     seq: int = 0
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

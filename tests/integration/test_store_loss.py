@@ -24,12 +24,13 @@ from fixtures.use_cases import Grown
 from sidecar.domain.customers import NOBODY
 from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
-from sidecar.domain.holds import make_hold_id
+from sidecar.domain.holds import Bound, make_hold_id
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis.granting import grant_lines
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome
 from sidecar.services.ports import CaptureStatus, RatingDemand
 from sidecar.services.rating import total_key
 
@@ -384,6 +385,29 @@ async def test_a_sign_of_life_puts_a_lost_hold_back(world, redis):
     assert not await world.metering.keep_alive(report, ANYONE)
     assert await world.store.numbers(ADA) == (1_000, 1_200, 0, -200)
     await world.assert_equal(ADA)
+
+
+async def test_what_a_hold_that_was_put_back_lacks_is_no_proven_overspend(world, redis):
+    await world.customer(ADA, 1_000)
+    hold = await world.place(ADA, 1, 900)
+    terms = replace(hold.terms, bound=Bound.PROVEN, estimate={"output": 900})
+    report = UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(output=900),
+        hold_token=world.tokens.sign(terms),
+    )
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    await world.spend(ADA, 2, 300)
+    proven = Grown("sidecar_overspend_nano_total", bound="proven")
+    lost = Grown("sidecar_overspend_nano_total", bound="store_failure")
+    assert await world.metering.keep_alive(report, ANYONE)
+    result = await world.metering.capture(report, ANYONE)
+    assert (result.outcome, result.amount_nano) == (UsageOutcome.CAPTURED, 900)
+    assert (proven.by, lost.by) == (0, 200)
 
 
 async def test_a_hold_that_ended_is_not_put_back(world, redis):

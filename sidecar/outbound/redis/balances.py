@@ -210,7 +210,7 @@ class RedisBalances:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
+        status, booked, overspent, held, available, epoch, seq, restored = reply
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
@@ -219,6 +219,7 @@ class RedisBalances:
             available_nano=int(available),
             epoch=int(epoch),
             seq=int(seq),
+            restored=restored == b"1",
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
