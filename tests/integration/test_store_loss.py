@@ -354,7 +354,7 @@ async def test_running_totals_of_prices_go_on(world, redis):
 
 
 async def reserve(world: Recovering, event, quantity: int) -> int:
-    key = f"t:{total_key(event.price_version, 1, event.occurred_at)}"
+    key = f"t:{total_key(world.card, 1, event.occurred_at)}"
     demands = [RatingDemand(key=key, quantity=quantity)]
     (total,) = await world.store.balances.reserve_totals(
         event.customer_id, event.hold_id, event, demands
