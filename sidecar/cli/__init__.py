@@ -12,6 +12,7 @@ import typer
 
 from sidecar import __version__
 from sidecar.cli import (
+    catalog,
     config,
     credentials,
     credits,  # noqa: A004  The command's noun; the shell's builtin is not used here.
@@ -50,6 +51,7 @@ app.command("settle")(settle)
 app.command("report")(report)
 app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")

@@ -60,10 +60,8 @@ class PriceDiff:
         return bool(price.plan) and (self._plans is None or price.plan in self._plans)
 
     def _add(self, wanted: WantedPrice, ours: list[FoundPrice]) -> None:
-        if wanted.price_id:
-            chosen = self._add_named(wanted, ours)
-        else:
-            chosen = self._add_ours(wanted, ours)
+        choose = self._add_named if wanted.price_id else self._add_ours
+        chosen = choose(wanted, ours)
         if chosen is None:
             return
         for price in ours:
@@ -250,4 +248,3 @@ def shown(content: PriceContent) -> dict[str, str]:
         )
         below = tier.up_to or below
     return found
-

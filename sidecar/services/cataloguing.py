@@ -74,9 +74,7 @@ class Cataloguer:
         self._provider = provider
         self._pause = pause
 
-    async def plan(
-        self, wanted: WantedCatalog, plans: frozenset[str] | None = None
-    ) -> CatalogDiff:
+    async def plan(self, wanted: WantedCatalog, plans: frozenset[str] | None = None) -> CatalogDiff:
         """What would change. Raises as `ProviderCatalog.read` does."""
         return diff_catalogs(wanted, await self._provider.read(), plans)
 

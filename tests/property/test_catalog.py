@@ -132,6 +132,4 @@ def test_lost_answers_make_nothing_twice_and_all_that_was_done_is_told(
     assert len(made) == len(model.products) + len(model.prices) - len(found.products) - len(
         found.prices
     )
-    assert sorted(map(str, applied.done)) == sorted(
-        map(str, diff_catalogs(wanted, found).changes)
-    )
+    assert sorted(map(str, applied.done)) == sorted(map(str, diff_catalogs(wanted, found).changes))

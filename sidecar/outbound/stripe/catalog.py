@@ -34,7 +34,8 @@ class StripeCatalog:
             connection: With a key that may read and write products, prices and meters.
             objects_max: Most meters, products and prices that are read, each.
         """
-        self._v1 = connection.client.v1
+        # Any, because the SDK's parameters are one TypedDict a call, and ours are built up.
+        self._v1: Any = connection.client.v1
         self._objects_max = objects_max
 
     async def read(self) -> FoundCatalog:
@@ -65,20 +66,20 @@ class StripeCatalog:
         async with translate_stripe():
             match order:
                 case CreateMeter():
-                    done = await v1.billing.meters.create_async(_meter_params(order), options)  # type: ignore[arg-type]
+                    done = await v1.billing.meters.create_async(_meter_params(order), options)
                 case SetMeterActive(id=name, active=True):
-                    done = await v1.billing.meters.reactivate_async(name, {}, options)  # type: ignore[arg-type]
+                    done = await v1.billing.meters.reactivate_async(name, {}, options)
                 case SetMeterActive(id=name):
-                    done = await v1.billing.meters.deactivate_async(name, {}, options)  # type: ignore[arg-type]
+                    done = await v1.billing.meters.deactivate_async(name, {}, options)
                 case CreateProduct(product=product):
                     params = {"name": product.name, "metadata": product.metadata}
-                    done = await v1.products.create_async(params, options)  # type: ignore[arg-type]
+                    done = await v1.products.create_async(params, options)
                 case UpdateProduct(id=name):
-                    done = await v1.products.update_async(name, _product_changes(order), options)  # type: ignore[arg-type]
+                    done = await v1.products.update_async(name, _product_changes(order), options)
                 case CreatePrice():
-                    done = await v1.prices.create_async(_price_params(order), options)  # type: ignore[arg-type]
+                    done = await v1.prices.create_async(_price_params(order), options)
                 case UpdatePrice(id=name):
-                    done = await v1.prices.update_async(name, _price_changes(order), options)  # type: ignore[arg-type]
+                    done = await v1.prices.update_async(name, _price_changes(order), options)
         return str(done.id)
 
     async def _all(
