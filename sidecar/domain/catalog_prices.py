@@ -22,8 +22,9 @@ from sidecar.domain.pricing import (
 )
 from sidecar.domain.usage import QUANTITY_MAX
 
-_PERS = (1, 1_000, 1_000_000, *(10**power for power in (1, 2, 4, 5, 7, 8, 9, 10, 11, 12)))
-"""Units that an amount may be for; what people write comes first."""
+_USUAL_PERS = (1, 1_000, 1_000_000)
+"""Units that people write amounts for."""
+_PERS = (*_USUAL_PERS, *(10**power for power in (1, 2, 4, 5, 7, 8, 9, 10, 11, 12)))
 _CENT_NANO = 10_000_000
 _PER_MAX = 10**12
 
@@ -101,10 +102,10 @@ def _check_tiers(ends: list[int | None]) -> None:
 
 
 def _common_per(units: list[Decimal], unit_nano: int) -> int:
-    """Units that all amounts can be for: whole cents if that is possible, else whole nano."""
+    """Units that all amounts can be for: whole cents if that is usual, else whole nano."""
     exact = [Fraction(unit) * unit_nano for unit in units]
-    for whole in (_CENT_NANO, 1):
-        for per in _PERS:
+    for whole, pers in ((_CENT_NANO, _USUAL_PERS), (1, _PERS)):
+        for per in pers:
             if all((one * per / whole).denominator == 1 for one in exact):
                 return per
     raise InvalidInput("its amounts are finer than a plan can say")
