@@ -64,8 +64,8 @@ def content(**more) -> PriceContent:
         ),
         (
             (
-                'model: graduated, per: 1000000, free: 10, tiers: [{up_to: 100, amount: "1", flat: "2"}'
-                ', {up_to: inf, amount: "3"}]'
+                "model: graduated, per: 1000000, free: 10, tiers: "
+                '[{up_to: 100, amount: "1", flat: "2"}, {up_to: inf, amount: "3"}]'
             ),
             {
                 "tiers": (
