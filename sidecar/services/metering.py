@@ -12,7 +12,7 @@ what a sender was told is taken can be captured again, should the store lose its
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,7 +20,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.hold_events import terms_of_event
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
-from sidecar.domain.pricing import Billing
+from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.usage import UsageEvent, UsageReport
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
@@ -193,6 +193,7 @@ class MeteringService:
                 terms,
                 self._hold_ttl_ms,
                 prepaid=card is None or card.billing is Billing.PREPAID,
+                parts={} if card is None else _parts_of(terms, card),
             )
             if extended:
                 telemetry.HOLDS.labels("restored").inc()
@@ -328,6 +329,12 @@ class MeteringService:
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+def _parts_of(terms: HoldTerms, card: RateCard) -> Mapping[str, int]:
+    """What a hold's amount is for by meter; nothing where its estimate does not come to it."""
+    parts = card.upper_bounds(terms.estimate, terms.model)
+    return parts if sum(parts.values()) <= terms.amount_nano else {}
 
 
 def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:

@@ -237,8 +237,14 @@ class Balances(Protocol):
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
 
-    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
-        """Place a hold again that a loss of the store took; False if it was not lost."""
+    async def restore_hold(
+        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+    ) -> bool:
+        """
+        Place a hold again that a loss of the store took; False if it was not lost.
+
+        `parts` is as `PlaceHold` has it.
+        """
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """An open hold, or one that ended within the dedupe horizon; None if unknown."""

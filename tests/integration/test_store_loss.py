@@ -1,6 +1,7 @@
 """A live store that loses its data: what is noticed, what comes back, what is charged once."""
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -410,20 +411,61 @@ async def test_what_a_hold_that_was_put_back_lacks_is_no_proven_overspend(world,
     assert (proven.by, lost.by) == (0, 200)
 
 
+async def test_a_hold_that_is_put_back_pins_grants_of_its_meters_again(world, redis):
+    await world.customer(ADA, 1_000)
+    scoped = Grant(
+        grant_id="scoped",
+        customer_id=ADA,
+        amount_nano=70,
+        currency="USD",
+        priority=1,
+        meters=("output",),
+    )
+    stored = await world.record.create_grant(scoped)
+    await world.store.accounts.apply_grant(stored)
+    await world.record.note_applied(stored)
+    hold = await world.hold(ADA, 1, 900)
+    hold = replace(hold, parts={"output": 900}, terms=replace(hold.terms, estimate={"output": 900}))
+    await world.store.balances.place_hold(hold)
+    pinned = await book_of(world)
+    report = UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(),
+        hold_token=world.tokens.sign(hold.terms),
+    )
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    assert await book_of(world) != pinned
+    assert await world.metering.keep_alive(report, ANYONE)
+    assert await book_of(world) == pinned
+
+
+async def book_of(world: Recovering) -> bytes:
+    """What the store has of the grants, but for the milliseconds in which they were applied."""
+    return re.sub(rb"\b\d{13}\b", b"", (await world.store.fields(ADA))[b"grants"])
+
+
 async def test_a_hold_that_ended_is_not_put_back(world, redis):
     await world.customer(ADA, 1_000)
     captured = await world.spend(ADA, 1, 100)
     await world.settle()
     released = await world.place(ADA, 2, 100)
     await world.store.balances.release_hold(ADA, released.terms.hold_id)
-    assert not await world.store.balances.restore_hold(released.terms, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(
+        released.terms, TTL_MS, prepaid=True, parts={}
+    )
     await lose(world, redis)
     await world.recover()
-    assert not await world.store.balances.restore_hold(captured.terms, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(
+        captured.terms, TTL_MS, prepaid=True, parts={}
+    )
     fresh = await world.hold(ADA, 3, 10)
     later = int(datetime.now(UTC).timestamp()) + 5
     unplaced = replace(fresh.terms, hold_id=make_hold_id(later, b"\2" * 16))
-    assert not await world.store.balances.restore_hold(unplaced, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(unplaced, TTL_MS, prepaid=True, parts={})
 
 
 async def test_a_replica_that_lags_is_noticed_and_made_anew(redis, postgres_pool):
