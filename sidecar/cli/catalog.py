@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from sidecar.cli import catalog_import
+from sidecar.cli import catalog_import, catalog_models
 from sidecar.cli.catalog_text import (
     change_json,
     change_line,
@@ -52,6 +52,7 @@ app = typer.Typer(
     help="What plans cost, at the billing provider and in the policy.", no_args_is_help=True
 )
 app.add_typer(catalog_import.app, name="import")
+catalog_import.app.command("models")(catalog_models.import_models)
 
 
 @app.command("plan")

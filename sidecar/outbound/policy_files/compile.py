@@ -26,7 +26,17 @@ from sidecar.services.policy_places import Places
 from sidecar.services.rule_test_cases import RuleTest
 
 REPORT_EVERY_SECONDS_DEFAULT = 300
-_LISTS = ("identity", "estimates", "free", "rules", "quotas", "errors", "meters", "plans")
+_LISTS = (
+    "identity",
+    "estimates",
+    "free",
+    "rules",
+    "quotas",
+    "errors",
+    "meters",
+    "plans",
+    "versions",
+)
 
 
 @dataclass(slots=True)
@@ -106,7 +116,8 @@ def compile_parts(
     free = tuple(context.match(section) for section in parts.sound("free"))
     identity = compile_identity(parts.sound("identity"), problems)
     estimates = compile_estimates(context, parts.sound("estimates"), identity)
-    plans = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    dated, has_estimates = parts.sound("versions"), bool(parts.lists["estimates"])
+    plans = compile_plans(context, meters, dated=dated, has_estimates=has_estimates)
     check_quotas(context, meters)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()

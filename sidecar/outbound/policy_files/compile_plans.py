@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 
 from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.meters import Meter
@@ -15,6 +15,7 @@ VERSIONS_MAX = 100
 CARDS_MAX = 500
 """Of a whole policy: each is published, and read by any process that captures."""
 Lines = tuple[PriceLine, ...]
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,30 @@ class _Override:
 
 
 def compile_plans(
-    context: Context, meters: Mapping[str, Meter], *, has_estimates: bool
+    context: Context,
+    meters: Mapping[str, Meter],
+    *,
+    dated: Sequence[Section],
+    has_estimates: bool,
 ) -> PlanCards:
-    """A rate card per plan; each knows all meters, since quotas count unpriced ones too."""
+    """
+    A rate card per plan; each knows all meters, since quotas count unpriced ones too.
+
+    Args:
+        context: Names, and where problems go.
+        meters: All of them, by name.
+        dated: Versions of plans that stand apart from them.
+        has_estimates: Whether anything bounds tokens beforehand.
+    """
     cards: dict[str, RateCard] = {}
     schedules: dict[str, CardSchedule] = {}
     versions: set[str] = set()
+    context.refer_each("plan", (version.values["plan"] for version in dated))
     for name, section in context.plans.items():
         if not section.sound:
             continue
-        compiler = _PlanCompiler(context, section, meters, has_estimates)
+        apart = [one for one in dated if one.text("plan") == name]
+        compiler = _PlanCompiler(context, section, apart, meters, has_estimates)
         cards[name], schedule = compiler.compile()
         versions.add(cards[name].version)
         if schedule is not None:
@@ -77,6 +92,7 @@ def compile_plans(
 class _PlanCompiler:
     context: Context
     plan: Section
+    apart: Sequence[Section]
     meters: Mapping[str, Meter]
     has_estimates: bool
 
@@ -108,24 +124,29 @@ class _PlanCompiler:
         )
 
     def _versions(self) -> list[tuple[datetime | None, Lines]]:
-        """Each list of prices with its start; the first has none."""
-        found: list[tuple[datetime | None, Lines]] = [(None, self._lines(self.plan))]
-        stated = self.plan.sections("versions")
+        """Each list of prices with its start, in order of time; the first has none."""
+        found: dict[datetime | None, Lines] = {None: self._lines(self.plan)}
+        places: dict[datetime, Section] = {}
+        stated = [*self.plan.sections("versions"), *self.apart]
         if len(stated) > VERSIONS_MAX:
             self.context.problems.add(
-                self.plan.place_of("versions"),
-                f"found {len(stated)} versions; at most {VERSIONS_MAX} are allowed",
+                stated[VERSIONS_MAX].place,
+                f"plan {self.plan.text('name')!r} has {len(stated)} versions; at most "
+                f"{VERSIONS_MAX} are allowed",
             )
         for version in stated:
-            start, before = version.instant("effective_at"), found[-1][0]
-            if start is not None and before is not None and start <= before:
+            start = version.instant("effective_at")
+            assert start is not None
+            first = places.setdefault(start, version)
+            if first is not version:
                 self.context.problems.add(
                     version.place_of("effective_at"),
-                    f"found {_utc(start)} after {_utc(before)}; versions stand in order of time",
+                    f"plan {self.plan.text('name')!r} has a second version from {_utc(start)}; "
+                    f"the first is at {first.place}",
                 )
                 continue
-            found.append((start, self._lines(version)))
-        return found
+            found[start] = self._lines(version)
+        return sorted(found.items(), key=lambda item: (item[0] is not None, item[0] or _EARLIEST))
 
     def _overrides(self) -> list[tuple[Section, _Override]]:
         found = []
@@ -246,4 +267,4 @@ def _subject(line: PriceLine) -> str:
 
 
 def _utc(instant: datetime) -> str:
-    return instant.isoformat()
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -16,7 +16,7 @@ from sidecar.outbound.policy_files.schema_counters import QUOTA
 from sidecar.outbound.policy_files.schema_identity import HEADER, IDENTITY
 from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES
 from sidecar.outbound.policy_files.schema_meters import METER
-from sidecar.outbound.policy_files.schema_prices import PLAN
+from sidecar.outbound.policy_files.schema_prices import DATED_VERSION, PLAN
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
 
@@ -110,6 +110,10 @@ POLICY = Record(
             spec=ListOf(ERRORS, may_be_empty=True), doc="Error formats of routes, in order."
         ),
         "meters": Field(spec=ListOf(METER, may_be_empty=True), doc="Meters."),
+        "versions": Field(
+            spec=ListOf(DATED_VERSION, may_be_empty=True),
+            doc="Prices of plans from later instants on.",
+        ),
         "plans": Field(spec=ListOf(PLAN, may_be_empty=True), doc="Plans."),
     },
 )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from sidecar.domain.errors import InvalidInput
 from sidecar.domain.orphans import COUNTED_MAX, OrphanSettling
 from sidecar.domain.price_models import TIERS_MAX
 from sidecar.domain.pricing import Billing, OnChange, RoundPackages, TaxBehavior
@@ -35,6 +36,8 @@ PER_MAX = 10**12
 ENDLESS = "inf"
 _MARKUP = re.compile(r"([0-9]{1,4})(?:\.([0-9]{1,2}))? ?%", re.ASCII)
 
+_MARKUP_FORM = "a percentage with at most two decimals, such as 20% or 12.5%"
+
 
 @dataclass(frozen=True, slots=True)
 class UpTo:
@@ -56,18 +59,24 @@ class UpTo:
         return {"anyOf": [self.number.schema(defs), {"enum": [ENDLESS]}]}
 
 
-def _parse_markup(text: str) -> int:
-    """Hundredths of a percent; the pattern has matched already."""
+def read_markup(text: str) -> int:
+    """
+    A percentage with at most two decimals, in hundredths of a percent.
+
+    Raises:
+        InvalidInput: If it is none.
+    """
     match = _MARKUP.fullmatch(text)
-    assert match is not None, text
+    if match is None:
+        raise InvalidInput(f"found {text[:40]!r}; expected {_MARKUP_FORM}")
     return int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
 
 
 MARKUP = Text(
-    what="a percentage with at most two decimals, such as 20% or 12.5%",
+    what=_MARKUP_FORM,
     pattern=r"[0-9]{1,4}(\.[0-9]{1,2})? ?%",
     length_max=12,
-    parse=_parse_markup,
+    parse=read_markup,
 )
 PROVIDER_ID = Text(what="an id or key of the provider's", pattern=r"[A-Za-z0-9_.:-]{1,200}")
 STRIPE = Record(
@@ -152,6 +161,14 @@ VERSION = Record(
         ),
     },
 )
+DATED_VERSION = Record(
+    name="dated prices",
+    doc="A version of a plan that stands elsewhere: a price list may have a file of its own.",
+    fields={
+        "plan": Field(spec=texts.NAME, doc="The plan.", required=True),
+        **VERSION.fields,
+    },
+)
 OVERRIDE = Record(
     name="plan override",
     doc="Prices of named customers, in the place of the plan's for the same meter and model.",
@@ -214,7 +231,7 @@ PLAN = Record(
             doc="Prices of its meters, until a version takes their place.",
             required=True,
         ),
-        "versions": Field(spec=ListOf(VERSION), doc="Prices from later instants on, ascending."),
+        "versions": Field(spec=ListOf(VERSION), doc="Prices from later instants on."),
         "overrides": Field(spec=ListOf(OVERRIDE), doc="Prices of single customers."),
         "on_change": Field(
             spec=Choice(tuple(OnChange)),
