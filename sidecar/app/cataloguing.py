@@ -13,7 +13,7 @@ from sidecar.domain.errors import ConfigError
 from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.stripe.catalog import StripeCatalog
-from sidecar.outbound.stripe.client import STRIPE_API, StripeConnection
+from sidecar.outbound.stripe.client import STRIPE_API, StripeConnection, key_livemode
 from sidecar.services.cataloguing import Cataloguer
 from sidecar.settings import Settings
 
@@ -39,6 +39,12 @@ def load_wanted(
     return policy, wanted_by_policy(policy, SystemClock().now())
 
 
+def account_name(settings: Settings) -> str:
+    """Which account the key belongs to, as far as its form tells. Raises as `stripe_catalog`."""
+    mode = {True: "live", False: "test", None: "of an unknown"}[key_livemode(_key(settings))]
+    return f"Stripe, {mode} mode"
+
+
 @asynccontextmanager
 async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
     """
@@ -47,12 +53,7 @@ async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
     Raises:
         ConfigError: They name none.
     """
-    if settings.stripe_api_key_file is None:
-        raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so there is no catalog")
-    connection = StripeConnection(
-        read_secret(settings.stripe_api_key_file),
-        base_url=settings.stripe_base_url or STRIPE_API,
-    )
+    connection = StripeConnection(_key(settings), base_url=settings.stripe_base_url or STRIPE_API)
     try:
         yield StripeCatalog(connection, objects_max=settings.catalog_objects_max)
     finally:
@@ -64,6 +65,12 @@ async def cataloguer_for(settings: Settings) -> AsyncIterator[Cataloguer]:
     """Compares and applies at that account. Raises as `stripe_catalog` does."""
     async with stripe_catalog(settings) as catalog:
         yield Cataloguer(catalog, pause=_pause)
+
+
+def _key(settings: Settings) -> str:
+    if settings.stripe_api_key_file is None:
+        raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so there is no catalog")
+    return read_secret(settings.stripe_api_key_file)
 
 
 async def _pause(idle_round: int) -> None:

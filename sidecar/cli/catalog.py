@@ -65,7 +65,7 @@ def plan(
     """Show what would change at Stripe; exit 0 for nothing, 2 for changes, 1 for an error."""
     try:
         settings = settings_from(config, roles="settlement")
-        version, wanted, scope = _wanted(settings, policy, plans)
+        account, version, wanted, scope = _wanted(settings, policy, plans)
         diff = run(_diff(settings, wanted, scope))
     except SidecarError as error:
         # A configuration error ends other commands with 2, which says "changes" here.
@@ -75,6 +75,7 @@ def plan(
     if as_json:
         print(json.dumps(diff_json(diff, notes, version), indent=2))
     else:
+        print(f"{account}; policy {version}")
         for line in diff_lines(diff, notes):
             print(line)
     if diff.problems:
@@ -94,8 +95,8 @@ def apply(
 ) -> None:
     """Make Stripe's products, prices and meters what the policy says; safe to repeat."""
     settings = settings_from(config, roles="settlement")
-    version, wanted, scope = _wanted(settings, policy, plans)
-    if not yes and not _agreed(settings, wanted, scope):
+    account, version, wanted, scope = _wanted(settings, policy, plans)
+    if not yes and not _agreed(settings, account, wanted, scope):
         raise typer.Exit(EXIT_ERROR)
 
     def tell(change: Change) -> None:
@@ -115,12 +116,13 @@ def apply(
 
 def _wanted(
     settings: Settings, directory: Path | None, plans: list[str] | None
-) -> tuple[str, WantedCatalog, frozenset[str] | None]:
-    from sidecar.app.cataloguing import load_wanted
+) -> tuple[str, str, WantedCatalog, frozenset[str] | None]:
+    """The account's name, the policy's version, its wish, and the plans to look at."""
+    from sidecar.app.cataloguing import account_name, load_wanted
 
     scope = frozenset(plans) if plans else None
     policy, wanted = load_wanted(settings, directory, scope)
-    return policy.version, wanted, scope
+    return account_name(settings), policy.version, wanted, scope
 
 
 async def _diff(
@@ -145,14 +147,16 @@ async def _apply(
         return await cataloguer.apply(wanted, scope, replace_meters=replace_meters, told=tell)
 
 
-def _agreed(settings: Settings, wanted: WantedCatalog, scope: frozenset[str] | None) -> bool:
+def _agreed(
+    settings: Settings, account: str, wanted: WantedCatalog, scope: frozenset[str] | None
+) -> bool:
     """Show the changes on standard error and ask; nothing to change needs no answer."""
     diff = run(_diff(settings, wanted, scope))
     for line in diff_lines(diff, ()):
         print(line, file=sys.stderr)
     if diff.problems:
         return False
-    return not diff.changes or typer.confirm("apply?", err=True)
+    return not diff.changes or typer.confirm(f"apply to {account}?", err=True)
 
 
 def _tell_end(applied: Applied) -> None:

@@ -40,6 +40,7 @@ def catalog(sidecar, account, tmp_path, monkeypatch):
 def test_plan_apply_change_and_plan_again(catalog, account):
     code, out, _ = catalog("plan")
     assert code == 2
+    assert out.startswith("Stripe, test mode; policy ")
     assert "+ product my-ai-api-plan: the plan has no product" in out
     assert "+ price three-tier/input-tokens" in out
     assert "note: credit: credit pays its usage" in out
@@ -87,10 +88,32 @@ def test_what_cannot_be_told_is_an_error_and_changes_nothing(catalog, account):
     assert account.posts == 0
 
 
+def test_without_a_key_there_is_no_catalog(sidecar, account, tmp_path):
+    settings = account_settings(account.url, tmp_path)
+    del settings["stripe_api_key_file"]
+    write_policy(tmp_path / "policy")
+    for command, code in (("plan", 1), ("apply", 2)):
+        ended = sidecar("catalog", command, **settings)
+        assert ended.code == code
+        assert "SIDECAR_STRIPE_API_KEY_FILE is not set" in ended.err
+
+
+def test_moesifs_plans_are_written_and_what_is_not_ends_with_an_error(catalog, tmp_path):
+    price = {"id": "price_1", "name": "Calls", "price_in_decimal": "7", "usage_aggregator": "sum"}
+    odd = {"id": "price_2", "pricing_model": "mystery"}
+    file = tmp_path / "moesif.json"
+    for prices, code in (([price], 0), ([price, odd], 1)):
+        file.write_text(json.dumps([{"id": "prod_1", "name": "Pro", "prices": prices}]))
+        ended, out, err = catalog("import", "moesif", file, "-o", tmp_path / "imported")
+        assert ended == code
+        assert "1 imported" in out
+        assert ("NOT IMPORTED: price price_2" in err) is bool(code)
+
+
 def test_apply_asks_first(catalog, account):
     code, _, err = catalog("apply")
     assert code == 1
-    assert "apply?" in err
+    assert "apply to Stripe, test mode?" in err
     assert account.posts == 0
 
 
@@ -115,14 +138,14 @@ def test_import_then_plan_is_no_change(catalog, account, tmp_path):
 
 def test_an_account_that_others_made_is_taken_up_as_it_is(catalog, account, tmp_path):
     meter = account.standin.add_meter("output_tokens")
-    product = account.standin._catalog.create_product(
+    product = account.standin.account.catalog.create_product(
         {"name": "Gold!", "metadata": {"theirs": "1"}}
     )
     recurring = {"interval": "month", "usage_type": "metered", "meter": meter}
     price = {"product": product["id"], "currency": "usd", "recurring": recurring}
-    account.standin._catalog.create_price({**price, "unit_amount_decimal": "0.00015"})
-    account.standin._catalog.create_price({**price, "unit_amount": 7, "active": False})
-    account.standin._catalog.create_price(
+    account.standin.account.catalog.create_price({**price, "unit_amount_decimal": "0.00015"})
+    account.standin.account.catalog.create_price({**price, "unit_amount": 7, "active": False})
+    account.standin.account.catalog.create_price(
         {"product": product["id"], "currency": "usd", "unit_amount": 9}
     )
     imported = tmp_path / "imported"
