@@ -9,7 +9,7 @@ from sidecar.app.keys import read_secret
 from sidecar.app.parts import SystemClock
 from sidecar.domain.catalog import WantedCatalog
 from sidecar.domain.catalog_wanted import wanted_by_policy
-from sidecar.domain.errors import ConfigError
+from sidecar.domain.errors import ConfigError, ProviderRefused
 from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.stripe.catalog import StripeCatalog
@@ -19,6 +19,7 @@ from sidecar.settings import Settings
 
 _PAUSE_SECONDS_FIRST = 0.25
 _PAUSE_SECONDS_MAX = 8.0
+_KEY_REFUSED = frozenset({401, 403})
 
 
 def load_wanted(
@@ -51,11 +52,16 @@ async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
     The catalog of the account whose key the settings name.
 
     Raises:
-        ConfigError: They name none.
+        ConfigError: They name none, or it may not do what is asked of it.
     """
     connection = StripeConnection(_key(settings), base_url=settings.stripe_base_url or STRIPE_API)
     try:
         yield StripeCatalog(connection, objects_max=settings.catalog_objects_max)
+    except ProviderRefused as error:
+        if error.status not in _KEY_REFUSED:
+            raise
+        lacks = f"; it lacks {error.detail}" if error.detail else ""
+        raise ConfigError(f"Stripe refuses the key with {error.status}{lacks}") from error
     finally:
         await connection.close()
 

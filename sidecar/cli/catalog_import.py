@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sidecar.cli.catalog_text import printable
 from sidecar.cli.common import ConfigFile, run, settings_from
 from sidecar.domain.catalog import FoundCatalog
 from sidecar.domain.catalog_import import ImportedCatalog, import_catalog
@@ -48,7 +49,8 @@ def _write(imported: ImportedCatalog, origin: str, output: Path) -> None:
 
     write_catalog(imported, origin, output)
     for finding in imported.findings:
-        print(f"{'NOT IMPORTED' if finding.lost else 'assumed'}: {finding}", file=sys.stderr)
+        kind = "NOT IMPORTED" if finding.lost else "assumed"
+        print(printable(f"{kind}: {finding}"), file=sys.stderr)
     loaded = load_policy(output)
     print(
         f"{output / PLANS_FILE}: {len(loaded.policy.cards)} plans in the folder, "

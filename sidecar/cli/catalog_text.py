@@ -12,6 +12,16 @@ _SIGNS = {Action.CREATE: "+", Action.UPDATE: "~", Action.TRANSFER: "~", Action.A
 
 def diff_lines(diff: CatalogDiff, notes: Sequence[Problem]) -> Iterator[str]:
     """All changes with their reasons, what stands in the way, and how many there are."""
+    for line in _raw_lines(diff, notes):
+        yield printable(line)
+
+
+def printable(text: str) -> str:
+    """One line: names come from the provider and may hold what steers a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _raw_lines(diff: CatalogDiff, notes: Sequence[Problem]) -> Iterator[str]:
     for change in diff.changes:
         yield change_line(change)
         for key, after in change.after.items():

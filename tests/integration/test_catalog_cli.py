@@ -98,6 +98,20 @@ def test_without_a_key_there_is_no_catalog(sidecar, account, tmp_path):
         assert "SIDECAR_STRIPE_API_KEY_FILE is not set" in ended.err
 
 
+def test_a_key_that_may_not_read_is_named_with_what_it_lacks(sidecar, account, tmp_path):
+    settings = account_settings(account.url, tmp_path)
+    write_policy(tmp_path / "policy")
+    scopes = ("rak_billing_meter_read", "rak_product_read")
+    account.standin.add_restricted_key("rk_test_limited", *scopes)
+    for key, word in (("rk_test_limited", "403; it lacks rak_"), ("nonsense", "401")):
+        (tmp_path / "key").write_text(key)
+        for command, code in (("plan", 1), ("apply", 2)):
+            ended = sidecar("catalog", command, **settings)
+            assert ended.code == code
+            assert f"Stripe refuses the key with {word}" in ended.err
+            assert key not in ended.err
+
+
 def test_moesifs_plans_are_written_and_what_is_not_ends_with_an_error(catalog, tmp_path):
     price = {"id": "price_1", "name": "Calls", "price_in_decimal": "7", "usage_aggregator": "sum"}
     odd = {"id": "price_2", "pricing_model": "mystery"}

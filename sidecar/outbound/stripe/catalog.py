@@ -77,7 +77,7 @@ class StripeCatalog:
                 case UpdateProduct(id=name):
                     done = await v1.products.update_async(name, _product_changes(order), options)
                 case CreatePrice():
-                    done = await v1.prices.create_async(_price_params(order), options)
+                    done = await v1.prices.create_async(price_params(order), options)
                 case UpdatePrice(id=name):
                     done = await v1.prices.update_async(name, _price_changes(order), options)
         return str(done.id)
@@ -127,7 +127,8 @@ def _product_changes(order: UpdateProduct) -> dict[str, Any]:
     return params
 
 
-def _price_params(order: CreatePrice) -> dict[str, Any]:
+def price_params(order: CreatePrice) -> dict[str, Any]:
+    """The parameters that make a price; it takes its lookup key from whatever has it."""
     content = order.price.content
     recurring: dict[str, Any] = {
         "interval": content.interval,
