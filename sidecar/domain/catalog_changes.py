@@ -102,6 +102,8 @@ class Change:
         id: The provider's object; "" where it is created.
         before, after: What people see of the object, where it differs.
         disruptive: Whether usage that was already sent is lost to the next invoice.
+        first: Whether it is known to be ours by its lookup key alone, so that it has to be done
+            before another object takes the key: a crash in between would leave it forgotten.
     """
 
     action: Action
@@ -114,6 +116,7 @@ class Change:
     before: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
     disruptive: bool = False
+    first: bool = False
 
     def __str__(self) -> str:
         """On one line."""

@@ -75,8 +75,14 @@ def diff_catalogs(
     )
     changes = [*meters.changes, *products.changes, *prices.changes]
     return CatalogDiff(
-        changes=tuple(sorted(changes, key=lambda change: _ORDER[change.kind, change.action])),
+        changes=tuple(sorted(changes, key=_place)),
         problems=(*wanted.problems, *products.problems, *prices.problems),
+    )
+
+
+def _place(change: Change) -> int:
+    return (
+        _ORDER[Kind.PRODUCT, Action.CREATE] if change.first else _ORDER[change.kind, change.action]
     )
 
 

@@ -193,6 +193,7 @@ class PriceDiff:
                 before={"active": "yes"},
                 after={"active": "no"},
                 order=UpdatePrice(id=price.id, active=False, metadata={VERSION_KEY: ARCHIVED}),
+                first=not price.plan,
             )
         )
 

@@ -27,6 +27,8 @@ from sidecar.services.catalog_ports import ProviderCatalog
 ROUNDS_MAX: Final = 200
 IDLE_ROUNDS_MAX: Final = 8
 """Rounds in a row in which nothing could be done; then it is the provider that is away."""
+WHOLE_ROUNDS_MAX: Final = 4
+"""Rounds that did everything; where something still differs, somebody else changes it too."""
 
 
 class Ending(Enum):
@@ -99,7 +101,7 @@ class Cataloguer:
             ConfigError, ProviderRefused: The catalog cannot be read.
         """
         work = _Work(self._provider, told)
-        idle = 0
+        idle = whole = 0
         for _ in range(ROUNDS_MAX):
             before = len(work.done)
             try:
@@ -107,9 +109,12 @@ class Cataloguer:
                 stop = work.look(diff, replace_meters=replace_meters)
                 if stop is not None:
                     return stop
+                if whole == WHOLE_ROUNDS_MAX:
+                    break
                 stop = await work.do_all(diff)
                 if stop is not None:
                     return stop
+                whole += 1
             except StoreUnavailable as error:
                 idle = 0 if len(work.done) > before else idle + 1
                 if idle >= IDLE_ROUNDS_MAX:

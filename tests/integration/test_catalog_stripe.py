@@ -205,6 +205,33 @@ async def test_an_archive_of_ours_is_no_drift_when_the_plan_comes_back(catalogue
     }
 
 
+async def test_what_was_deleted_within_the_day_of_its_key_is_made_again(
+    cataloguer, catalog, standin
+):
+    """The provider replays the answer about the object that is gone."""
+    await cataloguer.apply(WANTED)
+    before = await catalog.read()
+    standin.account.catalog.products.clear()
+    standin.account.catalog.prices.clear()
+    applied = await cataloguer.apply(WANTED)
+    assert applied.ending is Ending.DONE
+    after = await catalog.read()
+    assert essence(after) == essence(before)
+    assert len(applied.done) == len(after.products) + len(after.prices)
+
+
+async def test_a_change_by_hand_that_comes_back_is_put_right_each_time(
+    cataloguer, catalog, connection
+):
+    """The same order twice within a day has the same key."""
+    await cataloguer.apply(WANTED)
+    before = await catalog.read()
+    for _ in range(3):
+        await connection.client.v1.products.update_async(before.products[0].id, {"name": "By hand"})
+        assert (await cataloguer.apply(WANTED)).ending is Ending.DONE
+        assert essence(await catalog.read()) == essence(before)
+
+
 async def test_others_objects_stay(cataloguer, catalog, connection):
     v1 = connection.client.v1
     product = await v1.products.create_async({"name": "my-plan"})

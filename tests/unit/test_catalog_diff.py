@@ -19,6 +19,7 @@ from sidecar.domain.catalog import (
 from sidecar.domain.catalog_changes import Action, Cause, Change, CreatePrice, Kind
 from sidecar.domain.catalog_diff import diff_catalogs
 from sidecar.domain.catalog_wanted import lookup_key
+from sidecar.services.cataloguing import WHOLE_ROUNDS_MAX, Cataloguer, Ending
 
 CONTENT = PriceContent(currency="USD", meter="m", unit=Decimal(50))
 LINE = WantedPrice(plan="p", line="m", content=CONTENT, lookup_key=lookup_key("p", "m"))
@@ -85,6 +86,17 @@ def test_a_price_that_claims_our_version_and_costs_otherwise_was_made_by_hand():
     assert changes(FOUND, changed)[0].cause is Cause.POLICY
 
 
+def test_a_price_that_its_key_alone_shows_to_be_ours_goes_before_the_key():
+    """Otherwise a crash between the two would leave it active, and nobody's."""
+    unmarked = with_price(metadata={}, content=replace(CONTENT, unit=Decimal(1)))
+    assert told(unmarked) == REPLACED[::-1]
+    model = ModelCatalog(unmarked)
+    for change in changes(unmarked):
+        model.take(change.order)
+        rest = model.found()
+        assert [one.id for one in rest.prices if one.active and not one.plan] == []
+
+
 def test_a_renamed_plan_is_the_policys_and_a_renamed_product_is_not():
     titled = replace(WANTED, products=(replace(PRODUCT, name="New"),))
     assert [one.cause for one in changes(FOUND, titled)] == [Cause.POLICY]
@@ -130,3 +142,20 @@ def test_a_line_that_names_a_price_lets_go_of_the_one_it_had():
     named = replace(WANTED, prices=(replace(LINE, price_id="price_theirs"),))
     found = replace(FOUND, prices=(*FOUND.prices, theirs))
     assert told(found, named) == [(Action.ARCHIVE, Kind.PRICE, "price")]
+
+
+async def test_a_provider_that_takes_orders_and_does_nothing_is_not_asked_for_ever():
+    class Idle(ModelCatalog):
+        async def write(self, order, key: str) -> str:
+            self.written.append(order)
+            return "id"
+
+    async def no_pause(_round: int) -> None:
+        pass
+
+    model = Idle(FOUND)
+    model.products["prod"] = replace(model.products["prod"], name="By hand")
+    applied = await Cataloguer(model, pause=no_pause).apply(WANTED)
+    assert applied.ending is Ending.UNAVAILABLE
+    assert "kept differing" in applied.detail
+    assert len(model.written) == WHOLE_ROUNDS_MAX

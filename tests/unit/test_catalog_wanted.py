@@ -1,12 +1,14 @@
 """What plans want of a provider: the same amounts, or a word on why not."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
-from sidecar.domain.catalog import PriceContent, Tier
+from sidecar.domain.catalog import PriceContent, Tier, plain
 from sidecar.domain.catalog_wanted import wanted_by_policy
 from sidecar.outbound.policy_files.loader import load_policy
 
@@ -205,6 +207,17 @@ def test_the_prices_of_the_instant_count_and_customers_have_their_own(wanted):
     assert [(one.line, one.content.unit) for one in later.prices] == [
         ("input-tokens", Decimal(200))
     ]
+
+
+def test_the_documents_plans_are_what_the_document_says(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "catalog.md").read_text()
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "policy.yaml").write_text(example)
+    found = wanted_by_policy(load_policy(tmp_path).policy, NOW)
+    assert found.problems == found.notes == ()
+    objects = len(found.meters) + len(found.products) + len(found.prices)
+    assert f"{objects} to create" in page
+    assert all(plain(tier.unit) in page for tier in found.prices[2].content.tiers)
 
 
 def test_two_lines_cannot_name_one_object(wanted):

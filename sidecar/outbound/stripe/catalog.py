@@ -13,7 +13,7 @@ from sidecar.domain.catalog_changes import (
     UpdatePrice,
     UpdateProduct,
 )
-from sidecar.domain.errors import ConfigError
+from sidecar.domain.errors import ConfigError, ProviderFailed
 from sidecar.outbound.stripe.catalog_objects import read_meter, read_price, read_product
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
 
@@ -80,6 +80,9 @@ class StripeCatalog:
                     done = await v1.prices.create_async(price_params(order), options)
                 case UpdatePrice(id=name):
                     done = await v1.prices.update_async(name, _price_changes(order), options)
+        if done.last_response.headers.get("idempotent-replayed") == "true":
+            # Of an order that is a day old at most: what it made may be gone or changed since.
+            raise ProviderFailed("Stripe: an older answer was replayed")
         return str(done.id)
 
     async def _all(
