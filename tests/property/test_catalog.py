@@ -23,7 +23,7 @@ def apply(model: ModelCatalog, wanted: WantedCatalog, plans=None) -> Applied:
 
 
 @given(found=found_catalogs(), wanted=wanted_catalogs())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_applying_leaves_no_difference_and_every_line_its_price(
     found: FoundCatalog, wanted: WantedCatalog
 ) -> None:
@@ -52,7 +52,7 @@ def test_applying_leaves_no_difference_and_every_line_its_price(
 
 
 @given(found=found_catalogs(), wanted=wanted_catalogs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_not_ours_stays_as_it_is(found: FoundCatalog, wanted: WantedCatalog) -> None:
     model = ModelCatalog(found)
     apply(model, wanted)
@@ -70,7 +70,7 @@ def test_what_is_not_ours_stays_as_it_is(found: FoundCatalog, wanted: WantedCata
 
 
 @given(found=found_catalogs(), wanted=wanted_catalogs())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_other_plans_stay_as_they_are_where_one_is_named(
     found: FoundCatalog, wanted: WantedCatalog
 ) -> None:
@@ -117,7 +117,7 @@ FAULTS = ["", "lost before", "lost after", "failure before", "failure after"]
     wanted=wanted_catalogs(),
     faults=st.lists(st.sampled_from(FAULTS), max_size=7),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_lost_answers_make_nothing_twice_and_all_that_was_done_is_told(
     found: FoundCatalog, wanted: WantedCatalog, faults: list[str]
 ) -> None:
