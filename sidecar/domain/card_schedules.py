@@ -53,6 +53,6 @@ class CardSchedule:
 
     @property
     def timelines(self) -> Iterator[Timeline]:
-        """All timelines; many customers may share one."""
+        """Each timeline once, though many customers share one."""
         yield self.general
-        yield from self.customers.values()
+        yield from {id(one): one for one in self.customers.values()}.values()

@@ -107,8 +107,8 @@ class FreeQuota:
     units: int
 
     def __post_init__(self) -> None:
-        assert self.units > 0
-        assert not isinstance(self.price, FreeQuota | Flat | Minimum)
+        if self.units <= 0 or isinstance(self.price, FreeQuota | Flat | Minimum):
+            raise InvalidInput("a free quota is of some units of a metered price", field="free")
 
     @property
     def unit_nano(self) -> int | None:

@@ -13,6 +13,8 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Protocol
 
+from sidecar.domain.errors import InvalidInput
+
 MARKUP_SCALE = 10_000
 """A mark-up is counted in hundredths of a percent."""
 TIERS_MAX = 100
@@ -170,12 +172,18 @@ class Tier:
 
 
 def check_tiers(tiers: tuple[Tier, ...]) -> None:
-    """Tiers ascend, and the last one, and it alone, has no end: what reads them has checked it."""
-    assert 0 < len(tiers) <= TIERS_MAX
-    ends = [tier.up_to for tier in tiers]
-    assert ends[-1] is None
-    assert all(end is not None and end > 0 for end in ends[:-1])
-    assert all((one or 0) < (other or 0) for one, other in pairwise(ends[:-1]))
+    """
+    Tiers ascend, and the last one, and it alone, has no end.
+
+    Raises:
+        InvalidInput: They do not.
+    """
+    ends = [0, *(tier.up_to for tier in tiers[:-1])]
+    ascending = all(
+        one is not None and other is not None and one < other for one, other in pairwise(ends)
+    )
+    if not 0 < len(tiers) <= TIERS_MAX or tiers[-1].up_to is not None or not ascending:
+        raise InvalidInput("tiers have to ascend, and the last one has no end", field="tiers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -249,3 +249,23 @@ HALF = PerUnit(amount_nano=5 * 10**8, per=1_000_000)
 def test_the_table_of_the_operators_page_is_what_is_charged(price, amount) -> None:
     line = PriceLine(meter="a", price=price)
     assert format_amount(invoice_amount(line, 1_500_000)) == amount
+
+
+@pytest.mark.parametrize(
+    "price",
+    [
+        {"model": "graduated", "per": 1, "tiers": []},
+        {"model": "volume", "per": 1, "tiers": [{"up_to": 5, "amount_nano": "1"}]},
+        {
+            "model": "graduated",
+            "per": 1,
+            "tiers": [{"up_to": n, "amount_nano": "1"} for n in (5, 5, None)],
+        },
+        {"model": "flat", "amount_nano": "1", "free": 1},
+        {"model": "per_unit", "amount_nano": "1", "per": 1, "free": 0},
+        {"model": "of a later version"},
+    ],
+)
+def test_content_that_is_no_price_is_refused(price) -> None:
+    with pytest.raises(InvalidInput):
+        parse_price(price)

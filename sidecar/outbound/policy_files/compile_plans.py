@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.meters import Meter
+from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.pricing import Billing, FreeQuota, OnChange, PriceLine, RateCard, is_of_period
 from sidecar.outbound.policy_files.compile_prices import compile_hints, compile_lines
 from sidecar.outbound.policy_files.references import Context
@@ -209,8 +210,10 @@ class _PlanCompiler:
         if OnChange(self.plan.text("on_change")) is not OnChange.PRORATE or instant is None:
             return lines
         known = {(line.meter, line.models, line.price): line.since for line in before}
+        # A card has milliseconds, and one that was read back has to say the same.
+        start = from_epoch_ms(to_epoch_ms(instant))
         return tuple(
-            replace(line, since=known.get((line.meter, line.models, line.price), instant))
+            replace(line, since=known.get((line.meter, line.models, line.price), start))
             if isinstance(line.price, FreeQuota) and not is_of_period(line.price)
             else line
             for line in lines

@@ -1,6 +1,5 @@
 """Price lines as the policy's YAML writes them."""
 
-import json
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
@@ -19,11 +18,7 @@ from sidecar.domain.pricing import (
 
 
 def versions_text(versions: Iterable[tuple[str, datetime, Iterable[PriceLine]]]) -> str:
-    """
-    A policy file that gives plans other prices, each from an instant on.
-
-    Texts of others stand in quotes as JSON has them, which YAML reads the same.
-    """
+    """A policy file that gives plans other prices, each from an instant on."""
     return (
         "# yaml-language-server: $schema=../policy.schema.json\n"
         "#\n"
@@ -31,6 +26,19 @@ def versions_text(versions: Iterable[tuple[str, datetime, Iterable[PriceLine]]])
         "# are here, also those that did not change.\n\n"
         "versions:\n"
     ) + "".join(_version(*version) for version in versions)
+
+
+def quote(text: str) -> str:
+    """A text in YAML's double quotes; all that is not plain ASCII is escaped."""
+    return '"' + "".join(_escape(character) for character in text) + '"'
+
+
+def _escape(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    if character.isascii() and character.isprintable():
+        return character
+    return f"\\U{ord(character):08X}"
 
 
 def _version(plan: str, effective_at: datetime, lines: Iterable[PriceLine]) -> str:
@@ -45,7 +53,7 @@ def price_text(line: PriceLine) -> str:
     """One price line, in one line."""
     parts = [] if not line.meter else [f"meter: {line.meter}"]
     if line.models:
-        parts.append(f"models: [{', '.join(json.dumps(model) for model in line.models)}]")
+        parts.append(f"models: [{', '.join(quote(model) for model in line.models)}]")
     parts += _price(bare_price(line.price))
     if isinstance(line.price, FreeQuota):
         parts.append(f"free: {line.price.units}")
@@ -100,5 +108,5 @@ def _hints(hints: CatalogHints) -> Iterator[str]:
     if hints.tax_behavior is not TaxBehavior.UNSPECIFIED:
         yield f"tax_behavior: {hints.tax_behavior.value}"
     if hints.stripe:
-        known = ", ".join(f"{key}: {json.dumps(value)}" for key, value in hints.stripe.items())
+        known = ", ".join(f"{key}: {quote(value)}" for key, value in hints.stripe.items())
         yield f"stripe: {{{known}}}"
