@@ -179,7 +179,7 @@ class StripeStandin(StripeServer):
 
 
 async def _run(arguments: argparse.Namespace) -> None:
-    standin = StripeStandin()
+    standin = StripeStandin(clock=RunningClock(), automatic=True)
     for customer in arguments.customer:
         standin.add_customer(customer)
     for event_name in arguments.meter:

@@ -1,7 +1,7 @@
 """Credit notes: an invoice made smaller. Source: docs.stripe.com/api/credit_notes."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidecar.standins.stripe_collection import Collection
@@ -74,41 +74,16 @@ class CreditNotes:
         if parts["refund_amount"]:
             self._collection.intent_of(invoice)  # Refuses before anything is kept.
         now = epoch_seconds(self._clock())
-        number = 1 + sum(item["invoice"] == invoice["id"] for item in self.room.items.values())
-        note = self.room.add(
-            {
-                "id": note_id,
-                "object": "credit_note",
-                "amount": amount,
-                "created": now,
-                "currency": invoice["currency"],
-                "customer": invoice["customer"],
-                "discount_amount": 0,
-                "discount_amounts": [],
-                "effective_at": now,
-                "invoice": invoice["id"],
-                "lines": {
-                    "object": "list",
-                    "data": lines,
-                    "has_more": False,
-                    "url": f"/v1/credit_notes/{note_id}/lines",
-                },
-                "livemode": False,
-                "memo": params.get("memo"),
-                "metadata": metadata_of(params),
-                "number": f"{invoice['number']}-CN-{number:02d}",
-                "out_of_band_amount": parts["out_of_band_amount"] or None,
-                "pdf": f"https://invoice.stripe.com/cn/{note_id}/pdf",
-                "post_payment_amount": amount if paid else 0,
-                "pre_payment_amount": 0 if paid else amount,
-                "reason": params.get("reason"),
-                "refunds": [],
-                "status": "issued",
-                "subtotal": amount,
-                "total": amount,
-                "type": "post_payment" if paid else "pre_payment",
-                "voided_at": None,
-            }
+        count = 1 + sum(item["invoice"] == invoice["id"] for item in self.room.items.values())
+        number = f"{invoice['number']}-CN-{count:02d}"
+        note = self.room.add(_note(note_id, number, invoice, lines, amount))
+        note.update(
+            created=now,
+            effective_at=now,
+            memo=params.get("memo"),
+            metadata=metadata_of(params),
+            out_of_band_amount=parts["out_of_band_amount"] or None,
+            reason=params.get("reason"),
         )
         self._log.emit("credit_note.created", note)
         if paid:
@@ -200,3 +175,41 @@ class CreditNotes:
                 }
             )
         return lines
+
+
+def _note(note_id: str, number: str, invoice: Item, lines: Sequence[Item], amount: int) -> Item:
+    """A credit note, but for its dates and what its maker says of it."""
+    paid = invoice["status"] == "paid"
+    return {
+        "id": note_id,
+        "object": "credit_note",
+        "amount": amount,
+        "created": 0,
+        "currency": invoice["currency"],
+        "customer": invoice["customer"],
+        "discount_amount": 0,
+        "discount_amounts": [],
+        "effective_at": None,
+        "invoice": invoice["id"],
+        "lines": {
+            "object": "list",
+            "data": lines,
+            "has_more": False,
+            "url": f"/v1/credit_notes/{note_id}/lines",
+        },
+        "livemode": False,
+        "memo": None,
+        "metadata": {},
+        "number": number,
+        "out_of_band_amount": None,
+        "pdf": f"https://invoice.stripe.com/cn/{note_id}/pdf",
+        "post_payment_amount": amount if paid else 0,
+        "pre_payment_amount": 0 if paid else amount,
+        "reason": None,
+        "refunds": [],
+        "status": "issued",
+        "subtotal": amount,
+        "total": amount,
+        "type": "post_payment" if paid else "pre_payment",
+        "voided_at": None,
+    }

@@ -69,8 +69,9 @@ class Customers:
     def update(self, customer_id: str, params: Mapping[str, Any]) -> Item:
         """Change texts and metadata."""
         refuse_unmodelled(params, _PARAMS - {"payment_method"})
-        settings = params.get("invoice_settings", {})
-        refuse_unmodelled(settings, _INVOICE_SETTINGS)
+        given_settings = params.get("invoice_settings", {})
+        refuse_unmodelled(given_settings, _INVOICE_SETTINGS)
+        settings = {name: value or None for name, value in given_settings.items()}
         customer = self.get(customer_id)
         given = {name: params[name] or None for name in (*_TEXTS, "address") if name in params}
         if "tax_exempt" in params:

@@ -29,6 +29,7 @@ from sidecar.standins.stripe_subscriptions import (
 )
 
 INCOMPLETE_SECONDS = 23 * HOUR_SECONDS
+TRIAL_DAYS_MAX = 730
 TRIAL_NOTICE_SECONDS = 3 * DAY_SECONDS
 
 
@@ -139,6 +140,37 @@ class Cycles:
             self._collection.finalize_draft(invoice)
         return self._subscriptions.end(subscription)
 
+    def preview(self, params: Mapping[str, Any]) -> Item:
+        """
+        The next invoice of a subscription: its period's usage so far, and the next one's prices.
+
+        Raises:
+            ApiError: For an unknown or ended subscription; 501 for a change that is only planned.
+        """
+        refuse_unmodelled(params, frozenset({"customer", "subscription"}))
+        subscription = self._subscriptions.live(params["subscription"])
+        customer = self._customers.room.get(subscription["customer"])
+        start, end = period_of(subscription)
+        items = items_of(subscription)
+        lines: list[Item] = []
+        if subscription["status"] != "trialing":
+            lines += self._lines.in_arrears(customer["id"], items, (start, end))
+        if not subscription["cancel_at_period_end"]:
+            recurring = items[0]["price"]["recurring"]
+            following = period_end(subscription["billing_cycle_anchor"], end, recurring)
+            lines += self._lines.in_advance(items, (end, following))
+        details = {"subscription": subscription["id"], "metadata": subscription["metadata"]}
+        return self._invoices.preview(
+            customer,
+            subscription["currency"],
+            lines,
+            billing_reason="upcoming",
+            collection_method=subscription["collection_method"],
+            parent={"type": "subscription_details", "subscription_details": details},
+            period_start=start,
+            period_end=end,
+        )
+
     def create_invoice(self, params: Mapping[str, Any]) -> Item:
         """A manual invoice; with `pending_invoice_items_behavior=include` of what is pending."""
         if "subscription" in params:
@@ -154,6 +186,12 @@ class Cycles:
         )
         self._collection.plan(invoice)
         return invoice
+
+    def delete_invoice(self, invoice_id: str) -> Item:
+        """Delete a manual draft; its items are pending again."""
+        deleted = self._invoices.delete(invoice_id)
+        self._invoice_items.release(invoice_id)
+        return deleted
 
     def _collect_first(self, subscription: Item, invoice: Item) -> None:
         if subscription["collection_method"] == "charge_automatically":
@@ -259,8 +297,11 @@ class Cycles:
 def _trial_end(params: Mapping[str, Any], now: int) -> int | None:
     if "trial_end" in params and "trial_period_days" in params:
         raise ApiError(400, "Give trial_end or trial_period_days, not both.", param="trial_end")
-    if "trial_period_days" in params:
-        return now + int(params["trial_period_days"]) * DAY_SECONDS
+    days = params.get("trial_period_days", 0)
+    if not 0 <= days <= TRIAL_DAYS_MAX:
+        raise ApiError(400, "Invalid number of days", param="trial_period_days")
+    if days:
+        return now + int(days) * DAY_SECONDS
     end = params.get("trial_end", "now")
     if end == "now":
         return None

@@ -8,6 +8,7 @@ import json
 import random
 from collections import deque
 from dataclasses import dataclass
+from time import monotonic
 from typing import NamedTuple
 
 import aiohttp
@@ -19,7 +20,6 @@ from sidecar.standins.stripe_webhook_endpoints import Target, WebhookEndpoints
 
 SUCCESS = range(200, 300)
 DRAIN_PASSES_MAX = 100
-CONCURRENT_MAX = 8
 
 
 @dataclass(slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class Deliveries:
             for _ in range(2 if twice else 1):
                 if len(self._pending) >= self.knobs.queue_max:
                     raise StandinFull("queue_max webhooks wait")
-                due = _now() + self.knobs.delay_seconds
+                due = monotonic() + self.knobs.delay_seconds
                 self._pending.append(_Pending(target=target, event=event, due=due))
             if "pending_webhooks" in event:
                 event["pending_webhooks"] += 1
@@ -132,7 +132,7 @@ class Deliveries:
     async def run(self) -> None:
         """Send what is due, as it becomes due, until cancelled."""
         while True:
-            now = _now()
+            now = monotonic()
             due = [item for item in self._pending if item.due <= now]
             if due:
                 self._pending = [item for item in self._pending if item.due > now]
@@ -147,11 +147,10 @@ class Deliveries:
         if self.knobs.shuffle:
             self._random.shuffle(batch)
         timeout = aiohttp.ClientTimeout(total=self.knobs.timeout_seconds)
-        connector = aiohttp.TCPConnector(limit=CONCURRENT_MAX)
         attempts: list[Attempt] = []
         unsent = list(batch)
         try:
-            async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
                 for item in batch:
                     if self._endpoints.exists(item.target.endpoint_id):
                         attempts.append(await self._attempt(session, item))
@@ -178,7 +177,7 @@ class Deliveries:
             if "pending_webhooks" in item.event:
                 item.event["pending_webhooks"] = max(0, item.event["pending_webhooks"] - 1)
         elif item.attempt < self.knobs.attempts_max:
-            item.due = _now() + self.knobs.retry_seconds
+            item.due = monotonic() + self.knobs.retry_seconds
             self._pending.append(item)
         else:
             self.given_up += 1
@@ -206,7 +205,3 @@ def signature(secret: str, body: bytes, clock: Clock) -> str:
     stamp = epoch_seconds(clock())
     digest = hmac.new(secret.encode(), f"{stamp}.".encode() + body, hashlib.sha256).hexdigest()
     return f"t={stamp},v1={digest}"
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

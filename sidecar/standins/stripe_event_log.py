@@ -22,7 +22,7 @@ class EventLog:
     Attributes:
         request: Id and Idempotency-Key of the request that is served now; both None in between,
             when time is the cause.
-        listeners: Called with every event; they must not raise.
+        listeners: Called with every event.
     """
 
     def __init__(self, settings: StripeSettings, clock: Clock, api_version: str) -> None:

@@ -126,6 +126,12 @@ class InvoiceItems:
             ):
                 item["invoice"] = invoice["id"]
 
+    def release(self, invoice_id: str) -> None:
+        """Let the items of an invoice that is no more wait again."""
+        for item in self.room.items.values():
+            if item["invoice"] == invoice_id:
+                item["invoice"] = None
+
     def lines_of(self, invoice_id: str) -> list[Item]:
         """The lines of an invoice's items, oldest first."""
         return [

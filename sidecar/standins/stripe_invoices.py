@@ -70,63 +70,8 @@ class Invoices:
             before: Called with the draft before anybody hears of it.
             fields: Replace the defaults of fields.
         """
-        now = epoch_seconds(self._clock())
         invoice_id = self.room.new_id()
-        invoice = self.room.add(
-            {
-                "id": invoice_id,
-                "object": "invoice",
-                "amount_due": 0,
-                "amount_overpaid": 0,
-                "amount_paid": 0,
-                "amount_remaining": 0,
-                "amount_shipping": 0,
-                "attempt_count": 0,
-                "attempted": False,
-                "auto_advance": True,
-                "automatic_tax": {"enabled": False},
-                "automatically_finalizes_at": None,
-                "billing_reason": "manual",
-                "collection_method": "charge_automatically",
-                "created": now,
-                "currency": currency,
-                "customer": customer["id"],
-                "customer_email": customer["email"],
-                "customer_name": customer["name"],
-                "default_payment_method": None,
-                "default_tax_rates": [],
-                "description": None,
-                "discounts": [],
-                "due_date": None,
-                "effective_at": None,
-                "ending_balance": None,
-                "footer": None,
-                "hosted_invoice_url": None,
-                "invoice_pdf": None,
-                "lines": _list_of([], invoice_id),
-                "livemode": False,
-                "metadata": {},
-                "next_payment_attempt": None,
-                "number": None,
-                "parent": None,
-                "period_end": now,
-                "period_start": now,
-                "post_payment_credit_notes_amount": 0,
-                "pre_payment_credit_notes_amount": 0,
-                "starting_balance": customer["balance"],
-                "status": "draft",
-                "status_transitions": {
-                    "finalized_at": None,
-                    "marked_uncollectible_at": None,
-                    "paid_at": None,
-                    "voided_at": None,
-                },
-                "subtotal": 0,
-                "test_clock": None,
-                "total": 0,
-                **fields,
-            }
-        )
+        invoice = self.room.add(self._blank(invoice_id, customer, currency, fields))
         self._sources[invoice_id] = lines
         if days_until_due is not None:
             self._days[invoice_id] = days_until_due
@@ -135,12 +80,22 @@ class Invoices:
         self._log.emit("invoice.created", invoice)
         return invoice
 
+    def preview(self, customer: Item, currency: str, lines: list[Item], **fields: Any) -> Item:
+        """What an invoice would say now; nothing is kept and nobody hears of it."""
+        invoice = self._blank("upcoming_in_standin", customer, currency, fields)
+        self._fill(invoice, lines)
+        return invoice
+
     def refresh(self, invoice: Item) -> Item:
         """Give a draft the lines and sums of this moment; another invoice stays as it is."""
         source = self._sources.get(invoice["id"])
         if invoice["status"] != "draft" or source is None:
             return invoice
-        lines = source(invoice)
+        self._fill(invoice, source(invoice))
+        return invoice
+
+    def _fill(self, invoice: Item, lines: list[Item]) -> None:
+        """Set lines and sums; a line that was there before keeps its id."""
         known = {_line_key(line): line["id"] for line in invoice["lines"]["data"]}
         for line in lines:
             new_id = known.get(_line_key(line)) or f"il_standin{next(self._line_numbers):08d}"
@@ -153,7 +108,6 @@ class Invoices:
             amount_due=max(0, total + invoice["starting_balance"]),
         )
         invoice["amount_remaining"] = invoice["amount_due"]
-        return invoice
 
     def freeze(self, invoice: Item) -> None:
         """Take the last look at the lines, and number the invoice: it is no draft any more."""
@@ -259,7 +213,7 @@ class Invoices:
 
     def list(self, params: Mapping[str, Any]) -> Item:
         """One page of invoices, newest first."""
-        names = ("collection_method", "customer", "due_date", "status")
+        names = ("collection_method", "customer", "status")
         refuse_unmodelled(params, PAGE | {*names, "created", "subscription"})
         wanted = params.get("subscription")
         shown = [
@@ -277,6 +231,64 @@ class Invoices:
         refuse_unmodelled(params, PAGE)
         page = self.room.page_of(self.get(invoice_id)["lines"]["data"], params)
         return {**page, "url": f"{INVOICES_URL}/{invoice_id}/lines"}
+
+    def _blank(
+        self, invoice_id: str, customer: Item, currency: str, fields: Mapping[str, Any]
+    ) -> Item:
+        now = epoch_seconds(self._clock())
+        return {
+            "id": invoice_id,
+            "object": "invoice",
+            "amount_due": 0,
+            "amount_overpaid": 0,
+            "amount_paid": 0,
+            "amount_remaining": 0,
+            "amount_shipping": 0,
+            "attempt_count": 0,
+            "attempted": False,
+            "auto_advance": True,
+            "automatic_tax": {"enabled": False},
+            "automatically_finalizes_at": None,
+            "billing_reason": "manual",
+            "collection_method": "charge_automatically",
+            "created": now,
+            "currency": currency,
+            "customer": customer["id"],
+            "customer_email": customer["email"],
+            "customer_name": customer["name"],
+            "default_payment_method": None,
+            "default_tax_rates": [],
+            "description": None,
+            "discounts": [],
+            "due_date": None,
+            "effective_at": None,
+            "ending_balance": None,
+            "footer": None,
+            "hosted_invoice_url": None,
+            "invoice_pdf": None,
+            "lines": _list_of([], invoice_id),
+            "livemode": False,
+            "metadata": {},
+            "next_payment_attempt": None,
+            "number": None,
+            "parent": None,
+            "period_end": now,
+            "period_start": now,
+            "post_payment_credit_notes_amount": 0,
+            "pre_payment_credit_notes_amount": 0,
+            "starting_balance": customer["balance"],
+            "status": "draft",
+            "status_transitions": {
+                "finalized_at": None,
+                "marked_uncollectible_at": None,
+                "paid_at": None,
+                "voided_at": None,
+            },
+            "subtotal": 0,
+            "test_clock": None,
+            "total": 0,
+            **fields,
+        }
 
 
 def subscription_of(invoice: Item) -> str | None:

@@ -39,7 +39,11 @@ def _metering(account: Account, clock: Clock) -> dict[str, Handler]:
         "billing.meter_event_summary.list": lambda call: events.summaries(
             meters.get(call.ids["id"]), call.params
         ),
-        "invoice.create_preview": lambda call: account.previews.create(call.params, clock()),
+        "invoice.create_preview": lambda call: (
+            account.cycles.preview(call.params)
+            if "subscription" in call.params
+            else account.previews.create(call.params, clock())
+        ),
     }
 
 
@@ -49,7 +53,9 @@ def _customers(account: Account) -> dict[str, Handler]:
         "account.retrieve_current": lambda _: account.describe(),
         "customer.create": lambda call: _create_customer(account, call.params),
         "customer.retrieve": lambda call: customers.retrieve(call.ids["customer"]),
-        "customer.update": lambda call: customers.update(call.ids["customer"], call.params),
+        "customer.update": lambda call: _update_customer(
+            account, call.ids["customer"], call.params
+        ),
         "customer.delete": lambda call: customers.delete(call.ids["customer"]),
         "customer.list": lambda call: customers.list(call.params),
         "customer.search": lambda call: customers.search(call.params),
@@ -111,6 +117,19 @@ def _create_customer(account: Account, params: Mapping[str, Any]) -> dict[str, A
     return customer
 
 
+def _update_customer(
+    account: Account, customer_id: str, params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Change a customer; the card that pays its invoices must be its own."""
+    chosen = params.get("invoice_settings", {}).get("default_payment_method")
+    if chosen:
+        owner = account.methods.room.get(chosen, param="invoice_settings")["customer"]
+        if owner != customer_id:
+            message = "The default payment method must be attached to the customer."
+            raise ApiError(400, message, param="invoice_settings[default_payment_method]")
+    return account.customers.update(customer_id, params)
+
+
 def _subscriptions(account: Account) -> dict[str, Handler]:
     cycles, subscriptions = account.cycles, account.subscriptions
     name = "subscription_exposed_id"
@@ -131,7 +150,7 @@ def _invoices(account: Account) -> dict[str, Handler]:
         "invoice.create": lambda call: cycles.create_invoice(call.params),
         "invoice.retrieve": lambda call: invoices.get(call.ids["invoice"]),
         "invoice.update": lambda call: invoices.update(call.ids["invoice"], call.params),
-        "invoice.delete": lambda call: invoices.delete(call.ids["invoice"]),
+        "invoice.delete": lambda call: cycles.delete_invoice(call.ids["invoice"]),
         "invoice.list": lambda call: invoices.list(call.params),
         "invoice.finalize_invoice": lambda call: collection.finalize(
             call.ids["invoice"], call.params

@@ -463,3 +463,48 @@ async def test_invoices_are_listed_by_page_customer_and_status():
         ]
         assert len(set(paid)) == len(paid) == 3
         assert (await world.v1.invoices.list_async({"status": "open"})).data == []
+
+
+async def test_a_preview_says_what_the_next_invoice_will_say():
+    async with stripe_world() as world:
+        made = await subscribe(world, await metered(world), await fixed(world))
+        await use(world, 42, "id-1")
+        before = await world.v1.invoices.create_preview_async({"subscription": made.id})
+        assert len((await world.v1.invoices.list_async()).data) == 1  # The first one, paid.
+        world.standin.advance(MONTH)
+        draft = await newest_invoice(world)
+        lines = [(line.amount, line.period.start) for line in draft.lines.data]
+        assert [(line.amount, line.period.start) for line in before.lines.data] == lines
+        assert (before.total, before.period_end) == (draft.total, draft.period_end)
+
+
+@pytest.mark.parametrize(("pays", "status"), [(True, "active"), (False, "incomplete_expired")])
+async def test_a_first_payment_that_fails_leaves_a_day_to_pay(pays, status):
+    async with stripe_world() as world:
+        made = await subscribe(world, await fixed(world), card="pm_card_chargeCustomerFail")
+        assert made.status == "incomplete"
+        if pays:
+            await world.v1.invoices.pay_async(
+                made.latest_invoice, {"payment_method": "pm_card_visa"}
+            )
+        world.standin.advance(DAY)
+        found = await world.v1.subscriptions.retrieve_async(made.id)
+        invoice = await world.v1.invoices.retrieve_async(made.latest_invoice)
+        assert (found.status, invoice.status) == (status, "paid" if pays else "void")
+
+
+async def test_items_of_a_deleted_draft_wait_for_another():
+    async with stripe_world() as world:
+        world.standin.add_customer("cus_1", card="pm_card_visa")
+        await world.v1.invoice_items.create_async(
+            {"customer": "cus_1", "amount": 300, "currency": "usd"}
+        )
+        given = {
+            "customer": "cus_1",
+            "currency": "usd",
+            "pending_invoice_items_behavior": "include",
+        }
+        first = await world.v1.invoices.create_async(given)
+        await world.v1.invoices.delete_async(first.id)
+        second = await world.v1.invoices.create_async(given)
+        assert (first.total, second.total) == (300, 300)

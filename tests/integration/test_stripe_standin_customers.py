@@ -115,3 +115,18 @@ async def test_the_account_describes_itself():
         account = await world.v1.accounts.retrieve_current_async()
         assert account.id == world.standin.settings.account_id
         assert account.settings.dashboard.timezone == "Etc/UTC"
+
+
+async def test_only_a_customers_own_card_may_pay_its_invoices():
+    async with stripe_world() as world:
+        world.standin.add_customer("cus_1", card="pm_card_visa")
+        world.standin.add_customer("cus_2")
+        [card] = (await world.v1.customers.payment_methods.list_async("cus_1")).data
+        chosen = {"invoice_settings": {"default_payment_method": card.id}}
+        with pytest.raises(stripe.InvalidRequestError, match="must be attached"):
+            await world.v1.customers.update_async("cus_2", chosen)
+        unset = {"invoice_settings": {"default_payment_method": ""}}
+        found = await world.v1.customers.update_async("cus_1", unset)
+        assert found.invoice_settings.default_payment_method is None
+        found = await world.v1.customers.update_async("cus_1", chosen)
+        assert found.invoice_settings.default_payment_method == card.id

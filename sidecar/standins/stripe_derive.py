@@ -3,7 +3,10 @@ Derive `stripe-openapi-payments.json` from the type stubs of the installed strip
 
 The packaged billing description lacks payments, searches and v2 events. This reads the stubs as
 text (nothing of the SDK runs) and writes what the Stripe stand-in needs of them.
-"""  # noqa: INP001 - a script, not a package.
+
+`python -m sidecar.standins.stripe_derive`, with `--check` to compare only. It knows names and
+types; of a response it requires `id` and `object` alone, as the billing description does.
+"""
 
 import argparse
 import ast
@@ -15,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DEPTH_MAX = 4
-OUTPUT = Path(__file__).parent.parent / "sidecar/standins/data/stripe-openapi-payments.json"
+OUTPUT = Path(__file__).parent / "data/stripe-openapi-payments.json"
 SCALARS = {"str": "string", "int": "integer", "float": "number", "bool": "boolean"}
 # Variants of every payment method of the world: not modelled, so not described.
 OPEN = {"payment_method_options", "payment_method_data", "payment_method_details", "evidence"}
@@ -293,7 +296,7 @@ def derive(root: Path) -> dict[str, Any]:
         "info": {
             "title": "Stripe API (payments subset, derived)",
             "version": "2026-10-28.endive",
-            "x-derived-from": f"stripe-python {version} (MIT) type stubs (derive_stripe.py)",
+            "x-derived-from": f"stripe-python {version} (MIT) type stubs (stripe_derive.py)",
         },
         "paths": paths,
         "components": {"schemas": schemas},
