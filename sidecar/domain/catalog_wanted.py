@@ -15,8 +15,8 @@ from sidecar.domain.catalog_contents import NotExpressible, content_of
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Billing, FreeQuota, PriceLine, RateCard
 
-FEE = "fee"
-"""The line of a plan's flat price, which has no meter."""
+FEE = "@fee"
+"""The line of a plan's flat price, which has no meter; no meter can be called so."""
 _OWN_DIGITS = 8
 
 

@@ -75,7 +75,7 @@ def test_what_cannot_be_told_is_an_error_and_changes_nothing(catalog, account):
     catalog.plans(PLANS.replace("{model: flat", "{model: minimum"))
     code, out, _ = catalog("plan")
     assert code == 1
-    assert "! three-tier/fee: Stripe's prices have no minimum" in out
+    assert "! three-tier/@fee: Stripe's prices have no minimum" in out
     code, _, err = catalog("apply", "--yes")
     assert code == 1
     assert "no minimum" in err

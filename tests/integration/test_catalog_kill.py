@@ -16,7 +16,7 @@ from sidecar.standins.stripe_settings import StripeSettings
 KEYS = [
     "sidecar:my-ai-api-plan:input-tokens",
     "sidecar:my-ai-api-plan:output-tokens",
-    "sidecar:three-tier:fee",
+    "sidecar:three-tier:@fee",
     "sidecar:three-tier:input-tokens",
 ]
 CALLS = 9

@@ -6,7 +6,7 @@ from textwrap import dedent
 
 import pytest
 from fixtures.catalog_model import contents
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.app.cataloguing import load_wanted
@@ -119,6 +119,7 @@ ANY = st.one_of(
 
 
 @given(found=ANY)
+@settings(max_examples=60, deadline=None)
 def test_a_price_in_a_file_wants_the_price_that_it_came_from(tmp_path_factory, found):
     """Whatever is written is exact; nothing of these is refused."""
     folder = tmp_path_factory.mktemp("policy")
@@ -206,6 +207,7 @@ def test_two_currencies_of_a_product_are_two_plans_that_share_it(tmp_path):
 
 
 @given(title=st.text(max_size=300))
+@settings(deadline=None)
 def test_any_title_gives_a_name(title):
     assert plan_name(title)[:1].isalnum()
     assert len(plan_name(title)) <= 64

@@ -172,7 +172,7 @@ def test_credit_plans_and_silent_meters_have_no_prices_there(wanted):
         ("silent", "A Plan"),
     ]
     assert [(one.name, one.content) for one in found.prices] == [
-        ("silent/fee", PriceContent(currency="USD", meter="", unit=Decimal(999)))
+        ("silent/@fee", PriceContent(currency="USD", meter="", unit=Decimal(999)))
     ]
     assert found.meters == ()
     assert [one.where for one in found.notes] == ["credit", "silent/quiet"]
@@ -218,6 +218,17 @@ def test_the_documents_plans_are_what_the_document_says(tmp_path):
     objects = len(found.meters) + len(found.products) + len(found.prices)
     assert f"{objects} to create" in page
     assert all(plain(tier.unit) in page for tier in found.prices[2].content.tiers)
+
+
+def test_a_meter_called_fee_is_not_the_fee(tmp_path):
+    (tmp_path / "policy.yaml").write_text(
+        "meters: [{name: fee, value: requests}]\n"
+        'plans: [{name: p, billing: postpaid, currency: USD, prices: [{model: flat, amount: "1"}, '
+        '{meter: fee, model: per_unit, amount: "1"}]}]'
+    )
+    found = wanted_by_policy(load_policy(tmp_path).policy, NOW)
+    assert found.problems == ()
+    assert [one.lookup_key for one in found.prices] == ["sidecar:p:@fee", "sidecar:p:fee"]
 
 
 def test_two_lines_cannot_name_one_object(wanted):
