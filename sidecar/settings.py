@@ -127,6 +127,7 @@ class Settings(ReportSettings):
     rebuild: Rebuild = Rebuild.AUTO
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
+    catalog_objects_max: int = Field(default=10_000, ge=100, le=1_000_000)
     policy_watch_seconds: float = Field(default=0.25, gt=0, le=3_600)
     decision_log_buffer: int = Field(default=10_000, ge=1, le=1_000_000)
     decision_stream_max: int = Field(default=5_000, ge=1, le=1_000_000)

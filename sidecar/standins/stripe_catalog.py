@@ -3,6 +3,11 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sidecar.standins.stripe_catalog_updates import (
+    take_lookup_key,
+    update_price,
+    update_product,
+)
 from sidecar.standins.stripe_errors import ApiError, StandinFull, missing, refuse_unmodelled
 from sidecar.standins.stripe_paging import page_of
 from sidecar.standins.stripe_prices import build_price
@@ -60,6 +65,15 @@ class Catalog:
         ids = params.get("ids")
         return page_of([p for p in shown if ids is None or p["id"] in ids], params, "/v1/products")
 
+    def update_product(self, product_id: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Change a product. Raises ApiError: 404 for an unknown one."""
+        return update_product(self.find_product(product_id), params, epoch_seconds(self._clock()))
+
+    def update_price(self, price_id: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Change what can be changed of a price. Raises ApiError."""
+        price = update_price(self.find_price(price_id), params, self.prices)
+        return _shown_price(price, params.get("expand", []), "tiers")
+
     def create_price(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """
         Add a price, and its product with `product_data`.
@@ -73,7 +87,6 @@ class Catalog:
         recurring = price["recurring"]
         if recurring and recurring["meter"] and not self._meter_exists(recurring["meter"]):
             raise missing("meter", recurring["meter"], param="recurring[meter]", in_path=False)
-        self._refuse_taken_lookup_key(price["lookup_key"])
         if ("product" in params) == ("product_data" in params):
             raise ApiError(400, "You must specify either product or product_data.", param="product")
         if "product" in params:
@@ -81,6 +94,7 @@ class Catalog:
             price["product"] = params["product"]
         else:
             price["product"] = self.create_product(params["product_data"])["id"]
+        take_lookup_key(params, self.prices)
         price["created"] = epoch_seconds(self._clock())
         return _shown_price(self._add(self.prices, price), expand, "tiers")
 
@@ -122,16 +136,6 @@ class Catalog:
             raise StandinFull(f"objects_max objects of type {item['object']} are kept")
         room[item["id"]] = item
         return item
-
-    def _refuse_taken_lookup_key(self, lookup_key: str | None) -> None:
-        taken = any(price["lookup_key"] == lookup_key for price in self.prices.values())
-        if lookup_key is not None and taken:
-            raise ApiError(
-                400,
-                f"A price (`{lookup_key}`) already uses that lookup key.",
-                code="resource_already_exists",
-                param="lookup_key",
-            )
 
 
 def _found(

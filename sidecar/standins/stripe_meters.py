@@ -180,6 +180,15 @@ class Meters:
         status = params.get("status")
         return page_of([m for m in shown if status in (None, m["status"])], params, METERS_URL)
 
+    def update(self, meter_id: str, params: Mapping[str, Any]) -> Meter:
+        """Rename a meter: nothing else of it ever changes. Raises ApiError if it is unknown."""
+        refuse_unmodelled(params, frozenset({"display_name"}))
+        meter = self.get(meter_id)
+        name = params.get("display_name", meter.display_name)
+        return self._replace(
+            replace(meter, display_name=name, updated=epoch_seconds(self._clock()))
+        )
+
     def deactivate(self, meter_id: str) -> Meter:
         """Archive a meter. Raises ApiError if it is unknown or archived already."""
         meter = self.get(meter_id)

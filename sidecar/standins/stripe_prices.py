@@ -24,6 +24,7 @@ _PRICE = frozenset(
         "tax_behavior",
         "tiers",
         "tiers_mode",
+        "transfer_lookup_key",
         "transform_quantity",
         "unit_amount",
         "unit_amount_decimal",

@@ -30,6 +30,7 @@ def _metering(account: Account, clock: Clock) -> dict[str, Handler]:
     return {
         "billing.meter.create": lambda call: meters.create(call.params).to_json(),
         "billing.meter.retrieve": lambda call: meters.get(call.ids["id"]).to_json(),
+        "billing.meter.update": lambda call: meters.update(call.ids["id"], call.params).to_json(),
         "billing.meter.list": lambda call: meters.list(call.params),
         "billing.meter.deactivate": lambda call: meters.deactivate(call.ids["id"]).to_json(),
         "billing.meter.reactivate": lambda call: meters.reactivate(call.ids["id"]).to_json(),
@@ -69,9 +70,11 @@ def _catalog(account: Account) -> dict[str, Handler]:
     return {
         "product.create": lambda call: catalog.create_product(call.params),
         "product.retrieve": lambda call: catalog.find_product(call.ids["id"]),
+        "product.update": lambda call: catalog.update_product(call.ids["id"], call.params),
         "product.list": lambda call: catalog.list_products(call.params),
         "price.create": lambda call: catalog.create_price(call.params),
         "price.retrieve": lambda call: catalog.retrieve_price(call.ids["price"], call.params),
+        "price.update": lambda call: catalog.update_price(call.ids["price"], call.params),
         "price.list": lambda call: catalog.list_prices(call.params),
     }
 

@@ -191,3 +191,41 @@ async def test_a_preview_prices_the_events_of_its_period():
             }
         )
         assert (after.total, after.period_end) == (0, NOON_SECONDS + 1 + 30 * 86_400)
+
+
+async def test_prices_and_products_change_in_what_stripe_lets_change():
+    async with running() as (_, client):
+        v1 = client.v1
+        product = await v1.products.create_async({"name": "AI", "metadata": {"a": "1", "b": "2"}})
+        changed = await v1.products.update_async(
+            product.id, {"name": "New", "active": False, "metadata": {"a": "", "c": "3"}}
+        )
+        assert (changed.name, changed.active) == ("New", False)
+        assert changed.metadata.to_dict() == {"b": "2", "c": "3"}
+        terms = {"product": product.id, "currency": "usd", "unit_amount": 5}
+        first = await v1.prices.create_async({**terms, "lookup_key": "k"})
+        second = await v1.prices.create_async(terms)
+        with pytest.raises(stripe.InvalidRequestError, match="lookup key"):
+            await v1.prices.update_async(second.id, {"lookup_key": "k"})
+        taken = await v1.prices.update_async(
+            second.id, {"lookup_key": "k", "transfer_lookup_key": True, "active": False}
+        )
+        assert (taken.lookup_key, taken.active) == ("k", False)
+        assert (await v1.prices.retrieve_async(first.id)).lookup_key is None
+        third = await v1.prices.create_async(
+            {**terms, "lookup_key": "k", "transfer_lookup_key": True}
+        )
+        assert third.lookup_key == "k"
+        assert (await v1.prices.retrieve_async(second.id)).lookup_key is None
+        await v1.prices.update_async(third.id, {"tax_behavior": "exclusive"})
+        with pytest.raises(stripe.InvalidRequestError, match="tax behavior"):
+            await v1.prices.update_async(third.id, {"tax_behavior": "inclusive"})
+
+
+async def test_of_a_meter_the_name_alone_changes():
+    async with running() as (standin, client):
+        meters = client.v1.billing.meters
+        renamed = await meters.update_async(standin.meter_id, {"display_name": "New"})
+        assert (renamed.display_name, renamed.event_name) == ("New", "tokens")
+        with pytest.raises(stripe.InvalidRequestError):
+            await meters.update_async(standin.meter_id, {"event_name": "other"})
