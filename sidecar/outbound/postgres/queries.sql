@@ -404,7 +404,10 @@ WHERE c.hash IS DISTINCT FROM k.hash
 ORDER BY k.chain
 
 -- name: settled_customers
-SELECT customer_id, currency, stripe_customer_id FROM customers WHERE customer_id = ANY ($1::text[])
+-- `closed_until` is read under the lock of the shard's row, under which it is moved.
+SELECT c.customer_id, c.currency, c.stripe_customer_id, i.closed_until
+FROM customers c LEFT JOIN invoice_cursors i USING (customer_id)
+WHERE c.customer_id = ANY ($1::text[])
 
 -- name: insert_events
 INSERT INTO usage_events (
@@ -539,7 +542,7 @@ ON CONFLICT (customer_id, currency) DO UPDATE SET
 
 -- name: read_available
 SELECT coalesce(
-    b.customer_credit_nano + b.customer_overage_nano + b.customer_receivable_nano, 0
+    b.granted_nano - b.voided_nano - b.expired_nano - b.used_nano, 0
 ) AS available_nano
 FROM customers c LEFT JOIN account_balances b USING (customer_id, currency)
 WHERE c.customer_id = $1
@@ -1052,6 +1055,11 @@ WITH entries AS (
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'usage' AND e.account = 'revenue'), 0) AS used,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'usage' AND e.account IN ('revenue', 'customer_receivable')), 0)
+            AS used_prepaid,
         coalesce(-sum(e.amount_nano) FILTER (
             WHERE t.kind IN ('grant', 'rollover') AND e.account IN ('funding', 'promotion')), 0)
             AS granted,
@@ -1067,7 +1075,7 @@ UPDATE account_balances b SET
     customer_credit_nano = e.credit, customer_overage_nano = e.overage,
     customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
     breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
-    used_nano = e.revenue, used_prepaid_nano = e.revenue + e.owed, voided_nano = e.voided,
+    used_nano = e.used, used_prepaid_nano = e.used_prepaid, voided_nano = e.voided,
     expired_nano = e.expired, updated_at = now()
 FROM entries e
 WHERE b.customer_id = $1 AND b.currency = e.currency
