@@ -11,7 +11,7 @@ from typing import Final
 
 import asyncpg
 
-from sidecar.domain.errors import InvariantViolated
+from sidecar.domain.errors import InvariantViolated, StoreUnavailable
 from sidecar.domain.ledger_chain import ChainHead, ChainLink, extend
 from sidecar.outbound.postgres.chain_contents import read_contents
 from sidecar.outbound.postgres.pool import Connection
@@ -84,6 +84,42 @@ async def post_transactions(
         )
         await connection.execute(query("add_to_balances"), *columns(balance_rows(transactions)))
     return head
+
+
+async def post_aside(
+    connection: Connection, shard: int, transactions: Sequence[LedgerTransaction]
+) -> None:
+    """
+    Post transactions that come from no stream, and move the shard's head.
+
+    Args:
+        connection: Inside a transaction, before it has locked rows of any customer: the shard's
+            row is the first that everybody locks.
+        shard: Of all these customers.
+        transactions: They must move no live balance.
+
+    Raises:
+        StoreUnavailable: The shard has so much from before chains that settlement must link first.
+    """
+    row = await lock_shard(connection, shard)
+    head = head_of(shard, row)
+    if not row["chain_began"]:
+        head, began = await begin_chain(connection, head)
+        if not began:
+            raise StoreUnavailable(f"settlement has not linked what shard {shard} posted before")
+    head = await post_transactions(connection, transactions, head=head, posted_at=row["posted_at"])
+    await connection.execute(
+        query("begin_chain"), shard, head.seq, head.hash if head.seq else None, True
+    )
+
+
+async def lock_shard(connection: Connection, shard: int) -> asyncpg.Record:
+    """Lock the shard's row, made if it is not there; nobody settles it until the commit."""
+    await connection.execute(query("ensure_shard"), shard)
+    row = await connection.fetchrow(query("lock_shard"), shard)
+    if row is None:
+        raise InvariantViolated(f"shard {shard} was just made sure of and is gone")
+    return row
 
 
 def head_of(shard: int, row: asyncpg.Record) -> ChainHead:

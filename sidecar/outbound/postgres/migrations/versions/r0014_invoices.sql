@@ -34,6 +34,7 @@ CREATE TABLE invoices (
     credit_nano bigint NOT NULL DEFAULT 0,
     overage_nano bigint NOT NULL DEFAULT 0,
     carried_nano bigint NOT NULL DEFAULT 0 CHECK (carried_nano <= 0),
+    carried_minor bigint NOT NULL DEFAULT 0 CHECK (carried_minor <= 0),
     due_nano bigint NOT NULL DEFAULT 0 CHECK (due_nano >= 0),
     due_minor bigint NOT NULL DEFAULT 0 CHECK (due_minor >= 0),
     charged_nano bigint NOT NULL DEFAULT 0,
@@ -42,6 +43,7 @@ CREATE TABLE invoices (
     cut_at timestamptz NOT NULL DEFAULT now(),
     closed_at timestamptz,
     voided_at timestamptz,
+    leased_until timestamptz,
     PRIMARY KEY (customer_id, invoice_id),
     UNIQUE (customer_id, currency, period_start, sequence),
     UNIQUE (customer_id, number),
@@ -52,8 +54,9 @@ CREATE TABLE invoices (
     CHECK ((charged_nano = 0) = (transaction_id IS NULL))
 );
 CREATE INDEX invoices_by_id ON invoices (invoice_id);
-CREATE INDEX invoices_drafts ON invoices (cut_at) WHERE state = 'draft';
-CREATE INDEX invoices_by_end ON invoices (period_end, customer_id, invoice_id);
+-- One at a time, so that numbers and what is carried follow the order of the periods.
+CREATE UNIQUE INDEX invoices_one_draft ON invoices (customer_id) WHERE state = 'draft';
+CREATE INDEX invoices_by_end ON invoices (period_end, invoice_id);
 
 -- Only that it is void may be said of an invoice once it is closed.
 CREATE TRIGGER invoices_frozen BEFORE UPDATE ON invoices FOR EACH ROW
@@ -61,19 +64,18 @@ CREATE TRIGGER invoices_frozen BEFORE UPDATE ON invoices FOR EACH ROW
         NEW.state NOT IN (OLD.state, 'void')
         OR (OLD.customer_id, OLD.invoice_id, OLD.currency, OLD.sequence, OLD.period_start,
             OLD.period_end, OLD.provider, OLD.number, OLD.total_nano, OLD.credit_nano,
-            OLD.overage_nano, OLD.carried_nano, OLD.due_nano, OLD.due_minor, OLD.charged_nano,
+            OLD.overage_nano, OLD.carried_nano, OLD.carried_minor, OLD.due_nano, OLD.due_minor, OLD.charged_nano,
             OLD.transaction_id, OLD.findings, OLD.cut_at, OLD.closed_at)
         IS DISTINCT FROM
            (NEW.customer_id, NEW.invoice_id, NEW.currency, NEW.sequence, NEW.period_start,
             NEW.period_end, NEW.provider, NEW.number, NEW.total_nano, NEW.credit_nano,
-            NEW.overage_nano, NEW.carried_nano, NEW.due_nano, NEW.due_minor, NEW.charged_nano,
+            NEW.overage_nano, NEW.carried_nano, NEW.carried_minor, NEW.due_nano, NEW.due_minor, NEW.charged_nano,
             NEW.transaction_id, NEW.findings, NEW.cut_at, NEW.closed_at)))
     EXECUTE FUNCTION ledger_refuse_change();
 CREATE TRIGGER invoices_kept BEFORE DELETE ON invoices FOR EACH ROW
     WHEN (OLD.state <> 'draft') EXECUTE FUNCTION ledger_refuse_change();
 
--- `price` is the content of the price line at its version; `expected_nano` is what it makes of the
--- whole quantity of the period that its running total ran over, where that could be worked out.
+-- `price` is the content of the price line at its version, {} of usage without a price.
 CREATE TABLE invoice_lines (
     customer_id text COLLATE "C" NOT NULL,
     invoice_id text COLLATE "C" NOT NULL,
