@@ -66,7 +66,7 @@ class PostgresInvoiceRecord:
             "closed_until": period.start,
             "period_end": period.end,
         }
-        return cursor_of(described)  # type: ignore[arg-type]  Read by name, as a record is.
+        return cursor_of(described)
 
     async def ask_close(self, customer_id: str, end: datetime) -> bool:
         """Have the period that ends then closed without grace; False if it does not run."""

@@ -26,7 +26,7 @@ from sidecar.services.invoicing_ports import (
 )
 
 
-def cursor_of(row: asyncpg.Record) -> Cursor:
+def cursor_of(row: asyncpg.Record | Mapping[str, Any]) -> Cursor:
     """A customer's place; who is known to Stripe is invoiced in its minor units."""
     provider = STRIPE if row["at_stripe"] else WEBHOOK
     return Cursor(

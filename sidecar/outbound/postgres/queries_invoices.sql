@@ -117,7 +117,8 @@ events AS (
     FROM wanted k
     JOIN late_usage u ON u.customer_id = k.customer_id AND u.write_off_id IS NULL
         AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id
-    JOIN usage_events e USING (customer_id, day, hold_id, kind))
+    JOIN usage_events e ON e.customer_id = u.customer_id AND e.day = u.day
+        AND e.hold_id = u.hold_id AND e.kind = u.kind)
 SELECT e.place, e.late, date_trunc('month', e.occurred_at, 'UTC') AS month, e.price_version,
     l.meter, e.model, e.prepaid, count(*) AS events,
     count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
@@ -132,7 +133,8 @@ SELECT e.customer_id, k.month, e.price_version, l.meter, e.model, sum(l.quantity
 FROM unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) AS k (customer_id, month, ends)
 JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.month
     AND e.occurred_at < k.ends
-JOIN usage_lines l USING (customer_id, day, hold_id, kind)
+JOIN usage_lines l ON l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+    AND l.kind = e.kind
 GROUP BY e.customer_id, k.month, e.price_version, l.meter, e.model
 
 -- name: sum_overage
