@@ -339,6 +339,27 @@ async def test_a_void_invoice_is_owed_no_more_and_keeps_its_number(invoicing, ra
     assert [one.number for one in await invoicing.invoices()] == [1, 2]
 
 
+async def test_what_a_void_invoice_took_of_a_carried_amount_comes_back(invoicing, rater):
+    captured = rater.capture(1, {"input-tokens": 1_000}, NOVEMBER)
+    await invoicing.settle(captured)
+    await invoicing.round_at(DECEMBER)
+    await invoicing.settle(rater.correct(captured, {"input-tokens": 100}))
+    await invoicing.round_at(LATER)  # The customer is owed 900 units.
+    await invoicing.settle(rater.capture(2, {"input-tokens": 300}, LATER))
+    await invoicing.round_at(datetime(2027, 2, 2, tzinfo=UTC))
+    third = (await invoicing.invoices())[-1]
+    assert (third.total_nano, third.due_nano) == (300 * 500, 0)
+    await invoicing.service.void(third.invoice_id, credit_note_id="v1", reason="")
+    await invoicing.round_at(datetime(2027, 2, 2, tzinfo=UTC))
+    await invoicing.settle(
+        rater.capture(3, {"input-tokens": 1_000}, datetime(2027, 2, 3, tzinfo=UTC))
+    )
+    await invoicing.round_at(datetime(2027, 3, 3, tzinfo=UTC))
+    fourth = (await invoicing.invoices())[-1]
+    assert (fourth.carried_nano, fourth.due_nano) == (-900 * 500, 100 * 500)
+    assert fourth.due_minor == fourth.carried_minor == 0  # 0.00005 USD.
+
+
 async def test_periods_can_follow_an_anchor_and_split_months_add_up(invoicing, rater):
     at = [datetime(2026, 11, day, 12, tzinfo=UTC) for day in (5, 20)]
     await invoicing.settle(*(rater.capture(n, USED, when) for n, when in enumerate(at)))
