@@ -19,6 +19,7 @@ from sidecar.cli import (
     decisions,
     envoy,
     holds,
+    invoices,
     ledger,
     meters,
     rules,
@@ -30,6 +31,7 @@ from sidecar.cli.rebuild import rebuild
 from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
+from sidecar.cli.trace import trace
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 
 EXIT_CONFIG = 2
@@ -50,6 +52,7 @@ app.command("settle")(settle)
 app.command("report")(report)
 app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
+app.command("trace")(trace)
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")
@@ -60,6 +63,7 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
+app.add_typer(invoices.app, name="invoices")
 
 
 @app.command("version")

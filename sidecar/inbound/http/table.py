@@ -18,6 +18,7 @@ from sidecar.inbound.http import (
     usage,
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
+from sidecar.inbound.http.invoice_table import INVOICE_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 
@@ -253,6 +254,7 @@ ROUTES: tuple[Route, ...] = (
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
+    *INVOICE_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",
