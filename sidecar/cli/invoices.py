@@ -45,7 +45,7 @@ def list_invoices(
     """List invoices, that whose period ended last first."""
     filters = {"customer_id": customer, "state": state}
     given = {name: value for name, value in filters.items() if value is not None}
-    found = call_admin(config, lambda api: _api(api).list(given, limit))
+    found = call_admin(config, lambda api: _api(api).list_invoices(given, limit))
     print_rows(found, _COLUMNS, as_json=as_json)
 
 

@@ -15,7 +15,7 @@ class InvoicesApi:
         """Use the session of `api`."""
         self._api = api
 
-    async def list(self, filters: dict[str, str], limit: int) -> list[Answer]:
+    async def list_invoices(self, filters: dict[str, str], limit: int) -> list[Answer]:
         """Invoices, that which ended last first, at most `limit`."""
         return await self._api.list_pages("/api/v1/invoices", filters, limit)
 

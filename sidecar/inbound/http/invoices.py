@@ -33,8 +33,6 @@ from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.invoicing import InvoiceService
 from sidecar.services.invoicing_ports import CreditNote, CreditNoteLine, InvoiceFilter
 
-_LINE_DIGITS_MAX = 7
-
 
 async def list_invoices(call: Call) -> Answer:
     """A page of invoices, that which ended last first."""
@@ -142,8 +140,6 @@ async def list_line_events(call: Call) -> Answer:
     assert isinstance(call.query, EventsQuery)
     query = call.query
     number = path_name(call, "line_number")
-    if not number.isdecimal() or len(number) > _LINE_DIGITS_MAX:
-        raise InvalidInput("is no number of a line", field="line_number")
     hold_id, _, kind = (query.after or ".").partition(".")
     found = await _invoices(call).list_line_events(
         path_name(call, "invoice_id"), int(number), after=(hold_id, kind), limit=query.limit + 1
