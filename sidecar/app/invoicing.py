@@ -8,7 +8,7 @@ from sidecar.app.workers import Run
 from sidecar.outbound.postgres.invoice_book import PostgresInvoiceBook
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.control_ports import UsageStream
-from sidecar.services.invoice_making import CardShelf, InvoiceMaker, NoPeriodPrices
+from sidecar.services.invoice_making import CardShelf, InvoiceMaker
 from sidecar.services.invoice_rounds import InvoicingOptions, InvoicingWorker
 from sidecar.services.invoicing import InvoiceService
 from sidecar.services.ports import Clock, Policies, RateCards
@@ -39,7 +39,6 @@ def make_invoicing(
         record=book,
         cards=CardShelf(book, rate_cards),
         policies=policies,
-        prices=NoPeriodPrices(),
     )
     worker = InvoicingWorker(
         book=book,

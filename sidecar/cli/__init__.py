@@ -12,6 +12,7 @@ import typer
 
 from sidecar import __version__
 from sidecar.cli import (
+    catalog,
     config,
     credentials,
     credits,  # noqa: A004  The command's noun; the shell's builtin is not used here.
@@ -53,6 +54,7 @@ app.command("report")(report)
 app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
 app.command("trace")(trace)
+app.add_typer(catalog.app, name="catalog")
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
 app.add_typer(decisions.app, name="decisions")

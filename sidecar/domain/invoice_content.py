@@ -20,8 +20,9 @@ from sidecar.domain.invoices import (
     UsagePart,
 )
 from sidecar.domain.minor_units import to_minor
+from sidecar.domain.period_prices import is_of_period
 from sidecar.domain.periods import Period
-from sidecar.domain.pricing import PriceLine, RateCard
+from sidecar.domain.rate_cards import RateCard
 
 TotalKey = tuple[datetime, str, str, str]
 """Month, price version, meter, model."""
@@ -140,12 +141,22 @@ def _findings(line: InvoiceLine, parts: Sequence[UsagePart], material: Material)
                 expected_nano=0,
             )
         ]
+    index, price_line = found
+    if line.late and is_of_period(price_line.price):
+        return [
+            Finding(
+                kind=FindingKind.LATE_CHARGE,
+                line_number=line.number,
+                captured_nano=line.amount_nano,
+                expected_nano=0,
+            )
+        ]
     findings = []
     for month in sorted({part.month for part in parts}):
-        total = _whole_month(month, found[1], card, parts, material)
+        total = _whole_month(month, card.total_name(index), material)
         if total is None:
             continue
-        expected = found[1].price.cumulative(total.quantity)
+        expected = price_line.price_in(PRICE_MONTH.at(month)).cumulative(total.quantity)
         if expected != total.amount_nano:
             corrected = total.corrections > 0
             findings.append(
@@ -159,39 +170,31 @@ def _findings(line: InvoiceLine, parts: Sequence[UsagePart], material: Material)
     return findings
 
 
-def _whole_month(
-    month: datetime,
-    price_line: PriceLine,
-    card: RateCard,
-    parts: Sequence[UsagePart],
-    material: Material,
-) -> MonthTotal | None:
-    """All usage of a price line in a month; None while the month is not over for the invoice."""
-    span = PRICE_MONTH.at(month)
-    if span.end > material.period.end:
+def _whole_month(month: datetime, name: str, material: Material) -> MonthTotal | None:
+    """All usage of a running total in a month; None while the month is not over by the period."""
+    if PRICE_MONTH.at(month).end > material.period.end:
         return None
     known = [
         total
         for (of_month, version, meter, model), total in material.totals.items()
-        if of_month == month
-        and version == card.version
-        and meter == price_line.meter
-        and _is_line(card, meter, model, price_line)
+        if of_month == month and _total_name(material, version, meter, model) == name
     ]
-    if known:
-        return _added(known)
-    return _added(
+    own = (
         MonthTotal(
             quantity=part.quantity, amount_nano=part.amount_nano, corrections=part.corrections
         )
-        for part in parts
+        for part in material.parts
         if part.month == month
+        and _total_name(material, part.price_version, part.meter, part.model) == name
     )
+    return _added(known or own)
 
 
-def _is_line(card: RateCard, meter: str, model: str, price_line: PriceLine) -> bool:
-    found = card.line_for(meter, model)
-    return found is not None and found[1] is price_line
+def _total_name(material: Material, version: str, meter: str, model: str) -> str:
+    """Of the running total that usage ran over; cards may carry one on. "" where it is unknown."""
+    card = material.cards.get(version)
+    found = None if card is None else card.line_for(meter, model)
+    return "" if card is None or found is None else card.total_name(found[0])
 
 
 def _added(totals: Iterable[MonthTotal]) -> MonthTotal:

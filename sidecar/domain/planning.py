@@ -139,7 +139,7 @@ def plan_check(
         facts: What the body promises; empty where it was not read.
         now: The instant that windows are taken at; the store confirms it.
     """
-    card = policy.cards.get(customer.plan)
+    card = policy.card_for(customer.plan, customer.customer_id, now)
     if card is None:
         return Refusal(
             reason=DenyReason.NOT_ENTITLED,

@@ -5,9 +5,11 @@ It answers what it says of a request; `planning` turns that into what a check as
 store, `judging` turns the store's numbers into a decision. None does I/O.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
+from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.identity import IdentitySource
@@ -38,7 +40,9 @@ class Policy:
     """
     A whole policy, compiled.
 
-    `version` is a hash of the files it came from. `features` are what each plan entitles to.
+    `version` is a hash of the files it came from. `cards` are the plans' prices since ever; ask
+    `card_for` which card counts. `schedules` are those of plans whose prices change with time or
+    customer. `features` are what each plan entitles to.
     `orphans` are how plans settle holds without usage, where they say so.
     `customer_members` and `user_members` list, for each member, the rules that are for it.
     """
@@ -47,6 +51,7 @@ class Policy:
     routes: RouteSet
     identity: tuple[IdentitySource, ...]
     cards: Mapping[str, RateCard]
+    schedules: Mapping[str, CardSchedule] = field(default_factory=dict)
     features: Mapping[str, frozenset[str]] = field(default_factory=dict)
     orphans: Mapping[str, OrphanRule] = field(default_factory=dict)
     meters: tuple[MeterRule, ...] = ()
@@ -59,13 +64,17 @@ class Policy:
     free: tuple[Match, ...] = ()
     dialects: tuple[DialectRule, ...] = ()
     allow_unmatched: bool = False
+    all_cards: tuple[RateCard, ...] = field(init=False, repr=False, compare=False)
+    """Each card that can count for somebody at some time, once."""
     index: RuleIndex = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
     _claims: Mapping[int | None, Sequence[Rule]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index = RuleIndex(self.rules, self.customer_members, self.user_members)
-        priced = frozenset(name for card in self.cards.values() for name in card.priced_meters())
+        cards = _distinct(self.cards.values(), self.schedules.values())
+        priced = frozenset(name for card in cards for name in card.priced_meters())
+        object.__setattr__(self, "all_cards", cards)
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "_priced", priced)
         object.__setattr__(self, "_claims", _claims(self.rules))
@@ -108,6 +117,21 @@ class Policy:
     def meters_for(self, view: RequestView) -> tuple[Meter, ...]:
         """The meters that count the request."""
         return tuple(rule.meter for rule in self.meters if fits_any(rule.match, view))
+
+    def card_for(self, plan: str, customer_id: str, instant: datetime) -> RateCard | None:
+        """The prices of a customer on a plan at an aware instant; None if there is no such plan."""
+        schedule = self.schedules.get(plan)
+        if schedule is None:
+            return self.cards.get(plan)
+        return schedule.of(customer_id).at(instant)
+
+    def timeline_for(self, plan: str, customer_id: str) -> Timeline | None:
+        """All prices of a customer on a plan over time; None if there is no such plan."""
+        schedule = self.schedules.get(plan)
+        if schedule is not None:
+            return schedule.of(customer_id)
+        card = self.cards.get(plan)
+        return None if card is None else Timeline(cards=(card,))
 
     def is_priced(self, meters: Sequence[Meter]) -> bool:
         """Whether any plan prices one of the meters."""
@@ -194,6 +218,14 @@ def _obstacle(
         return "users.members"
     found = rule.customers.first_obstacle(customer)
     return f"customers.{found}" if found else ""
+
+
+def _distinct(cards: Iterable[RateCard], schedules: Iterable[CardSchedule]) -> tuple[RateCard, ...]:
+    found = {(card.plan, card.version): card for card in cards}
+    for schedule in schedules:
+        for timeline in schedule.timelines:
+            found |= {(card.plan, card.version): card for card in timeline.cards}
+    return tuple(found.values())
 
 
 def _is_member(rule: str, wanted: Members | None, lists: Mapping[str, Values]) -> bool:

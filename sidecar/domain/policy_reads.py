@@ -56,8 +56,6 @@ class PolicyReads:
     conditions: Mapping[str, frozenset[str]]
     withheld: frozenset[str]
     counts: frozenset[str]
-    price_versions: Mapping[str, str]
-    """By plan; a card works its own out anew each time it is asked."""
 
     @property
     def all_conditions(self) -> frozenset[str]:
@@ -96,7 +94,6 @@ def reads_of(policy: Policy) -> PolicyReads:
             *(frozenset(identity_headers(source)) for source in policy.identity)
         ),
         counts=frozenset(counts),
-        price_versions={plan: card.version for plan, card in policy.cards.items()},
     )
 
 

@@ -121,7 +121,7 @@ def make_record(
         edge=request.edge,
         gateway_id=plain_text(request.gateway_id, HOST_CHARS_MAX),
         policy_version=policy.version,
-        price_version="" if card is None else reads.price_versions.get(card.plan, ""),
+        price_version="" if card is None else card.version,
         customer_id=customer.customer_id,
         plan=customer.plan,
         currency=customer.currency,

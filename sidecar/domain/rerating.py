@@ -19,15 +19,14 @@ class Rerating:
     """
     Rates usage anew.
 
-    Usage of a version that the policy still has keeps its amounts. A price that needs a
-    running total has one of its own here, from 0 at the replay's start.
+    Usage keeps its amounts where the policy has the same version for that customer and instant.
+    A price that needs a running total has one of its own here, from 0 at the replay's start.
     """
 
     def __init__(self, policy: Policy) -> None:
         """Rate by this policy's cards."""
-        self._cards = policy.cards
-        self._versions = {plan: card.version for plan, card in policy.cards.items()}
-        self._totals: OrderedDict[tuple[str, str, int, int], int] = OrderedDict()
+        self._policy = policy
+        self._totals: OrderedDict[tuple[str, str, int], int] = OrderedDict()
 
     def amount(self, usage: ReplayUsage) -> int:
         """
@@ -37,11 +36,12 @@ class Rerating:
             Unrated: The plan is gone, its currency is another, or it prices a meter or model
                 that was not recorded.
         """
-        if not usage.plan or self._versions.get(usage.plan) == usage.price_version:
+        instant = from_epoch_ms(usage.occurred_ms or usage.at_ms)
+        card = self._policy.card_for(usage.plan, usage.customer_id, instant)
+        if not usage.plan or (card is not None and card.version == usage.price_version):
             return usage.amount_nano
         if usage.kind == "orphan" and not usage.amount_nano:
             return 0
-        card = self._cards.get(usage.plan)
         if card is None:
             raise Unrated(f"plan {usage.plan} is not part of the policy")
         if card.currency != usage.currency:
@@ -61,11 +61,12 @@ class Rerating:
         unit = line.price.unit_nano
         if unit is not None:
             return quantity * unit
-        period = _PRICE_PERIOD.at(from_epoch_ms(usage.occurred_ms or usage.at_ms)).start_ms
-        key = (usage.customer_id, card.plan, index, period)
+        period = _PRICE_PERIOD.at(from_epoch_ms(usage.occurred_ms or usage.at_ms))
+        key = (usage.customer_id, card.total_name(index), period.start_ms)
         before = self._totals.get(key, 0)
         after = max(0, before + quantity)
         self._totals[key] = after
         if len(self._totals) > TOTALS_MAX:
             self._totals.popitem(last=False)
-        return line.price.cumulative(after) - line.price.cumulative(before)
+        price = line.price_in(period)
+        return price.cumulative(after) - price.cumulative(before)

@@ -208,7 +208,7 @@ class CreditService:
         """Refuse a scope that the policy does not know. Raises InvalidInput."""
         policy = self._policies.current()
         known = {rule.meter.name for rule in policy.meters}
-        known.update(*(card.priced_meters() for card in policy.cards.values()))
+        known.update(*(card.priced_meters() for card in policy.all_cards))
         for name in meters:
             if name not in known:
                 words = unknown("meter", name, known, label="the policy has")

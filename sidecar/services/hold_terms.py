@@ -96,7 +96,11 @@ class HoldTermsLookup:
             raise InvalidInput("occurred_at must be in 1970 to 2105", field="occurred_at")
         customer = await self._directory.read_customer(report.customer_id)
         policy = self._policies.current()
-        card = policy.cards.get(customer.plan) if customer else None
+        card = (
+            policy.card_for(customer.plan, customer.customer_id, report.occurred_at)
+            if customer
+            else None
+        )
         if customer is None or card is None:
             raise InvalidInput("customer_id names no customer with a plan", field="customer_id")
         digest = self._digests.request_digest(

@@ -2,29 +2,14 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sidecar.domain.invoice_charges import charges_of
 from sidecar.domain.invoice_content import Material, make_content, months_to_sum
 from sidecar.domain.invoices import Charge, UsagePart
-from sidecar.domain.periods import Period
 from sidecar.domain.pricing import RateCard, parse_rate_card
-from sidecar.services.invoicing_ports import Closing, Draft, InvoiceRecord, PeriodPrices
+from sidecar.services.invoicing_ports import Closing, Draft, InvoiceRecord
 from sidecar.services.ports import Policies, RateCards
 
 _CARDS_MAX = 1_000
-
-
-class NoPeriodPrices:
-    """Where all prices are decided at capture."""
-
-    def charges(
-        self,
-        period: Period,
-        current: RateCard | None,
-        cards: Mapping[str, RateCard],
-        parts: Sequence[UsagePart],
-    ) -> Sequence[Charge]:
-        """Nothing."""
-        del period, current, cards, parts
-        return ()
 
 
 class CardShelf:
@@ -88,17 +73,15 @@ class InvoiceMaker:
         record: InvoiceRecord,
         cards: CardShelf,
         policies: Policies,
-        prices: PeriodPrices,
     ) -> None:
         """Wire it."""
         self._record = record
         self._shelf = cards
         self._policies = policies
-        self._prices = prices
 
     async def note_current_cards(self) -> None:
         """Write down the prices that are in force. Raises StoreUnavailable."""
-        await self._shelf.note(self._policies.current().cards.values())
+        await self._shelf.note(self._policies.current().all_cards)
 
     async def make(self, drafts: Sequence[Draft]) -> list[Closing | frozenset[str]]:
         """
@@ -151,8 +134,11 @@ class InvoiceMaker:
         """Once a period: by its own invoice."""
         if draft.sequence:
             return ()
-        current = self._policies.current().cards.get(draft.plan)
-        if current is not None and current.currency != draft.currency:
-            current = None
-        own = [part for part in parts if not part.late]
-        return self._prices.charges(draft.period, current, cards, own)
+        timeline = self._policies.current().timeline_for(draft.plan, draft.customer_id)
+        in_force = [] if timeline is None else list(timeline.within(draft.period))
+        return charges_of(
+            draft.period,
+            [one for one in in_force if one[0].currency == draft.currency],
+            {part.price_version: cards[part.price_version] for part in parts if not part.late},
+            [part for part in parts if not part.late],
+        )

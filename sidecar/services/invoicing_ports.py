@@ -7,14 +7,12 @@ from typing import Protocol
 
 from sidecar.domain.invoice_content import MonthTotal, TotalKey
 from sidecar.domain.invoices import (
-    Charge,
     Content,
     Invoice,
     InvoiceState,
     UsagePart,
 )
 from sidecar.domain.periods import Period
-from sidecar.domain.pricing import RateCard
 
 PeriodOf = Callable[[datetime], Period]
 
@@ -287,27 +285,6 @@ class InvoiceBook(InvoiceRecord, Protocol):
 
     async def post_credit_note(self, shard: int, customer_id: str, credit_note_id: str) -> bool:
         """Post one; False if it is posted."""
-
-
-class PeriodPrices(Protocol):
-    """Prices that the period's end decides."""
-
-    def charges(
-        self,
-        period: Period,
-        current: RateCard | None,
-        cards: Mapping[str, RateCard],
-        parts: Sequence[UsagePart],
-    ) -> Sequence[Charge]:
-        """
-        What is due besides captured usage.
-
-        Args:
-            period: The invoice's.
-            current: The card of the customer's plan now.
-            cards: Those of the usage, by version.
-            parts: The usage of the period itself, without what came late.
-        """
 
 
 @dataclass(slots=True)

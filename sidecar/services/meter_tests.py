@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.holds import HoldTerms
+from sidecar.domain.invoice_prices import invoice_amount
 from sidecar.domain.matching import Match, RequestView
 from sidecar.domain.noting import note_request
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import RateCard
 from sidecar.domain.quantities import MeteredQuantities, estimate_quantities, measure_quantities
 from sidecar.domain.requests import AccessRequest
 from sidecar.domain.rules import MeterRule
@@ -119,18 +119,20 @@ def _word(
         estimated=name in taken.estimated,
         text_hash=observed.text_hash,
         groups=observed.groups,
-        prices=tuple(_prices(policy.cards, name, observed.quantity, model)),
+        prices=tuple(_prices(policy, event, name, observed.quantity, model)),
     )
 
 
 def _prices(
-    cards: Mapping[str, RateCard], meter: str, quantity: int, model: str
+    policy: Policy, event: CapturedEvent, meter: str, quantity: int, model: str
 ) -> list[PlanPrice]:
+    """As each plan would have it at the event's instant, were the customer on it."""
     found = []
-    for name, card in sorted(cards.items()):
-        line = card.line_for(meter, model)
-        if line is not None:
-            amount = line[1].price.cumulative(quantity)
+    for name in sorted(policy.cards):
+        card = policy.card_for(name, event.customer.customer_id, event.request.received_at)
+        line = None if card is None else card.line_for(meter, model)
+        if card is not None and line is not None:
+            amount = invoice_amount(line[1], quantity)
             found.append(PlanPrice(plan=name, currency=card.currency, amount_nano=amount))
     return found
 

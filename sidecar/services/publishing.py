@@ -52,7 +52,7 @@ class PublishedPolicies:
     async def publish(self) -> None:
         """Publish the loaded policy's cards, then put it in force. Raises StoreUnavailable."""
         policy = self._loaded.current()
-        for card in policy.cards.values():
+        for card in policy.all_cards:
             await self._rate_cards.publish(card)
         self._published = policy
 

@@ -142,10 +142,7 @@ class Rating:
         """
         lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
         demands = [
-            RatingDemand(
-                key=total_key(event.price_version, found[0], event.occurred_at),
-                quantity=line.quantity,
-            )
+            RatingDemand(key=total_key(card, found[0], event.occurred_at), quantity=line.quantity)
             for line, found in lines
             if found is not None and found[1].price.unit_nano is None
         ]
@@ -159,11 +156,11 @@ class Rating:
         for line, found in lines:
             amount = 0
             if found is not None:
-                price = found[1].price
-                unit = price.unit_nano
+                unit = found[1].price.unit_nano
                 if unit is not None:
                     amount = line.quantity * unit
                 else:
+                    price = found[1].price_in(PRICE_PERIOD.at(event.occurred_at))
                     total = next(before)
                     amount = price.cumulative(total + line.quantity) - price.cumulative(total)
             rated.append(replace(line, amount_nano=amount))
@@ -217,6 +214,6 @@ def rated_lines(card: RateCard, metered: MeteredQuantities) -> tuple[RatedLine, 
     )
 
 
-def total_key(price_version: str, line: int, instant: datetime) -> str:
-    """Name of a running total: per price version, price line and period."""
-    return f"{price_version}:{line}:{PRICE_PERIOD.at(instant).start_ms}"
+def total_key(card: RateCard, line: int, instant: datetime) -> str:
+    """Name of a running total: by what the card calls it, and the period."""
+    return f"{card.total_name(line)}:{PRICE_PERIOD.at(instant).start_ms}"

@@ -301,9 +301,9 @@ class Rebuilder:
                 cards[version] = await self._card(version)
             card = cards[version]
             found = card.line_for(use.meter, use.model) if card is not None else None
-            if found is None or found[1].price.unit_nano is not None:
+            if card is None or found is None or found[1].price.unit_nano is not None:
                 continue
-            key = total_key(version, found[0], use.month)
+            key = total_key(card, found[0], use.month)
             totals[key] = totals.get(key, 0) + use.quantity
         return totals
 
@@ -311,8 +311,8 @@ class Rebuilder:
         """The card of a version; None, told of, where neither store nor policy has it any more."""
         card = await self._rate_cards.read(version)
         if card is None:
-            policy = self._policies.current()
-            card = next((c for c in policy.cards.values() if c.version == version), None)
+            cards = self._policies.current().all_cards
+            card = next((one for one in cards if one.version == version), None)
         if card is None:
             telemetry.get_logger().error("rate_card_lost", price_version=version)
         return card

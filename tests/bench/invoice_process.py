@@ -16,10 +16,11 @@ from types import SimpleNamespace
 
 import uvloop
 
+from sidecar.domain.card_schedules import Timeline
 from sidecar.domain.pricing import RateCard, parse_rate_card
 from sidecar.outbound.postgres.invoice_book import PostgresInvoiceBook
 from sidecar.outbound.postgres.pool import open_pool
-from sidecar.services.invoice_making import CardShelf, InvoiceMaker, NoPeriodPrices
+from sidecar.services.invoice_making import CardShelf, InvoiceMaker
 from sidecar.services.invoice_rounds import InvoicingOptions, InvoicingWorker
 
 
@@ -53,11 +54,13 @@ async def main() -> None:
     card = parse_rate_card(order["card"])
     pool = await open_pool(order["postgres_dsn"], command_timeout_seconds=300.0)
     book = PostgresInvoiceBook(pool)
+    policy = SimpleNamespace(
+        all_cards=(card,), timeline_for=lambda plan, customer: Timeline(cards=(card,))
+    )
     maker = InvoiceMaker(
         record=book,
         cards=CardShelf(book, OneCard(card)),
-        policies=SimpleNamespace(current=lambda: SimpleNamespace(cards={card.plan: card})),
-        prices=NoPeriodPrices(),
+        policies=SimpleNamespace(current=lambda: policy),
     )
     worker = InvoicingWorker(
         book=book,

@@ -20,7 +20,8 @@ from fixtures.stream_records import usage_record
 
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from sidecar.domain.invoices import FindingKind, InvoiceState, LatePolicy
-from sidecar.domain.pricing import Package
+from sidecar.domain.period_prices import Flat, Minimum, Volume
+from sidecar.domain.price_models import Package, Tier
 from sidecar.services.invoicing_ports import CreditNote, CreditNoteLine, InvoiceFilter
 
 USED = {"input-tokens": 10, "output-tokens": 4}
@@ -463,3 +464,40 @@ async def test_prepaid_usage_was_paid_from_credit_and_nothing_is_due(invoicing):
     assert invoice.total_nano == invoice.credit_nano == record.amount_nano
     assert (invoice.due_nano, invoice.overage_nano) == (0, 7_000)
     assert {line.due_minor for line in invoice.lines} == {0}
+
+
+async def test_what_a_period_s_end_decides_is_charged_and_posted(postgres_pool):
+    tiers = (Tier(up_to=100, amount_nano=900), Tier(up_to=None, amount_nano=400))
+    prices = PRICES | {
+        "requests": Volume(tiers=tiers),
+        "": Flat(amount_nano=7_000_000_000),
+        "floor": Minimum(amount_nano=8_000_000_000),
+    }
+    invoicing = Invoicing(postgres_pool, cards=(invoice_card(prices),))
+    await invoicing.add_customer()
+    await invoicing.add_customer("cus_idle")
+    rater = Rater(invoicing.cards[0])
+    used = {"input-tokens": 10, "requests": 150}
+    await invoicing.settle(*(rater.capture(n, used, NOVEMBER) for n in (1, 2)))
+    await invoicing.round_at(NOVEMBER)
+    preview = (await invoicing.service.preview("cus_a")).invoice
+    await invoicing.round_at(DECEMBER)
+    busy, idle = await invoicing.invoices()
+    assert preview.lines == busy.lines
+    assert [line.amount_nano for line in busy.lines if line.charge] == [
+        300 * 400,
+        7_000_000_000,
+        8_000_000_000 - 7_000_000_000 - 300 * 400 - 20 * 500,
+    ]
+    assert busy.total_nano == idle.total_nano == 8_000_000_000
+    for invoice in (busy, idle):
+        balance = await invoicing.balance(invoice.customer_id)
+        assert invoice.due_nano == -balance["customer_receivable_nano"]
+    assert (await invoicing.balance())["used_nano"] == 20 * 500
+    assert await invoicing.ledger.read_available("cus_a") == -20 * 500
+    await invoicing.round_at(DECEMBER)
+    await invoicing.settle(rater.capture(3, used, NOVEMBER))  # Too late for the volume's total.
+    await invoicing.round_at(LATER)
+    december = (await invoicing.invoices())[1]
+    assert [one.kind for one in december.findings] == [FindingKind.LATE_CHARGE]
+    assert (await verify(invoicing.pool)).intact

@@ -177,7 +177,7 @@ def deploy(store: LiveStore, postgres_pool: Pool, tmp_path: Path):
         (tmp_path / "policy.yaml").write_text(POLICY.replace("SETTLE", settle))
         policies = PolicyHolder(tmp_path)
         await policies.load_initial()
-        for card in policies.current().cards.values():
+        for card in policies.current().all_cards:
             await store.cards.publish(card)
         deployment = Deployment(store, postgres_pool, policies, ttl_ms)
         await deployment.accounts.create_customer(

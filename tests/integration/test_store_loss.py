@@ -11,6 +11,7 @@ from fixtures.live_store import event_of
 from fixtures.losing_redis import losing_redis
 from fixtures.recovering import (
     LAST_HOUR,
+    POLICY,
     SHARDS,
     TOKENS,
     TTL_MS,
@@ -26,6 +27,7 @@ from sidecar.domain.customers import NOBODY
 from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.holds import Bound, make_hold_id
+from sidecar.domain.pricing import OnChange, RateCard
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis.granting import grant_lines
@@ -354,8 +356,34 @@ async def test_running_totals_of_prices_go_on(world, redis):
     assert await reserve(world, usage_of(later, 0), 1) == 13
 
 
-async def reserve(world: Recovering, event, quantity: int) -> int:
-    key = f"t:{total_key(event.price_version, 1, event.occurred_at)}"
+async def test_a_total_that_two_cards_carry_is_made_anew_from_the_usage_of_both(
+    redis, postgres_pool
+):
+    redis.start()
+    first = replace(POLICY.cards["prepaid"], on_change=OnChange.CARRY)
+    # The line for input stands at another place, and goes on all the same.
+    second = replace(first, lines=first.lines[1:])
+    policy = replace(POLICY, cards={"prepaid": first, "later": second})
+    async with recovering(redis.url, postgres_pool, policy) as world:
+        await world.customer(ADA, 10_000)
+        for number, (card, index) in enumerate(((first, 1), (second, 0)), 1):
+            hold = await world.place(ADA, number, 100)
+            event = replace(usage_of(hold, 0), price_version=card.version)
+            assert await reserve(world, event, 13, card, index) == 13 * (number - 1)
+            lines = (replace(event.lines[0], meter="input", quantity=13, amount_nano=14),)
+            event = replace(event, lines=lines)
+            assert await world.capture_event(event, hold, 14) is CaptureStatus.CAPTURED
+        await world.settle()
+        await lose(world, redis)
+        await world.recover()
+        later = await world.place(ADA, 3, 100)
+        assert await reserve(world, usage_of(later, 0), 1, second, 0) == 26
+
+
+async def reserve(
+    world: Recovering, event, quantity: int, card: RateCard | None = None, line: int = 1
+) -> int:
+    key = f"t:{total_key(card or world.card, line, event.occurred_at)}"
     demands = [RatingDemand(key=key, quantity=quantity)]
     (total,) = await world.store.balances.reserve_totals(
         event.customer_id, event.hold_id, event, demands

@@ -127,7 +127,7 @@ def test_config_check_accepts_what_is_shipped_and_says_what_it_is(sidecar: Shell
     ended = sidecar("config", "check")
     assert ended.code == 0
     assert re.fullmatch(
-        r"policy [0-9a-f]{16}: 3 files, 10 rules, 4 plans, 4 meters; (\d+) of \1 tests passed\n",
+        r"policy [0-9a-f]{16}: 4 files, 10 rules, 6 plans, 4 meters; (\d+) of \1 tests passed\n",
         ended.out,
     )
 

@@ -67,7 +67,7 @@ async def test_a_policy_is_in_force_after_all_of_its_cards():
     assert not policies.ready
     await policies.publish()
     assert policies.current() is policy
-    assert set(cards.cards) == {card.version for card in policy.cards.values()}
+    assert set(cards.cards) == {card.version for card in policy.all_cards}
 
 
 async def test_the_old_policy_stays_until_the_new_ones_cards_are_there():

@@ -3,57 +3,15 @@
 from pathlib import Path
 
 import pytest
+from fixtures.linting import ABOUT_TESTS, BASE, codes, findings
 
-from sidecar.cli.policies import explainer_of, run_tests
+from sidecar.cli.policies import explainer_of
 from sidecar.outbound.policy_files.loader import load_policy
-from sidecar.services.linting.findings import Finding, Linted, SeenRequest, Severity
+from sidecar.services.linting.findings import Linted, SeenRequest, Severity
 from sidecar.services.linting.patterns import covers_pattern, sample_path, shape_of
 from sidecar.services.linting.routes import never_matches
 from sidecar.services.linting.run import fails, lint_policy
 from sidecar.services.rule_coverage import cover
-
-BASE = """
-identity: [{api_key: {headers: [x-api-key]}}]
-free: [{routes: ['^/healthz$']}]
-estimates:
-  - {match: {routes: ['^/ai/']}, from: body, default: {input: 10, output: 10}}
-models: {gpt: {max_input: 10, max_output: 10}}
-meters:
-  - {name: input, match: {routes: ['^/ai/']}, value: usage.input}
-  - {name: calls, match: {routes: ['^/ai/']}, value: requests}
-plans:
-  - name: paid
-    billing: prepaid
-    currency: USD
-    features: [chat]
-    prices: [{meter: calls, model: per_unit, amount: "0.001"}]
-  - name: invoiced
-    billing: postpaid
-    currency: USD
-    prices: [{meter: input, models: [gpt], model: per_unit, amount: "0.50", per: 1000000}]
-"""
-ABOUT_TESTS = ("missing-test", "limit-not-reached")
-"""Findings that each policy without tests has; they are looked for by themselves."""
-
-
-def findings(folder: Path, text: str, base: str = BASE, **looked_at: object) -> list[Finding]:
-    (folder / "1-base.yaml").write_text(base)
-    (folder / "2-rules.yaml").write_text(text)
-    loaded = load_policy(folder)
-    return lint_policy(
-        Linted(
-            policy=loaded.policy,
-            places=loaded.places,
-            results=run_tests(loaded),
-            coverage=cover(loaded.policy, explainer_of(loaded.policy), loaded.tests),
-            **looked_at,
-        )
-    )
-
-
-def codes(found: list[Finding]) -> list[str]:
-    return [one.code for one in found if one.code not in ABOUT_TESTS]
-
 
 BLOCK = "rules: [{name: first, template: block, match: {routes: ['^/ai/']}}, "
 QUOTAS = """quotas:
@@ -219,10 +177,6 @@ def test_a_finding_is_found_and_its_near_miss_is_not(case: str, tmp_path: Path):
 
 
 PLANS = {
-    "package-on-credit": (
-        ('model: per_unit, amount: "0.001"', 'model: package, amount: "0.001", per: 1000'),
-        Severity.WARNING,
-    ),
     "unpriced-model": (
         ("models: {gpt: ", "models: {other: {max_input: 1}, gpt: "),
         Severity.WARNING,

@@ -16,7 +16,7 @@ from sidecar.outbound.policy_files.compile_estimates import compile_estimates
 from sidecar.outbound.policy_files.compile_identity import compile_identity
 from sidecar.outbound.policy_files.compile_members import MemberLists, compile_members
 from sidecar.outbound.policy_files.compile_meters import check_quotas, compile_meters
-from sidecar.outbound.policy_files.compile_prices import compile_plans
+from sidecar.outbound.policy_files.compile_plans import compile_plans
 from sidecar.outbound.policy_files.compile_rules import compile_rules
 from sidecar.outbound.policy_files.compile_tests import compile_tests
 from sidecar.outbound.policy_files.places import Problems
@@ -26,7 +26,17 @@ from sidecar.services.policy_places import Places
 from sidecar.services.rule_test_cases import RuleTest
 
 REPORT_EVERY_SECONDS_DEFAULT = 300
-_LISTS = ("identity", "estimates", "free", "rules", "quotas", "errors", "meters", "plans")
+_LISTS = (
+    "identity",
+    "estimates",
+    "free",
+    "rules",
+    "quotas",
+    "errors",
+    "meters",
+    "plans",
+    "versions",
+)
 
 
 @dataclass(slots=True)
@@ -106,7 +116,8 @@ def compile_parts(
     free = tuple(context.match(section) for section in parts.sound("free"))
     identity = compile_identity(parts.sound("identity"), problems)
     estimates = compile_estimates(context, parts.sound("estimates"), identity)
-    cards = compile_plans(context, meters, has_estimates=bool(parts.lists["estimates"]))
+    dated, has_estimates = parts.sound("versions"), bool(parts.lists["estimates"])
+    plans = compile_plans(context, meters, dated=dated, has_estimates=has_estimates)
     check_quotas(context, meters)
     dialects = tuple(_dialect(context, section) for section in parts.sound("errors"))
     problems.raise_if_any()
@@ -114,7 +125,8 @@ def compile_parts(
         version=version,
         routes=_route_set(patterns.in_order),
         identity=identity,
-        cards=cards,
+        cards=plans.cards,
+        schedules=plans.schedules,
         features={name: frozenset(plan.texts("features")) for name, plan in context.plans.items()},
         orphans={
             name: _orphans(plan.either("orphans"))

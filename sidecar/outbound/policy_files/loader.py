@@ -139,6 +139,16 @@ class _ReadFile:
     problems: Problems
 
 
+def check_with(directory: Path, path: Path, data: bytes) -> LoadedPolicy:
+    """
+    The folder's policy as it would be with one file more, wherever that is to stand.
+
+    Raises:
+        ConfigError: As `load_policy`; of the file's own mistakes too.
+    """
+    return parse_policy((*read_sources(directory), Source(path, data)))
+
+
 def parse_policy(
     sources: Sequence[Source], cache: FileCache | None = None, *, unsendable: bool = False
 ) -> LoadedPolicy:

@@ -8,8 +8,6 @@ is tested against it.
 import json
 from typing import Any
 
-from sidecar.domain.orphans import COUNTED_MAX, OrphanSettling
-from sidecar.domain.pricing import Billing, RoundPackages
 from sidecar.domain.rules import EstimateFrom
 from sidecar.outbound.policy_files import texts
 from sidecar.outbound.policy_files.records import Field, ListOf, MapOf, Record
@@ -18,11 +16,9 @@ from sidecar.outbound.policy_files.schema_counters import QUOTA
 from sidecar.outbound.policy_files.schema_identity import HEADER, IDENTITY
 from sidecar.outbound.policy_files.schema_match import ERRORS, FREE, MATCHES
 from sidecar.outbound.policy_files.schema_meters import METER
+from sidecar.outbound.policy_files.schema_prices import DATED_VERSION, PLAN
 from sidecar.outbound.policy_files.schema_rules import MEMBERS, RULE
 from sidecar.outbound.policy_files.schema_tests import TOKENS_MAX
-from sidecar.outbound.policy_files.unions import WordOr
-
-PRICE_MODELS = ("per_unit", "package")
 
 ESTIMATE_DEFAULT = Record(
     name="estimate default",
@@ -83,85 +79,6 @@ MODEL = Record(
         "max_input": Field(spec=Number(1, TOKENS_MAX), doc="Input tokens."),
     },
 )
-PRICE = Record(
-    name="price",
-    doc="A meter's price.",
-    fields={
-        "meter": Field(spec=texts.NAME, doc="The meter.", required=True),
-        "model": Field(
-            spec=Choice(
-                PRICE_MODELS, later=("graduated", "volume", "flat", "free_quota", "minimum")
-            ),
-            doc="per_unit: linear; package: by begun packages of the running total.",
-            required=True,
-        ),
-        "amount": Field(
-            spec=texts.AMOUNT, doc="For `per` units, in the plan's currency.", required=True
-        ),
-        "per": Field(spec=Number(1, 10**12), doc="Units that the amount is for.", default=1),
-        "round": Field(
-            spec=Choice(tuple(RoundPackages)),
-            doc="Package: whether a begun one counts; absent: up.",
-        ),
-        "models": Field(
-            spec=ListOf(texts.FREE_NAME),
-            doc="LLM models of this price; absent: any that has no price of its own.",
-        ),
-    },
-    later=frozenset({"effective_at", "free", "minimum", "tiers"}),
-)
-ORPHANS = WordOr(
-    word=Choice(tuple(OrphanSettling)),
-    record=Record(
-        name="orphans",
-        doc="What becomes of holds that expire without usage.",
-        fields={
-            "settle": Field(
-                spec=Choice(tuple(OrphanSettling)),
-                doc="release: nothing is charged; capture: the estimate is.",
-                default="release",
-            ),
-            "proof": Field(
-                spec=Choice(("heartbeat", "none")),
-                doc="What has to show that the request was served, before it is charged.",
-                default="heartbeat",
-            ),
-            "count": Field(
-                spec=Number(0, COUNTED_MAX),
-                doc="A customer with more of them in an hour is settled by capture.",
-                default=100,
-            ),
-            "share": Field(
-                spec=texts.PERCENT,
-                doc="So is one with a larger share of an hour's holds, from 20 on; absent: 10%.",
-            ),
-        },
-    ),
-    example="{settle: capture}",
-)
-PLAN = Record(
-    name="plan",
-    doc="Prices, and how usage is paid.",
-    fields={
-        "name": Field(spec=texts.NAME, doc="Unique among plans; customers name it.", required=True),
-        "billing": Field(
-            spec=Choice(
-                (Billing.PREPAID.value, Billing.POSTPAID.value),
-                later=(Billing.CREDIT_THEN_INVOICE.value,),
-            ),
-            doc="prepaid burns credit; postpaid is invoiced.",
-            required=True,
-        ),
-        "currency": Field(spec=texts.CURRENCY, doc="Of all its amounts.", required=True),
-        "features": Field(spec=ListOf(texts.NAME), doc="What its customers are entitled to."),
-        "prices": Field(
-            spec=ListOf(PRICE, may_be_empty=True), doc="Prices of its meters.", required=True
-        ),
-        "orphans": Field(
-            spec=ORPHANS, doc="What becomes of holds without usage; absent: they are released."
-        ),
-    },
-)
 POLICY = Record(
     name="policy",
     doc="Sidecar's policy. All *.yaml files of the folder are one policy; lists are joined.",
@@ -193,6 +110,10 @@ POLICY = Record(
             spec=ListOf(ERRORS, may_be_empty=True), doc="Error formats of routes, in order."
         ),
         "meters": Field(spec=ListOf(METER, may_be_empty=True), doc="Meters."),
+        "versions": Field(
+            spec=ListOf(DATED_VERSION, may_be_empty=True),
+            doc="Prices of plans from later instants on.",
+        ),
         "plans": Field(spec=ListOf(PLAN, may_be_empty=True), doc="Plans."),
     },
 )

@@ -9,24 +9,29 @@ from sidecar.domain.meters import Meter
 from sidecar.domain.money import format_amount
 from sidecar.domain.overshoot import Overshoot, overshoot
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Billing, Package, RateCard
+from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import EstimateFrom, EstimateRule, MeterRule, Rule, RuleTemplate
 from sidecar.services.linting.containment import covers_matches
 from sidecar.services.linting.findings import Finding, Linted, Severity
+from sidecar.services.linting.prices import lint_prices
 
 
 def lint_money(linted: Linted) -> Iterator[Finding]:
     """Currencies, models without prices, meters without estimates, packages on credit."""
     yield from _currencies(linted.policy)
     yield from _stated_bounds(linted)
-    for plan, card in linted.policy.cards.items():
-        place = linted.places.plans.get(plan, "")
-        yield from _models(linted.policy, card, place)
-        yield from _packages(card, place)
-        yield from _unestimated(linted, card)
-        yield from _overshoots(linted, card)
+    yield from lint_prices(linted)
+    # Versions and overrides of a plan have most lines in common: each finding is told once.
+    found = (finding for card in linted.policy.all_cards for finding in _of_card(linted, card))
+    yield from dict.fromkeys(found)
+
+
+def _of_card(linted: Linted, card: RateCard) -> Iterator[Finding]:
+    yield from _models(linted.policy, card, linted.places.plans.get(card.plan, ""))
+    yield from _unestimated(linted, card)
+    yield from _overshoots(linted, card)
 
 
 def _currencies(policy: Policy) -> Iterator[Finding]:
@@ -96,25 +101,6 @@ def _models(policy: Policy, card: RateCard, place: str) -> Iterator[Finding]:
             ),
             mend="list it under `models` with max_output and max_input",
         )
-
-
-def _packages(card: RateCard, place: str) -> Iterator[Finding]:
-    if card.billing is Billing.POSTPAID:
-        return
-    for line in card.lines:
-        price = line.price
-        if isinstance(price, Package) and price.per > 1:
-            yield Finding(
-                code="package-on-credit",
-                severity=Severity.WARNING,
-                place=place,
-                message=(
-                    f"plan {card.plan!r} burns credit and prices meter {line.meter!r} by packages "
-                    f"of {price.per}: each request holds at least one whole package, "
-                    f"{format_amount(price.amount_nano)} {card.currency}, however little it uses"
-                ),
-                mend="price it per_unit, or bill the plan by invoice",
-            )
 
 
 def _unestimated(linted: Linted, card: RateCard) -> Iterator[Finding]:

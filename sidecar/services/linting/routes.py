@@ -96,7 +96,7 @@ def _too_wide(pattern: str, place: str, priced: list[str]) -> Iterator[Finding]:
 
 def _priced(policy: Policy) -> list[str]:
     """The patterns of routes that some plan prices."""
-    priced = {name for card in policy.cards.values() for name in card.priced_meters()}
+    priced = {name for card in policy.all_cards for name in card.priced_meters()}
     numbers = {
         number
         for rule in policy.meters
@@ -110,7 +110,7 @@ def _priced(policy: Policy) -> list[str]:
 def _free(linted: Linted) -> Iterator[Finding]:
     """Priced routes that are free: what they use is neither held nor billed."""
     policy = linted.policy
-    priced = {name for card in policy.cards.values() for name in card.priced_meters()}
+    priced = {name for card in policy.all_cards for name in card.priced_meters()}
     for rule in policy.meters:
         if rule.meter.name not in priced:
             continue

@@ -190,7 +190,9 @@ def _without_store(policy: Policy, rule: Rule) -> Iterator[Finding]:
     )
     for plan in prepaid:
         card = policy.cards[plan]
-        dearest = _dearest(policy, card)
+        bounds = [_dearest(policy, one) for one in policy.all_cards if one.plan == plan]
+        known = [bound for bound in bounds if bound is not None]
+        dearest = max(known) if len(known) == len(bounds) else None
         most = (
             f"up to {format_amount(dearest)} {card.currency} each by the estimates"
             if dearest is not None
