@@ -18,7 +18,6 @@ from sidecar.inbound.http.field_types import (
     ResponseModel,
     Text500,
 )
-from sidecar.inbound.http.paging import PageQuery
 from sidecar.services.invoicing import CREDIT_NOTE_LINES_MAX
 from sidecar.services.invoicing_ports import CreditNote, LineEvent, TracedLine
 
@@ -27,6 +26,10 @@ _PAGE_DEFAULT = 50
 SumText = Annotated[str, Field(pattern=r"^-?\d{1,20}(\.\d{2,9})$")]
 MinorInt = Annotated[int, Field(description="In the provider's minor units.")]
 LineNumber = Annotated[int, Field(ge=1, le=1_000_000)]
+InvoiceCursor = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{1,14}\.inv_[0-9a-f]{1,32}$", description="`next` of the page before."),
+]
 EventCursor = Annotated[
     str,
     Field(
@@ -36,9 +39,11 @@ EventCursor = Annotated[
 ]
 
 
-class InvoicesQuery(PageQuery):
+class InvoicesQuery(QueryModel):
     """Which page of which invoices; `ends_from` and `ends_before` bound their period's end."""
 
+    limit: PageLimit = _PAGE_DEFAULT
+    after: InvoiceCursor | None = None
     customer_id: CustomerId | None = None
     state: InvoiceState | None = None
     ends_from: Instant | None = None

@@ -2,8 +2,6 @@
 
 from http import HTTPStatus
 
-from sidecar.domain.errors import InvalidInput
-from sidecar.domain.invoices import Invoice
 from sidecar.domain.money import parse_amount
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.inbound.http.admin import customer_id_of, path_name
@@ -28,7 +26,7 @@ from sidecar.inbound.http.invoice_models import (
     VoidBody,
     WholeInvoiceAnswer,
 )
-from sidecar.inbound.http.paging import LimitQuery, page_of, read_cursor
+from sidecar.inbound.http.paging import LimitQuery
 from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.invoicing import InvoiceService
 from sidecar.services.invoicing_ports import CreditNote, CreditNoteLine, InvoiceFilter
@@ -39,11 +37,9 @@ async def list_invoices(call: Call) -> Answer:
     assert isinstance(call.query, InvoicesQuery)
     query = call.query
     position = None
-    if cursor := read_cursor(query):
-        end_ms, _, last_id = cursor.partition(":")
-        if not end_ms.isdecimal():
-            raise InvalidInput("after is not a cursor of this list", field="after")
-        position = from_epoch_ms(int(end_ms[:15])), last_id
+    if query.after is not None:
+        end_ms, _, last_id = query.after.partition(".")
+        position = from_epoch_ms(int(end_ms)), last_id
     which = InvoiceFilter(
         customer_id=query.customer_id,
         state=query.state,
@@ -51,7 +47,10 @@ async def list_invoices(call: Call) -> Answer:
         ends_before=query.ends_before,
     )
     found = await _invoices(call).list(which, before=position, limit=query.limit + 1)
-    page, following = page_of(found, query, _position)
+    page = found[: query.limit]
+    following = None
+    if len(found) > query.limit:
+        following = f"{page[-1].period.end_ms}.{page[-1].invoice_id}"
     items = [InvoiceAnswer(**InvoiceAnswer.fields_of(one)) for one in page]
     return Answer(body=InvoicePage(items=items, next=following))
 
@@ -158,10 +157,6 @@ async def get_trace(call: Call) -> Answer:
     return Answer(
         body=TraceAnswer(hold_id=hold_id, lines=[TracedLineAnswer.of(line) for line in found])
     )
-
-
-def _position(invoice: Invoice) -> str:
-    return f"{invoice.period.end_ms}:{invoice.invoice_id}"
 
 
 def _invoices(call: Call) -> InvoiceService:
