@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.invoices import LatePolicy
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 from sidecar.outbound.notify.settings import NotifySettings
@@ -125,6 +134,11 @@ class Settings(ReportSettings):
     settle_batch_max: int = Field(default=1_000, ge=1, le=100_000)
     lease_seconds: int = Field(default=30, ge=1, le=3_600)
     rebuild: Rebuild = Rebuild.AUTO
+    invoice_grace_seconds: int = Field(default=3_600, ge=0, le=2_592_000)
+    invoice_late_usage: LatePolicy = LatePolicy.NEXT_PERIOD
+    invoice_from: AwareDatetime | None = None
+    invoice_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
+    invoice_batch_max: int = Field(default=200, ge=1, le=2_000)
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     catalog_objects_max: int = Field(default=10_000, ge=100, le=1_000_000)

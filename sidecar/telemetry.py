@@ -150,6 +150,29 @@ RECONCILE_UNREAD = Gauge(
     "Customers that the last run of reconcile could not compare.",
     registry=REGISTRY,
 )
+INVOICES = Counter(
+    "sidecar_invoices_total",
+    "Invoices by what was done with them.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+INVOICES_WAITING = Gauge(
+    "sidecar_invoices_waiting",
+    "Invoices and shards of invoices that the last round could not close.",
+    registry=REGISTRY,
+)
+INVOICE_EVENTS = Counter(
+    "sidecar_invoice_late_events_total",
+    "Late usage events by what became of them.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+INVOICE_FINDINGS = Counter(
+    "sidecar_invoice_findings_total",
+    "What people should look at on closed invoices, by kind; `amount_differs` must be 0.",
+    ["kind"],
+    registry=REGISTRY,
+)
 REPORTS = Counter(
     "sidecar_reports_total",
     "Attempts to report a quantity to the billing provider, by outcome.",

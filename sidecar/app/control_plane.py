@@ -9,6 +9,7 @@ from functools import partial
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
+from sidecar.app.invoicing import make_invoicing
 from sidecar.app.notices import make_notices
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
@@ -100,6 +101,15 @@ class ControlPlane:
             report_every=lambda: plane.loaded.loaded().report_every,
             owner=owner,
         )
+        self.invoicing = make_invoicing(
+            plane.settings,
+            pool=pool,
+            stream=RedisUsageStream(plane.redis, plane.keyspace),
+            rate_cards=plane.rate_cards,
+            policies=plane.policies,
+            clock=plane.clock,
+            shard_of=plane.keyspace.shard_of,
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
@@ -121,6 +131,7 @@ class ControlPlane:
             credits=credit.credit,
             schedules=credit.schedules,
             top_ups=credit.top_ups,
+            invoices=self.invoicing.invoices,
             withdrawals=credit.withdrawals,
             decisions=plane.foresight.table,
             explanations=plane.foresight.explanations(
@@ -151,7 +162,7 @@ class ControlPlane:
             keep = self.reconcile_runs.keep
             compare = partial(self.reconciler.run, interval_seconds=seconds, keep=keep)
             start("reconcile", compare, after=after)
-            for name, run in self.credit.workers.items():
+            for name, run in (self.credit.workers | self.invoicing.workers).items():
                 start(name, run, after=after)
             for name, run in self.notices.workers.items():
                 start(name, run)

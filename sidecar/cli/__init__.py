@@ -20,6 +20,7 @@ from sidecar.cli import (
     decisions,
     envoy,
     holds,
+    invoices,
     ledger,
     meters,
     notify,
@@ -33,6 +34,7 @@ from sidecar.cli.rebuild import rebuild
 from sidecar.cli.reconcile import reconcile
 from sidecar.cli.serve import serve
 from sidecar.cli.settlement import report, settle
+from sidecar.cli.trace import trace
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 
 EXIT_CONFIG = 2
@@ -53,6 +55,7 @@ app.command("settle")(settle)
 app.command("report")(report)
 app.command("rebuild")(rebuild)
 app.command("reconcile")(reconcile)
+app.command("trace")(trace)
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(config.app, name="config")
 app.add_typer(rules.app, name="rules")
@@ -66,6 +69,7 @@ app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
 app.add_typer(notify.app, name="notify")
 app.add_typer(reports.app, name="reports")
+app.add_typer(invoices.app, name="invoices")
 
 
 @app.command("version")

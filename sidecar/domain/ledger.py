@@ -97,6 +97,15 @@ def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tupl
     )
 
 
+def charge_entries(amount_nano: int) -> tuple[Entry, ...]:
+    """
+    Entries of what an invoice charges besides captured usage; of a reduction when negative.
+
+    A reduction is a credit note, or usage that is written off.
+    """
+    return usage_entries(amount_nano, overage_nano=0, prepaid=False)
+
+
 def credit_change(entries: Iterable[Entry]) -> int:
     """What entries change of the customer's credit: what their grants must have been moved by."""
     return sum(entry.amount_nano for entry in entries if entry.account is Account.CUSTOMER_CREDIT)

@@ -237,6 +237,21 @@ class AdminApi:
         """Try a notice's failed deliveries anew."""
         return await self._call("POST", f"/api/v1/notices/{quote(notice_id, safe='')}/retry")
 
+    async def list_pages(self, path: str, query: dict[str, str], limit: int) -> list[Answer]:
+        """A list over its pages, at most `limit`; for parts of the API of their own."""
+        return await self._list(path, query, limit)
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Answer | None = None,
+        *,
+        query: dict[str, str] | None = None,
+    ) -> Answer:
+        """One call; for parts of the API of their own."""
+        return await self._call(method, path, body, query=query)
+
     async def _list(self, path: str, query: dict[str, str], limit: int) -> list[Answer]:
         found: list[Answer] = []
         after: str | None = None

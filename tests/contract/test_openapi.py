@@ -84,6 +84,8 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             "overdue_since": {"enum": [None, "2026-02-01T00:00:00Z"]},
             "overdue_amount": {"enum": [None, "0", "12.50"]},
         },
+        "AnchorBody": {"anchor": {"enum": [None, "2026-01-15T00:00:00Z"]}},
+        "CreditNoteBody": {"amount": {"enum": ["0.01", "5"]}, "lines": {"const": []}},
         "ExplainBody": {"at": {"enum": [None, "2026-02-01T00:00:00Z"]}},
         "CheckBody": {"body_base64": {"type": "null"}},
     }
@@ -92,6 +94,8 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             schemas[name]["properties"] |= properties
     if "TopUpRuleBody" in schemas:  # One of amount and target; no schema of ours says so.
         schemas["TopUpRuleBody"]["required"].append("amount")
+    if "CreditNoteBody" in schemas:  # An amount or lines.
+        schemas["CreditNoteBody"]["required"] = ["amount"]
     # Otherwise tokens are made up beside the real one, and most calls end at 401.
     del document["components"]["securitySchemes"]
     for path in document["paths"].values():
@@ -99,7 +103,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
             del operation["security"]
             for parameter in operation.get("parameters", []):
                 schema = json.dumps(parameter["schema"])
-                opaque = not any(part in schema for part in ("dec_", "{40}", "{0,17}"))
+                opaque = not any(part in schema for part in ("dec_", "{40}", "{0,17}", "inv_"))
                 if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
                 if parameter["name"] in ("since", "until"):

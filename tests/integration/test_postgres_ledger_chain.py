@@ -33,7 +33,7 @@ from sidecar.domain.errors import (
 from sidecar.domain.ledger_chain import BreakKind
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.outbound.keyed_hashes import KeyRing, LedgerRootKeys
-from sidecar.outbound.postgres import ledger as ledger_module
+from sidecar.outbound.postgres import posting as posting_module
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
@@ -468,7 +468,7 @@ async def test_a_batch_that_is_refused_or_whose_lease_is_lost_moves_no_chain(poo
 
 async def test_what_was_posted_before_chains_is_linked_by_the_next_settlement(pool, monkeypatch):
     """In pieces, in the order of posting; until then it is said to wait."""
-    monkeypatch.setattr(ledger_module, "_LINKED_AT_A_TIME", 2)
+    monkeypatch.setattr(posting_module, "_LINKED_AT_A_TIME", 2)
     await tamper(
         pool,
         "DELETE FROM ledger_chain",

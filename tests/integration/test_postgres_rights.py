@@ -1,21 +1,26 @@
 """Roles made by the grants of docs/ledger.md, on a real server."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 import pytest
+from fixtures.invoice_parts import DECEMBER, NOVEMBER, Invoicing, Rater
 from fixtures.ledger_parts import AT, KEYS, settle_two_shards, verify, write_root
-from fixtures.stream_records import REPORTED, usage_record
+from fixtures.stream_records import REPORTED, DictRateCards, rate_card, usage_record
 
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.invoice_book import PostgresInvoiceBook
+from sidecar.outbound.postgres.invoice_reading import PostgresInvoiceRecord
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.control_ports import Customer, Grant, Withdrawal, WithdrawalState
+from sidecar.services.invoicing import InvoiceService
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledger.md"
 ROLES = ("sidecar_admin", "sidecar_settlement", "sidecar_auditor")
@@ -27,6 +32,9 @@ POSTED = (
     "ledger_roots",
     "usage_events",
     "usage_lines",
+    "invoice_lines",
+    "invoice_parts",
+    "write_offs",
 )
 COLUMN = {"ledger_chain": "seq", "ledger_roots": "day"}
 
@@ -62,6 +70,26 @@ async def test_the_settlement_role_settles_reports_and_signs(pools):
     assert await PostgresOutbox(pool).seal(opened_before=AT.replace(year=2100), limit=10) > 0
     root = await PostgresLedgerRoots(pool, KEYS).write(AT.replace(day=21), daily=True)
     assert root.number == 2
+
+
+async def test_the_settlement_role_invoices_and_the_admin_role_asks_for_credit(pools):
+    invoicing = Invoicing(pools["sidecar_settlement"], owner="worker")
+    (card,) = invoicing.cards
+    record = Rater(card).capture(70, {"input-tokens": 9}, NOVEMBER)
+    invoicing.rate_cards = DictRateCards({"card": rate_card(), card.version: card})
+    await invoicing.settle(replace(record, entry_id="9000-0"))
+    await invoicing.round_at(DECEMBER)
+    invoice = next(one for one in await invoicing.invoices() if one.customer_id == "cus_a")
+    admin = InvoiceService(
+        record=PostgresInvoiceRecord(pools["sidecar_admin"]),
+        maker=invoicing.maker,
+        clock=invoicing.clock,
+    )
+    note = await admin.void(invoice.invoice_id, credit_note_id="cn", reason="")
+    assert note.posted_at is None
+    with pytest.raises(ConfigError, match="refuses this role"):
+        await PostgresInvoiceBook(pools["sidecar_admin"]).post_credit_note(0, "cus_a", "cn")
+    assert (await invoicing.round_at(DECEMBER)).credited == 1
 
 
 async def test_the_auditor_verifies_and_writes_nothing(pools):

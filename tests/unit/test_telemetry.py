@@ -25,6 +25,7 @@ UNITLESS_GAUGES = {
     "sidecar_shards_lost",
     "sidecar_journal_nearly_full",
     "sidecar_journal_unsettled_records",
+    "sidecar_invoices_waiting",
     "sidecar_reconcile_differences",
     "sidecar_reconcile_unread_customers",
     "sidecar_provider_reads_left",

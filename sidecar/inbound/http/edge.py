@@ -14,6 +14,7 @@ from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.invoicing import InvoiceService
 from sidecar.services.ledger_roots import LedgerRootList
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
@@ -86,6 +87,7 @@ class AdminUseCases:
     credits: CreditService
     schedules: ScheduleService
     top_ups: TopUpService
+    invoices: InvoiceService
     withdrawals: WithdrawalService
     decisions: DecisionTable
     explanations: ExplanationService

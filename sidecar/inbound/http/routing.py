@@ -19,7 +19,12 @@ WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 PATH_ID_CHARS_MAX = 64
 _LONGER_IDS = {"grant_id": 191}
 """A grant may be named after a payment or after its schedule."""
-_OWN_PATTERNS = {"settlement_number": "^[1-9][0-9]{0,17}$"}
+_OWN_FORMS = {
+    "hold_id": "^[0-9a-f]{40}$",
+    "line_number": "^[1-9][0-9]{0,5}$",
+    "settlement_number": "^[1-9][0-9]{0,17}$",
+}
+"""What is no id of the usual form."""
 
 
 def path_id_chars(parameter: str) -> int:
@@ -29,9 +34,8 @@ def path_id_chars(parameter: str) -> int:
 
 def path_id_pattern(parameter: str) -> str:
     """What a parameter of a path looks like."""
-    if parameter in _OWN_PATTERNS:
-        return _OWN_PATTERNS[parameter]
-    return f"^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{path_id_chars(parameter) - 1}}}$"
+    usual = f"^[A-Za-z0-9][A-Za-z0-9_.:-]{{0,{path_id_chars(parameter) - 1}}}$"
+    return _OWN_FORMS.get(parameter, usual)
 
 
 def is_path_id(parameter: str, text: str) -> bool:

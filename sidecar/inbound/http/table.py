@@ -18,6 +18,7 @@ from sidecar.inbound.http import (
     usage,
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
+from sidecar.inbound.http.invoice_table import INVOICE_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.notices_table import NOTICE_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
@@ -257,6 +258,7 @@ ROUTES: tuple[Route, ...] = (
     *LEDGER_ROUTES,
     *NOTICE_ROUTES,
     *SETTLEMENT_ROUTES,
+    *INVOICE_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

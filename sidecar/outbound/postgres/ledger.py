@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final
 
 import asyncpg
 
 from sidecar import telemetry
-from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
-from sidecar.domain.ledger_chain import ChainHead, ChainLink, extend
-from sidecar.outbound.postgres.chain_contents import read_contents
+from sidecar.domain.errors import Conflict, NotFound
 from sidecar.outbound.postgres.pool import (
     ACQUIRE_SECONDS_MAX,
     Connection,
@@ -17,13 +14,11 @@ from sidecar.outbound.postgres.pool import (
     refuse_bad_data,
     translate_errors,
 )
+from sidecar.outbound.postgres.posting import begin_chain, head_of
 from sidecar.outbound.postgres.queries import query
-from sidecar.outbound.postgres.settlement_batch import Batch, columns, make_batch
+from sidecar.outbound.postgres.settlement_batch import Batch, make_batch
 from sidecar.outbound.postgres.settlement_steps import Posted, SettlementSteps
 from sidecar.services.control_ports import AnyRecord, ShardLease
-
-_LINKED_AT_A_TIME: Final = 500
-"""Transactions of the time before chains that one database transaction links."""
 
 
 class PostgresLedger:
@@ -117,9 +112,9 @@ class PostgresLedger:
         )
         if batch is None:
             return None, Posted(events=0, grants=0, changes=0, aside=0)
-        head = _head(lease.shard, row)
+        head = head_of(lease.shard, row)
         if not row["chain_began"]:
-            head, began = await _begin_chain(connection, head)
+            head, began = await begin_chain(connection, head)
             if not began:
                 return None
         steps = SettlementSteps(
@@ -157,54 +152,6 @@ async def _lock(connection: Connection, lease: ShardLease) -> asyncpg.Record:
     if row["epoch"] != lease.epoch:
         raise Conflict(f"shard {lease.shard} was made anew since its lease was taken")
     return row
-
-
-def _head(shard: int, row: asyncpg.Record) -> ChainHead:
-    if row["chain_hash"] is None:
-        return ChainHead.empty(shard)
-    return ChainHead(chain=shard, seq=row["chain_seq"], hash=row["chain_hash"])
-
-
-async def _begin_chain(connection: Connection, head: ChainHead) -> tuple[ChainHead, bool]:
-    """
-    Link some of what the shard posted before its chain began, in the order of posting.
-
-    Once nothing is left the chain has begun, for good: what appears unlinked later was not
-    written by settlement, and must not be taken in as if it were.
-
-    Returns:
-        The new head, and whether the chain has begun.
-    """
-    keys = [
-        (row["customer_id"], row["transaction_id"])
-        for row in await connection.fetch(
-            query("unchained_of_shard"), head.chain, head.seq, _LINKED_AT_A_TIME
-        )
-    ]
-    links: list[ChainLink] = []
-    async for key, transaction in read_contents(connection, head.chain, keys):
-        if transaction is None:
-            raise InvariantViolated(f"transaction {key[1]!r} was there and is gone")
-        added, head = extend(head, [transaction])
-        links += added
-    if links:
-        await connection.execute(query("insert_chain"), *columns([_link_row(one) for one in links]))
-    began = len(keys) < _LINKED_AT_A_TIME
-    await connection.execute(
-        query("begin_chain"), head.chain, head.seq, head.hash if head.seq else None, began
-    )
-    return head, began
-
-
-def _link_row(link: ChainLink) -> tuple[int, int, str, str, bytes, bytes]:
-    return (
-        link.chain,
-        link.seq,
-        link.customer_id,
-        link.transaction_id,
-        link.content_hash,
-        link.hash,
-    )
 
 
 def _count(batch: Batch, posted: Posted) -> None:

@@ -409,9 +409,12 @@ ORDER BY k.chain
 SELECT c.customer_id, c.currency,
     CASE WHEN c.labels ->> 'test' = 'true' THEN NULL
         WHEN c.stripe_customer_id IS NOT NULL THEN c.stripe_customer_id
-        WHEN $2 AND p.state IS DISTINCT FROM 'ended' THEN '' END AS stripe_customer_id
+        WHEN $2 AND p.state IS DISTINCT FROM 'ended' THEN '' END AS stripe_customer_id,
+    -- Read under the lock of the shard's row, under which it is moved.
+    i.closed_until
 FROM customers c
 LEFT JOIN provider_customers p ON p.customer_id = c.customer_id AND p.provider = $3
+LEFT JOIN invoice_cursors i ON i.customer_id = c.customer_id
 WHERE c.customer_id = ANY ($1::text[])
 
 -- name: insert_events
@@ -547,7 +550,7 @@ ON CONFLICT (customer_id, currency) DO UPDATE SET
 
 -- name: read_available
 SELECT coalesce(
-    b.customer_credit_nano + b.customer_overage_nano + b.customer_receivable_nano, 0
+    b.granted_nano - b.voided_nano - b.expired_nano - b.used_nano, 0
 ) AS available_nano
 FROM customers c LEFT JOIN account_balances b USING (customer_id, currency)
 WHERE c.customer_id = $1
@@ -975,6 +978,11 @@ WITH entries AS (
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'usage' AND e.account = 'revenue'), 0) AS used,
+        coalesce(sum(e.amount_nano) FILTER (
+            WHERE t.kind = 'usage' AND e.account IN ('revenue', 'customer_receivable')), 0)
+            AS used_prepaid,
         coalesce(-sum(e.amount_nano) FILTER (
             WHERE t.kind IN ('grant', 'rollover') AND e.account IN ('funding', 'promotion')), 0)
             AS granted,
@@ -990,7 +998,7 @@ UPDATE account_balances b SET
     customer_credit_nano = e.credit, customer_overage_nano = e.overage,
     customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
     breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
-    used_nano = e.revenue, used_prepaid_nano = e.revenue + e.owed, voided_nano = e.voided,
+    used_nano = e.used, used_prepaid_nano = e.used_prepaid, voided_nano = e.voided,
     expired_nano = e.expired, updated_at = now()
 FROM entries e
 WHERE b.customer_id = $1 AND b.currency = e.currency

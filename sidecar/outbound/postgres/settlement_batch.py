@@ -239,6 +239,26 @@ def make_lines(
     return lines
 
 
+def late_rows(lines: Iterable[Line], closed_until: Mapping[str, datetime]) -> list[tuple[Any, ...]]:
+    """Rows of `late_usage`: events that have lines, of before their customer's instant."""
+    rows: dict[EventKey, tuple[Any, ...]] = {}
+    for line in lines:
+        record = line.record
+        until = closed_until.get(record.customer_id)
+        if until is None or record.event is None or record.event.occurred_at >= until:
+            continue
+        key = event_key(record)
+        rows[key] = (
+            record.customer_id,
+            day_of(record),
+            record.hold_id,
+            record.kind,
+            record.amount_nano,
+            record.prepaid,
+        )
+    return list(rows.values())
+
+
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
     """What the batch adds to each report window."""
     return summed((line.window, line.quantity) for line in lines if line.window is not None)

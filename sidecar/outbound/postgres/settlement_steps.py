@@ -10,9 +10,10 @@ import asyncpg
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.grants import WithdrawalKind
-from sidecar.domain.ledger_chain import ChainHead, extend
+from sidecar.domain.ledger_chain import ChainHead
 from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
+from sidecar.outbound.postgres.posting import post_transactions
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
     UNREADABLE,
@@ -24,16 +25,14 @@ from sidecar.outbound.postgres.settlement_batch import (
     day_of,
     event_key,
     event_row,
+    late_rows,
     make_lines,
     usage_transaction_ids,
     window_sums,
 )
 from sidecar.outbound.postgres.settlement_transactions import (
-    LedgerTransaction,
-    balance_rows,
     change_transactions,
     grant_transactions,
-    movement_rows,
     usage_transactions,
 )
 from sidecar.services.control_ports import SetAsideRecord, StreamRecord, UnreadableRecord
@@ -101,7 +100,7 @@ class SettlementSteps:
     async def run(self) -> Posted:
         """All steps, the offset last."""
         batch = self._batch
-        windows_for = await self._customers()
+        windows_for, closed_until = await self._customers()
         events = await self._insert_events()
         await self._insert_client_keys(events)
         await add_counted(self._connection, events)
@@ -109,17 +108,20 @@ class SettlementSteps:
             events, await self._stored_lines(events), windows_for, self._reported_meters
         )
         await self._insert_lines(lines, await self._add_to_windows(lines, windows_for))
+        await self._note_late(lines, closed_until)
         await self._check_grants()
         grants = await self._post_grants()
-        await self._post(
+        head = await post_transactions(
+            self._connection,
             [
                 *usage_transactions(events, self._transaction_ids),
                 *grant_transactions(grants),
                 *change_transactions(batch.changes, batch),
-            ]
+            ],
+            head=self._head,
+            posted_at=self._posted_at,
         )
         aside = await self._insert_quarantine()
-        head = self._head
         await self._connection.execute(
             query("advance_offset"),
             batch.shard,
@@ -132,8 +134,12 @@ class SettlementSteps:
             events=len(events), grants=len(grants), changes=len(batch.changes), aside=aside
         )
 
-    async def _customers(self) -> dict[str, str]:
-        """The reported customers' provider ids; refuses records of unknown customers."""
+    async def _customers(self) -> tuple[dict[str, str], dict[str, datetime]]:
+        """
+        The reported customers' provider ids, and up to where customers' usage is invoiced.
+
+        Refuses records of unknown customers.
+        """
         records = (*self._batch.usage, *self._batch.grants, *self._batch.changes)
         ids = sorted({record.customer_id for record in records})
         rows = (
@@ -149,10 +155,15 @@ class SettlementSteps:
                     f"entry {record.entry_id}: "
                     + ("another currency than the customer's" if known else "unknown customer")
                 )
-        return {
+        windows_for = {
             row["customer_id"]: row["stripe_customer_id"]
             for row in rows
             if row["stripe_customer_id"] is not None
+        }
+        return windows_for, {
+            row["customer_id"]: row["closed_until"]
+            for row in rows
+            if row["closed_until"] is not None
         }
 
     async def _insert_events(self) -> list[StreamRecord]:
@@ -264,6 +275,11 @@ class SettlementSteps:
         if rows:
             await self._connection.execute(query("insert_lines"), *columns(rows))
 
+    async def _note_late(self, lines: Iterable[Line], closed_until: Mapping[str, datetime]) -> None:
+        """Say which of the usage is of a time whose invoice is made: it goes to another one."""
+        if rows := late_rows(lines, closed_until):
+            await self._connection.execute(query("insert_late_usage"), *columns(rows))
+
     async def _check_grants(self) -> None:
         """Refuse decisions about grants, and withdrawals of them, that are not on record so."""
         records = (*self._batch.grants, *self._batch.changes)
@@ -305,50 +321,6 @@ class SettlementSteps:
                 if (r.customer_id, r.grant_id, r.amount_nano, r.currency) not in known:
                     raise InvalidInput(f"entry {r.entry_id}: no such grant of this amount")
         return new
-
-    async def _post(self, transactions: Sequence[LedgerTransaction]) -> None:
-        """Write the ledger with its chain, and move the balances by the same entries."""
-        if not transactions:
-            return
-        shard = self._batch.shard
-        links, self._head = extend(
-            self._head, (t.as_chained(shard, self._posted_at) for t in transactions)
-        )
-        await self._connection.execute(
-            query("insert_transactions"),
-            *columns(
-                [
-                    (
-                        t.customer_id,
-                        t.transaction_id,
-                        t.kind,
-                        t.currency,
-                        shard,
-                        t.first_entry_id,
-                        t.last_entry_id,
-                        t.event_count,
-                        link.seq,
-                        link.content_hash,
-                        link.hash,
-                    )
-                    for t, link in zip(transactions, links, strict=True)
-                ]
-            ),
-        )
-        entries = [
-            (t.customer_id, t.transaction_id, entry.account.value, entry.amount_nano)
-            for t in transactions
-            for entry in t.entries
-        ]
-        movements = movement_rows(transactions)
-        if entries or movements:
-            # One statement: the database checks that it is balanced, and what it moves.
-            await self._connection.execute(
-                query("insert_entries"), *columns(entries, 4), *columns(movements, 4)
-            )
-            await self._connection.execute(
-                query("add_to_balances"), *columns(balance_rows(transactions))
-            )
 
     async def _insert_quarantine(self) -> int:
         rows = [_quarantine_row(self._batch, record) for record in self._batch.aside]
