@@ -24,7 +24,7 @@ from sidecar.outbound.postgres.notice_sources import PostgresNoticeSources
 from sidecar.outbound.postgres.notices import PostgresNotices
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.thresholds import PostgresThresholds
-from sidecar.services.control_ports import Grant, ReportAttempt, ReportVerdict
+from sidecar.services.control_ports import Grant, ReportAttempt, ReportResult, ReportVerdict
 from sidecar.services.notice_sources import CreditLimits, NoticeWatch, of_threshold
 from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.thresholds import ThresholdReached
@@ -310,8 +310,9 @@ async def test_failed_reports_are_one_notice_for_each_meter_and_hour(pool):
     rejected = ReportAttempt(verdict=ReportVerdict.REJECTED, detail="no such meter")
     rows = await outbox.claim("worker", limit=100, lease_seconds=60)
     assert len(rows) == 10
-    for row in rows[:9]:
-        await outbox.finish(row, rejected, retry_at=AT)
+    await outbox.finish(
+        [ReportResult(row=row, attempt=rejected, retry_at=AT) for row in rows[:9]]
+    )
     await watch(pool).look_all()
     await pool.execute(
         "UPDATE report_windows SET state = 'uncertain', next_attempt_at = NULL,"
