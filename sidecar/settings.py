@@ -22,7 +22,6 @@ ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
 RESERVED = frozenset(
     {
-        "stripe_webhook_secret_file",
         "paystack_secret_file",
         "paystack_base_url",
         "smtp_url",
@@ -73,6 +72,16 @@ class EnvoyDefaults(BaseModel):
     gateway_id: str = Field(default="gateway-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")
 
 
+class StripeDefaults(BaseModel):
+    """What Stripe's objects mean here: from a price's id, lookup key or product to a plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plans: dict[str, str] = Field(default={}, max_length=1_000)
+    ended_plan: str = ""
+    """Of customers whose subscriptions have all ended; empty: they keep theirs."""
+
+
 class Settings(BaseModel):
     """
     All settings of a process; each is `SIDECAR_<NAME>` in the environment too.
@@ -102,6 +111,17 @@ class Settings(BaseModel):
     admin_token_file: Path | None = None
     stripe_api_key_file: Path | None = None
     stripe_base_url: str = ""
+    stripe_webhook_secret_file: Path | None = None
+    webhook_body_bytes_max: int = Field(default=524_288, ge=1_024, le=1_048_576)
+    inbox_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
+    inbox_concurrency_max: int = Field(default=8, ge=1, le=1_000)
+    inbox_attempts_max: int = Field(default=12, ge=1, le=100)
+    inbox_retention_days: int = Field(default=35, ge=4, le=3_650)
+    standing_grace_seconds: int = Field(default=259_200, ge=0, le=31_622_400)
+    standing_minimum: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")
+    standing_interval_seconds: float = Field(default=1.0, gt=0, le=3_600)
+    provider_sweep_seconds: int = Field(default=86_400, ge=60, le=604_800)
+    provider_sweep_reads_max: int = Field(default=200, ge=1, le=100_000)
     # A token may stand in its query.
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None
@@ -137,6 +157,7 @@ class Settings(BaseModel):
     drain_seconds: float = Field(default=10.0, ge=0, le=600)
     hosts: tuple[str, ...] = ()
     envoy: EnvoyDefaults = EnvoyDefaults()
+    stripe: StripeDefaults = StripeDefaults()
 
     @field_validator("roles", mode="before")
     @classmethod

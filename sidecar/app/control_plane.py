@@ -10,6 +10,7 @@ from functools import partial
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
+from sidecar.app.inbox import make_inbox
 from sidecar.app.keys import read_secret
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
@@ -90,6 +91,17 @@ class ControlPlane:
             clock=plane.clock,
             pool=pool,
         )
+        self.inbox = make_inbox(
+            plane.settings,
+            stack,
+            accounts=accounts,
+            live=live,
+            policies=plane.loaded,
+            clock=plane.clock,
+            pool=pool,
+            credit=self.credit,
+            owner=owner,
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
@@ -124,6 +136,8 @@ class ControlPlane:
             reconciler=self.reconciler,
             reconcile_runs=self.reconcile_runs,
             ledger_roots=self.ledger_roots,
+            standings=self.inbox.standings,
+            webhooks=self.inbox.webhooks,
         )
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
@@ -140,7 +154,7 @@ class ControlPlane:
             keep = self.reconcile_runs.keep
             compare = partial(self.reconciler.run, interval_seconds=seconds, keep=keep)
             start("reconcile", compare, after=after)
-            for name, run in self.credit.workers.items():
+            for name, run in (self.credit.workers | self.inbox.workers).items():
                 start(name, run, after=after)
         if self.reporter is not None:
             start("reporting", self.reporter.run)

@@ -22,6 +22,7 @@ from sidecar.cli import (
     ledger,
     meters,
     rules,
+    webhooks,
 )
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
@@ -60,6 +61,7 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command("version")

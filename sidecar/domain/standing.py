@@ -122,9 +122,7 @@ def derive_standing(
     """
     overdue = [one for one in invoices if one.overdue_at(now)]
     lost = [
-        one
-        for one in invoices
-        if one.state is InvoiceState.UNCOLLECTIBLE and one.amount_nano != 0
+        one for one in invoices if one.state is InvoiceState.UNCOLLECTIBLE and one.amount_nano != 0
     ]
     if _below(terms.minimum_nano, [*overdue, *lost]):
         overdue, lost = [], []

@@ -173,9 +173,7 @@ class ObjectHandlers:
         return Handled()
 
 
-def remaining_nano(
-    invoice: FetchedInvoice, customer: KnownCustomer, provider: str
-) -> int | None:
+def remaining_nano(invoice: FetchedInvoice, customer: KnownCustomer, provider: str) -> int | None:
     """What is left to pay in the customer's currency; None where it is in another."""
     if invoice.currency != customer.currency:
         return None

@@ -226,7 +226,7 @@ class Inbox(Protocol):
     """Events, each once; and the objects that they name, each with one worker at a time."""
 
     async def receive(self, event: ReceivedEvent) -> Receipt:
-        """Store an event, and its object as wanted, in one transaction; a repeat changes nothing."""
+        """Store an event, and its object as wanted, together; a repeat changes nothing."""
 
     async def want(self, refs: Sequence[ObjectRef]) -> None:
         """Have objects fetched again without an event."""
@@ -282,7 +282,7 @@ class FetchedInvoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedSubscription:
-    """A subscription; `prices` are the ids, lookup keys and products that a plan may be known by."""
+    """A subscription; `prices` are the ids, lookup keys and products of what it is for."""
 
     subscription_id: str
     provider_customer_id: str
@@ -408,10 +408,13 @@ class ProviderRecords(Protocol):
     async def read_customer(self, customer_id: str) -> KnownCustomer | None:
         """Our customer of that id."""
 
-    async def open_invoices(
-        self, provider: str, *, after: str, limit: int
-    ) -> Sequence[InvoiceRecord]:
-        """Invoices that are open as far as we know, by id."""
+    async def unseen_open_invoices(
+        self, provider: str, *, before: datetime, after: str, limit: int
+    ) -> Sequence[str]:
+        """Ids of invoices that are open as far as we know and were last seen before an instant."""
+
+    async def mark_seen(self, provider: str, invoice_ids: Sequence[str], now: datetime) -> None:
+        """Note that the provider lists them as open."""
 
     async def read_invoices(
         self, provider: str, invoice_ids: Sequence[str]
@@ -445,9 +448,14 @@ class ProviderSweeps(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPosition:
-    """How far a sweep has come: `part` is what it lists, `cursor` where in the list it is."""
+    """
+    How far a sweep has come: `part` is what it lists, `cursor` where in the list it is.
+
+    It began at `begun_at`, and looks at events since `since`.
+    """
 
     provider: str
     since: datetime
+    begun_at: datetime
     part: str = ""
     cursor: str | None = None

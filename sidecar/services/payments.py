@@ -2,8 +2,8 @@
 Payments for credit: given once for each payment, taken back when the money goes.
 
 Everything is named after the payment, a refund or a dispute: a repeat is known by that name, in
-whatever order webhooks come. A refund at the provider is a fact: what of it is spent by now is taken
-all the same, and leaves a deficit.
+whatever order webhooks come. A refund at the provider is a fact: what of it is spent by now is
+taken all the same, and leaves a deficit.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from sidecar.services.inbox_ports import (
 from sidecar.services.withdrawals import WithdrawalService
 
 TOP_UP_KEY = "sidecar_top_up"
-"""Of metadata: it marks a payment for credit. Its value, if any, is the reference to give it under."""
+"""Of metadata: it marks a payment for credit. Its value is the reference to give it under."""
 CUSTOMER_KEY = "sidecar_customer"
 """Of metadata: whose credit it is, where the provider has no customer for it."""
 TAKEN_STATUS = "succeeded"
@@ -83,7 +83,7 @@ class PaymentHandler:
             provider=provider,
             payment_id=found.payment_id,
             customer_id=customer.customer_id if customer else "",
-            # A dispute of a top-up takes the credit; only one of an invoice is a matter of standing.
+            # A dispute of a top-up takes the credit; one of an invoice is a matter of standing.
             invoice_id="" if top_up else found.invoice_id,
             reference=reference,
             currency=found.currency,
@@ -221,9 +221,7 @@ class PaymentHandler:
             after = page[-1].withdrawal_id
         return found
 
-    async def _give_back(
-        self, known: Mapping[str, Withdrawal], name: str, taken: "_Taken"
-    ) -> None:
+    async def _give_back(self, known: Mapping[str, Withdrawal], name: str, taken: "_Taken") -> None:
         """The money came back to us: a dispute was won, or a refund did not reach the customer."""
         withdrawal = known.get(name) or known.get(f"{name}:spent")
         if withdrawal is None or withdrawal.withdrawn_nano == 0:

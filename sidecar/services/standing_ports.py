@@ -71,6 +71,13 @@ class StandingView:
     derived: StandingFact
     override: StandingFact | None
 
+    def set_at(self, instant: datetime) -> StandingFact | None:
+        """The operator's word, if it lasts at an instant."""
+        override = self.override
+        if override is None or (override.until is not None and override.until <= instant):
+            return None
+        return override
+
 
 Decide = Callable[[StandingInputs], StandingDecision]
 

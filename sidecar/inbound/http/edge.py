@@ -14,6 +14,7 @@ from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.inbox_ports import Inbox
 from sidecar.services.ledger_roots import LedgerRootList
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
@@ -22,8 +23,10 @@ from sidecar.services.ports import Clock
 from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
+from sidecar.services.standing import StandingService
 from sidecar.services.thresholds import ThresholdRecord
 from sidecar.services.top_ups import TopUpService
+from sidecar.services.webhooks import WebhookReceiver
 from sidecar.services.withdrawals import WithdrawalService
 
 Ready = Callable[[], Sequence[str]]
@@ -66,6 +69,15 @@ class GatewayUseCases:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookUseCases:
+    """Webhooks in, and the list of what became of them."""
+
+    receiver: WebhookReceiver
+    inbox: Inbox
+    body_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminUseCases:
     """What the admin role's routes call."""
 
@@ -83,6 +95,8 @@ class AdminUseCases:
     reconciler: ReconcilesCustomers
     reconcile_runs: ReconcileRuns
     ledger_roots: LedgerRootList
+    standings: StandingService
+    webhooks: WebhookUseCases
 
 
 EDGE = web.AppKey("edge", Edge)

@@ -20,6 +20,7 @@ from sidecar.inbound.http import (
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
+from sidecar.inbound.http.webhooks_table import WEBHOOK_ROUTES
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
@@ -178,9 +179,19 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.put_standing,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
-        summary="Set the standing",
+        summary="Set the standing, whatever invoices say",
         statuses=(_OK, _NOT_FOUND),
         request_model=admin_models.StandingBody,
+        response_model=admin_models.StandingAnswer,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_CUSTOMER}/standing",
+        handler=admin.delete_standing,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Go by what invoices say again",
+        statuses=(_OK, _NOT_FOUND),
         response_model=admin_models.StandingAnswer,
     ),
     Route(
@@ -253,6 +264,7 @@ ROUTES: tuple[Route, ...] = (
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
+    *WEBHOOK_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

@@ -82,13 +82,20 @@ class PostgresFetched:
             row = await self._pool.fetchrow(query("known_customer"), customer_id)
         return None if row is None else KnownCustomer(**dict(row))
 
-    async def open_invoices(
-        self, provider: str, *, after: str, limit: int
-    ) -> Sequence[InvoiceRecord]:
-        """Invoices that are open as far as we know, by id."""
+    async def unseen_open_invoices(
+        self, provider: str, *, before: datetime, after: str, limit: int
+    ) -> Sequence[str]:
+        """Ids of invoices that are open as far as we know and were last seen before an instant."""
         with translate_errors():
-            rows = await self._pool.fetch(query("open_provider_invoices"), provider, after, limit)
-        return [_invoice(row) for row in rows]
+            rows = await self._pool.fetch(
+                query("unseen_open_invoices"), provider, before, after, limit
+            )
+        return [row["invoice_id"] for row in rows]
+
+    async def mark_seen(self, provider: str, invoice_ids: Sequence[str], now: datetime) -> None:
+        """Note that the provider lists them as open."""
+        with translate_errors():
+            await self._pool.execute(query("mark_seen"), provider, list(invoice_ids), now)
 
     async def read_invoices(
         self, provider: str, invoice_ids: Sequence[str]

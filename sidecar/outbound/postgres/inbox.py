@@ -37,7 +37,7 @@ class PostgresInbox:
         self._pool = pool
 
     async def receive(self, event: ReceivedEvent) -> Receipt:
-        """Store an event, and its object as wanted, in one transaction; a repeat changes nothing."""
+        """Store an event, and its object as wanted, together; a repeat changes nothing."""
         with translate_errors():
             if await self._pool.fetchval(query("inbox_known"), event.provider, event.event_id):
                 return Receipt.DUPLICATE

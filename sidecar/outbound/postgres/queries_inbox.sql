@@ -151,11 +151,14 @@ ORDER BY customer_id LIMIT 2
 -- name: known_customer
 SELECT customer_id, currency FROM customers WHERE customer_id = $1
 
--- name: open_provider_invoices
-SELECT provider, invoice_id, customer_id, provider_customer_id, state, currency, amount_due_minor,
-    amount_nano, due_at, attempts, reason
-FROM provider_invoices WHERE provider = $1 AND state = 'open' AND invoice_id > $2
-ORDER BY invoice_id LIMIT $3
+-- name: unseen_open_invoices
+SELECT DISTINCT invoice_id FROM provider_invoices
+WHERE provider = $1 AND state = 'open' AND seen_at < $2 AND invoice_id > $3
+ORDER BY invoice_id LIMIT $4
+
+-- name: mark_seen
+UPDATE provider_invoices SET seen_at = $3
+WHERE provider = $1 AND invoice_id = ANY ($2::text[]) AND seen_at < $3
 
 -- name: read_provider_invoices
 SELECT provider, invoice_id, customer_id, provider_customer_id, state, currency, amount_due_minor,
@@ -179,7 +182,7 @@ ON CONFLICT (provider) DO UPDATE
 SET next_at = excluded.next_at,
     begun_at = CASE WHEN s.part = '' THEN excluded.begun_at ELSE s.begun_at END
 WHERE s.next_at <= $2
-RETURNING since, part, cursor
+RETURNING since, begun_at, part, cursor
 
 -- name: save_sweep
 -- What was done since it began is covered, less an hour for events that are listed late.

@@ -105,9 +105,7 @@ async def _require_customer(connection: Connection, customer_id: str) -> None:
         raise NotFound(f"there is no customer {customer_id!r}")
 
 
-async def _inputs(
-    connection: Connection, customer_id: str, look: Record
-) -> StandingInputs | None:
+async def _inputs(connection: Connection, customer_id: str, look: Record) -> StandingInputs | None:
     customer = await connection.fetchrow(query("standing_customer"), customer_id)
     if customer is None:
         return None
@@ -146,9 +144,7 @@ async def _decide(
     changed = decision.fact != (GOOD if row is None else _fact(row))
     moved = decision.plan != inputs.plan
     if changed:
-        await connection.execute(
-            query("put_standing"), customer_id, *_fact_values(decision.fact)
-        )
+        await connection.execute(query("put_standing"), customer_id, *_fact_values(decision.fact))
     if moved:
         await connection.execute(query("put_subscribed_plan"), customer_id, decision.plan)
     show = changed or not look["shown"]

@@ -59,6 +59,8 @@ CREATE TABLE provider_invoices (
     reason text NOT NULL DEFAULT '',
     fence bigint NOT NULL,
     fetched_at timestamptz NOT NULL DEFAULT now(),
+    -- When the provider last listed it as open.
+    seen_at timestamptz NOT NULL DEFAULT '-infinity',
     PRIMARY KEY (customer_id, provider, invoice_id)
 );
 CREATE INDEX provider_invoices_id ON provider_invoices (provider, invoice_id);
