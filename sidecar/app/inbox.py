@@ -61,53 +61,32 @@ def make_inbox(
     Raises:
         ConfigError: A file of secrets, or a plan that Stripe's prices map to, cannot be used.
     """
-    plans = PlanMap(settings.stripe.plans, ended_plan=settings.stripe.ended_plan)
     record = PostgresStandings(pool)
+    plans = PlanMap(settings.stripe.plans, ended_plan=settings.stripe.ended_plan)
     standings = StandingService(
         record=record,
         accounts=accounts,
         live=live,
         policies=policies,
         clock=clock,
-        terms=StandingTerms(
-            grace=timedelta(seconds=settings.standing_grace_seconds),
-            minimum_nano=parse_amount(settings.standing_minimum, field="standing_minimum"),
-        ),
+        terms=_terms(settings),
         plans=plans,
     )
     inbox, fetched = PostgresInbox(pool), PostgresFetched(pool)
     workers: dict[str, Run] = {}
     handlers: dict[str, ObjectHandlers] = {}
+    objects = None
     if settings.has(Role.SETTLEMENT):
-        timer = StandingTimer(
-            record, standings, clock, interval_seconds=settings.standing_interval_seconds
-        )
-        workers["standing"] = timer.run
+        pause = settings.standing_interval_seconds
+        workers["standing"] = StandingTimer(record, standings, clock, interval_seconds=pause).run
         objects = _stripe_objects(settings, stack)
-        if objects is not None:
-            payments = PaymentHandler(fetched, credit.credit, credit.withdrawals)
-            handlers[STRIPE] = ObjectHandlers(
-                objects, fetched, payments, policies, plans=plans, report_errors=report_errors
-            )
-            workers["provider_sweep"] = ProviderSweep(
-                objects,
-                fetched,
-                fetched,
-                inbox,
-                clock,
-                every_seconds=settings.provider_sweep_seconds,
-                reads_max=settings.provider_sweep_reads_max,
-            ).run
-    worker = InboxWorker(
-        inbox,
-        handlers,
-        standings,
-        owner=owner,
-        concurrency_max=settings.inbox_concurrency_max,
-        attempts_max=settings.inbox_attempts_max,
-        interval_seconds=settings.inbox_interval_seconds,
-        retention_days=settings.inbox_retention_days,
-    )
+    if objects is not None:
+        payments = PaymentHandler(fetched, credit.credit, credit.withdrawals)
+        handlers[STRIPE] = ObjectHandlers(
+            objects, fetched, payments, policies, plans=plans, report_errors=report_errors
+        )
+        workers["provider_sweep"] = _sweep(settings, objects, fetched, inbox, clock).run
+    worker = _worker(settings, inbox, handlers, standings, owner=owner)
     if handlers:  # Without a key of the provider's, what comes waits for a process that has one.
         workers["inbox"] = worker.run
     receiver = WebhookReceiver(inbox, _verifiers(settings), clock, wake=worker.wake)
@@ -117,6 +96,51 @@ def make_inbox(
             receiver=receiver, inbox=inbox, body_bytes_max=settings.webhook_body_bytes_max
         ),
         workers=workers,
+    )
+
+
+def _terms(settings: Settings) -> StandingTerms:
+    return StandingTerms(
+        grace=timedelta(seconds=settings.standing_grace_seconds),
+        minimum_nano=parse_amount(settings.standing_minimum, field="standing_minimum"),
+    )
+
+
+def _sweep(
+    settings: Settings,
+    objects: StripeObjects,
+    fetched: PostgresFetched,
+    inbox: PostgresInbox,
+    clock: Clock,
+) -> ProviderSweep:
+    return ProviderSweep(
+        objects,
+        fetched,
+        fetched,
+        inbox,
+        clock,
+        every_seconds=settings.provider_sweep_seconds,
+        reads_max=settings.provider_sweep_reads_max,
+    )
+
+
+def _worker(
+    settings: Settings,
+    inbox: PostgresInbox,
+    handlers: dict[str, ObjectHandlers],
+    standings: StandingService,
+    *,
+    owner: str,
+) -> InboxWorker:
+    return InboxWorker(
+        inbox,
+        handlers,
+        standings,
+        owner=owner,
+        concurrency_max=settings.inbox_concurrency_max,
+        attempts_max=settings.inbox_attempts_max,
+        interval_seconds=settings.inbox_interval_seconds,
+        retention_days=settings.inbox_retention_days,
     )
 
 

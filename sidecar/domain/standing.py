@@ -91,7 +91,7 @@ class InvoiceDebt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StandingTerms:
-    """How long an invoice may be overdue before it is delinquent; what is below a minimum is not."""
+    """How long an invoice may be overdue, and how much may be owed, before it is delinquent."""
 
     grace: timedelta = timedelta(0)
     minimum_nano: int = 0
@@ -115,10 +115,10 @@ def derive_standing(
     """
     What a customer's invoices say now; the order in which they are given does not matter.
 
-    A dispute, an uncollectible invoice and an unpaid subscription are delinquent at once. An overdue
-    invoice is grace until it has been overdue for as long as the terms allow. Where something else
-    than time makes a customer delinquent, `overdue_since` is left open: a rule that has a grace of
-    its own then goes by the standing, and does not wait.
+    A dispute, an uncollectible invoice and an unpaid subscription are delinquent at once. An
+    overdue invoice is grace until it has been overdue for as long as the terms allow. Where
+    something else than time makes a customer delinquent, `overdue_since` is left open: a rule
+    that has a grace of its own then goes by the standing, and does not wait.
     """
     overdue = [one for one in invoices if one.overdue_at(now)]
     lost = [

@@ -4,20 +4,22 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.minor_units import from_minor
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.inbox_ports import (
-    FetchedInvoice,
     Handled,
     InboxClaim,
     InvoiceRecord,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
-    ProviderObjects,
     ProviderRecords,
     ReportErrors,
     SubscriptionRecord,
 )
 from sidecar.services.payments import TOP_UP_KEY, PaymentHandler, find_customer
 from sidecar.services.ports import Policies
+from sidecar.services.provider_objects import (
+    FetchedInvoice,
+    ProviderObjects,
+)
 from sidecar.services.standing import LIVE_STATUSES, PlanMap
 
 MODE_MISMATCH = "mode_mismatch"
@@ -62,7 +64,7 @@ class ObjectHandlers:
             StoreUnavailable, ProviderRefused: It could not be fetched, or a store is away.
             SidecarError: What credit's services raise.
         """
-        if self._other_mode(claim.livemode):
+        if self._other_mode(livemode=claim.livemode):
             return Handled(parked=MODE_MISMATCH)
         object_id = claim.ref.object_id
         match claim.ref.kind:
@@ -74,7 +76,7 @@ class ObjectHandlers:
                 found = await self._objects.fetch_payment(object_id)
                 if found is None:
                     return Handled(parked="not_found")
-                if self._other_mode(found.livemode):
+                if self._other_mode(livemode=found.livemode):
                     return Handled(parked=MODE_MISMATCH)
                 return await self._payments.handle(claim.ref.provider, found)
             case ObjectKind.METER_ERROR:
@@ -82,7 +84,7 @@ class ObjectHandlers:
             case ObjectKind.UNREADABLE:
                 return Handled(parked="unreadable")
 
-    def _other_mode(self, livemode: bool | None) -> bool:
+    def _other_mode(self, *, livemode: bool | None) -> bool:
         """Whether an object is of the other mode than our key: test money is no money."""
         ours = self._objects.livemode
         return ours is not None and livemode is not None and ours != livemode
@@ -91,7 +93,7 @@ class ObjectHandlers:
         found = await self._objects.fetch_invoice(invoice_id)
         if found is None:  # A draft may be deleted.
             return Handled(gone_invoice=invoice_id)
-        if self._other_mode(found.livemode):
+        if self._other_mode(livemode=found.livemode):
             return Handled(parked=MODE_MISMATCH)
         customer, reason = await find_customer(
             self._records, self._objects.provider, found.provider_customer_id
@@ -131,7 +133,7 @@ class ObjectHandlers:
         found = await self._objects.fetch_subscription(subscription_id)
         if found is None:
             return Handled(gone_subscription=subscription_id)
-        if self._other_mode(found.livemode):
+        if self._other_mode(livemode=found.livemode):
             return Handled(parked=MODE_MISMATCH)
         customer, reason = await find_customer(
             self._records, self._objects.provider, found.provider_customer_id

@@ -14,14 +14,16 @@ from sidecar.domain.minor_units import from_minor
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.credits import TOP_UP_PREFIX, CreditService
 from sidecar.services.inbox_ports import (
-    FetchedInvoice,
-    FetchedPayment,
     Handled,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
     PaymentRecord,
     ProviderRecords,
+)
+from sidecar.services.provider_objects import (
+    FetchedInvoice,
+    FetchedPayment,
 )
 from sidecar.services.withdrawals import WithdrawalService
 

@@ -16,18 +16,20 @@ from datetime import timedelta
 from sidecar import telemetry
 from sidecar.domain.errors import SidecarError
 from sidecar.services.inbox_ports import (
-    FetchedInvoice,
     Inbox,
     InboxState,
     InvoiceRecord,
     ObjectKind,
     ObjectRef,
-    ProviderObjects,
     ProviderRecords,
     ProviderSweeps,
     SweepPosition,
 )
 from sidecar.services.ports import Clock
+from sidecar.services.provider_objects import (
+    FetchedInvoice,
+    ProviderObjects,
+)
 
 EVENTS, INVOICES, OURS, PARKED = "events", "invoices", "ours", "parked"
 PARTS = (EVENTS, INVOICES, OURS, PARKED)

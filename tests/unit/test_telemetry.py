@@ -27,6 +27,7 @@ UNITLESS_GAUGES = {
     "sidecar_journal_unsettled_records",
     "sidecar_reconcile_differences",
     "sidecar_reconcile_unread_customers",
+    "sidecar_inbox_objects",
 }
 
 

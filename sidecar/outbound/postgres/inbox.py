@@ -25,7 +25,7 @@ _REASON_CHARS_MAX: Final = 128
 _TYPE_CHARS_MAX: Final = 255
 
 
-class _Duplicate(Exception):
+class _DuplicateError(Exception):
     """Another connection has stored the same event meanwhile: undo."""
 
 
@@ -47,7 +47,7 @@ class PostgresInbox:
                     connection.transaction(),
                 ):
                     await _store(connection, event)
-            except _Duplicate:
+            except _DuplicateError:
                 return Receipt.DUPLICATE
         return Receipt.IGNORED if event.ref is None else Receipt.STORED
 
@@ -172,7 +172,7 @@ async def _store(connection: Connection, event: ReceivedEvent) -> None:
         number,
     )
     if inserted is None:
-        raise _Duplicate
+        raise _DuplicateError
 
 
 async def _want(

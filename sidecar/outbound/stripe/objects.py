@@ -14,7 +14,7 @@ from sidecar.domain.minor_units import STRIPE
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.standing import InvoiceState
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
-from sidecar.services.inbox_ports import (
+from sidecar.services.provider_objects import (
     FetchedDispute,
     FetchedInvoice,
     FetchedPayment,
