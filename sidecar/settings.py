@@ -115,7 +115,7 @@ class Settings(BaseModel):
     webhook_body_bytes_max: int = Field(default=524_288, ge=1_024, le=1_048_576)
     inbox_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
     inbox_concurrency_max: int = Field(default=8, ge=1, le=1_000)
-    inbox_attempts_max: int = Field(default=12, ge=1, le=100)
+    inbox_attempts_max: int = Field(default=20, ge=1, le=100)
     inbox_retention_days: int = Field(default=35, ge=4, le=3_650)
     standing_grace_seconds: int = Field(default=259_200, ge=0, le=31_622_400)
     standing_minimum: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")

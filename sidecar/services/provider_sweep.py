@@ -37,8 +37,8 @@ AGAIN = timedelta(hours=1)
 """When a round that ran out of reads goes on."""
 POLL_SECONDS = 30.0
 _PAGE = 100
-_MENDED_BY_TIME = frozenset({"unknown_customer", "unknown_price", "unknown_plan"})
-"""Why an object was parked that somebody may have mended since: by a customer, or the settings."""
+_MENDED_BY_TIME = frozenset({"no_answer", "unknown_customer", "unknown_price", "unknown_plan"})
+"""Why an object was parked that may be well by now: a customer, the settings, a provider back."""
 
 
 class ProviderSweep:

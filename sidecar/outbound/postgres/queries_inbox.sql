@@ -7,7 +7,7 @@ ON CONFLICT (object_key) DO UPDATE
 SET state = excluded.state, reason = excluded.reason, events = o.events + 1,
     event_type = coalesce(nullif(excluded.event_type, ''), o.event_type),
     livemode = coalesce(excluded.livemode, o.livemode),
-    attempts = CASE WHEN o.state = 'pending' THEN o.attempts ELSE 0 END,
+    attempts = 0,
     wanted_at = CASE WHEN o.state = 'pending' THEN o.wanted_at ELSE now() END,
     retry_at = now()
 RETURNING events
