@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from pathlib import Path
 
 import aiohttp
@@ -25,7 +26,7 @@ from sidecar.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_of_these_tests"
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 30.0
 CHAT = {"method": "POST", "path": "/ai/chat"}
 
 pytestmark = pytest.mark.timeout(180)
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(autouse=True)
 def quiet_logs() -> Iterator[None]:
-    telemetry.setup_logging("warning")
+    telemetry.setup_logging("error")
     yield
     structlog.reset_defaults()
 
@@ -115,9 +116,9 @@ class Deployment:
     async def until(self, expected: list[str | None]) -> float:
         """Seconds until the gateways say so."""
         begun = time.monotonic()
-        async with asyncio.timeout(WAIT_SECONDS):
-            while await self.codes() != expected:
-                await asyncio.sleep(0.005)
+        while (codes := await self.codes()) != expected:
+            assert time.monotonic() - begun < WAIT_SECONDS, (codes, expected)
+            await asyncio.sleep(0.005)
         return time.monotonic() - begun
 
 
@@ -140,8 +141,8 @@ async def deployment(settings):
             await stack.enter_async_context(gateway)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         deployment = Deployment(control, gateways, provider, session)
-        async with asyncio.timeout(WAIT_SECONDS):
-            while any(one.problems() for one in (control, *gateways)):
+        for one in (control, *gateways):
+            while one.problems():  # noqa: ASYNC110  What is watched sets no event.
                 await asyncio.sleep(0.02)
         await deployment.admin(
             "POST",
@@ -185,10 +186,8 @@ async def test_a_webhook_reaches_every_gateway(deployment):
 
 
 async def test_an_invoice_becomes_overdue_by_our_clock_at_every_gateway(deployment):
-    due_at = SystemClock().now().replace(microsecond=0)
-    deployment.provider.bill("in_1", due_at.replace(microsecond=0))
-    later = SystemClock().now().timestamp() + 2
-    deployment.provider.bill("in_1", due_at.fromtimestamp(int(later), due_at.tzinfo))
+    soon = SystemClock().now().replace(microsecond=0) + timedelta(seconds=3)
+    deployment.provider.bill("in_1", soon)
     assert await deployment.hook(event(1, "invoice.finalized", id="in_1")) == 200
     assert await deployment.codes() == [None, None]
     await deployment.until(["invoice_overdue"] * 2)
@@ -209,12 +208,15 @@ async def test_subscriptions_and_top_ups_come_through_the_same_door(deployment):
     assert await deployment.hook(event(1, "customer.subscription.deleted", id="sub_1")) == 200
     # The plan that is left burns credit, and there is none.
     await deployment.until(["no_available_credits"] * 2)
-    provider.pay("pi_1", metadata={"sidecar_top_up": ""})
+    # Far more than the checks of this test hold.
+    paid = {"amount_minor": 1_000_000, "credit_minor": 1_000_000}
+    provider.pay("pi_1", metadata={"sidecar_top_up": ""}, **paid)
     assert await deployment.hook(event(2, "payment_intent.succeeded", id="pi_1")) == 200
     await deployment.until([None, None])
-    provider.dispute("pi_1", "dp_1", 1_000)
+    provider.dispute("pi_1", "dp_1", 1_000_000)
     hooked = event(3, "charge.dispute.created", id="dp_1", payment_intent="pi_1")
     assert await deployment.hook(hooked) == 200
     await deployment.until(["no_available_credits"] * 2)
     listed = await deployment.admin("GET", "/api/v1/webhooks")
-    assert {item["state"] for item in listed["items"]} == {"idle"}
+    assert {item["reason"] for item in listed["items"]} == {""}
+    assert len(listed["items"]) == 2
