@@ -35,8 +35,11 @@ async def stripe(provider):
 
 async def test_an_invoice_is_read_as_it_is(stripe, provider):
     _, objects = stripe
-    provider.bill("in_1", NOW, payment_id="pi_1", metadata={"a": "b"})
+    provider.bill("in_1", NOW, metadata={"a": "b"})
     assert await objects.fetch_invoice("in_1") == provider.invoices["in_1"]
+    paid = {"state": InvoiceState.PAID, "payment_id": "pi_1", "metadata": {TOP_UP_KEY: ""}}
+    provider.bill("in_2", NOW, **paid)
+    assert await objects.fetch_invoice("in_2") == provider.invoices["in_2"]
     assert await objects.fetch_invoice("in_x") is None
     assert objects.livemode is False
 
@@ -87,6 +90,7 @@ async def test_money_of_a_dispute_is_gone_unless_it_is_known_not_to_be(
     stripe, provider, status, taken, won
 ):
     _, objects = stripe
+    provider.bill("in_1", NOW)
     provider.pay("pi_1", invoice_id="in_1")
     provider.dispute("pi_1", "dp_1", 200, status=status)
     found = await objects.fetch_payment("pi_1")

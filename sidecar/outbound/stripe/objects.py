@@ -6,6 +6,7 @@ without the fields that it must have counts as no answer.
 """
 
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from sidecar.domain.minor_units import STRIPE
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.standing import InvoiceState
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
+from sidecar.services.payments import TOP_UP_KEY
 from sidecar.services.provider_objects import (
     FetchedDispute,
     FetchedInvoice,
@@ -52,11 +54,16 @@ class StripeObjects:
         self.livemode = connection.livemode
 
     async def fetch_invoice(self, invoice_id: str) -> FetchedInvoice | None:
-        """One invoice, with the payment that pays it."""
-        found = await _one(
-            self._client.v1.invoices.retrieve_async(invoice_id, {"expand": ["payments"]})
-        )
-        return None if found is None else _invoice(found)
+        """One invoice; the payment that paid it only where it was for credit."""
+        found = await _one(self._client.v1.invoices.retrieve_async(invoice_id))
+        if found is None:
+            return None
+        invoice = _invoice(found)
+        if invoice.state is not InvoiceState.PAID or TOP_UP_KEY not in invoice.metadata:
+            return invoice
+        params: Any = {"invoice": invoice_id, "status": "paid", "limit": PAGE_MAX}
+        links = await _page(self._client.v1.invoice_payments.list_async(params))
+        return replace(invoice, payment_id=_payment_of(_items(links)))
 
     async def fetch_subscription(self, subscription_id: str) -> FetchedSubscription | None:
         """One subscription."""
@@ -77,16 +84,18 @@ class StripeObjects:
                 {
                     "payment": {"type": "payment_intent", "payment_intent": payment_id},
                     "limit": 1,
-                    "expand": ["data.invoice"],
                 }
             )
         )
+        invoice_id = _id_of(_first(links).get("invoice"))
+        invoice = await _one(v1.invoices.retrieve_async(invoice_id)) if invoice_id else None
         refunds: list[Thing] = []
         disputes: list[Thing] = []
         if intent.get("latest_charge"):
             refunds = await self._all(v1.refunds.list_async, payment_id)
             disputes = await self._all(v1.disputes.list_async, payment_id)
-        return _payment(intent, _first(sessions), _first(links), refunds, disputes)
+        invoice = invoice or {"id": invoice_id}
+        return _payment(intent, _first(sessions), invoice, refunds, disputes)
 
     async def fetch_meter_errors(self, event_id: str) -> Sequence[MeterError] | None:
         """What a report of errors names: samples, of each kind a few."""
@@ -186,7 +195,6 @@ def _invoice(found: Thing) -> FetchedInvoice:
         due_at=_due_at(found, attempts),
         attempts=attempts,
         livemode=_flag(found, "livemode"),
-        payment_id=_payment_of(found),
         metadata=_metadata(found),
     )
 
@@ -208,11 +216,9 @@ def _due_at(found: Thing, attempts: int) -> datetime | None:
     return None
 
 
-def _payment_of(found: Thing) -> str:
-    """The payment intent that pays an invoice, the default one first; "" for none."""
-    payments = found.get("payments") or {}
-    items = [item for item in payments.get("data") or [] if isinstance(item, dict)]
-    for item in sorted(items, key=lambda one: not one.get("is_default")):
+def _payment_of(links: list[Thing]) -> str:
+    """The payment intent that paid an invoice, the default one first; "" for none."""
+    for item in sorted(links, key=lambda one: not one.get("is_default")):
         name = _id_of((item.get("payment") or {}).get("payment_intent"))
         if name:
             return name
@@ -239,16 +245,14 @@ def _price_names(items: Iterable[Any]) -> Iterable[str]:
 
 
 def _payment(
-    intent: Thing, session: Thing, link: Thing, refunds: list[Thing], disputes: list[Thing]
+    intent: Thing, session: Thing, invoice: Thing, refunds: list[Thing], disputes: list[Thing]
 ) -> FetchedPayment:
     received = _number(intent, "amount_received")
-    linked = link.get("invoice")
-    invoice = linked if isinstance(linked, dict) else {}
     customer = intent.get("customer") or session.get("customer") or invoice.get("customer")
     return FetchedPayment(
         payment_id=_text(intent, "id"),
         provider_customer_id=_id_of(customer),
-        invoice_id=_id_of(linked) or _id_of(session.get("invoice")),
+        invoice_id=_id_of(invoice) or _id_of(session.get("invoice")),
         currency=_currency(intent),
         paid=intent.get("status") == "succeeded",
         amount_minor=received,
