@@ -27,13 +27,12 @@ from sidecar.domain.invoices import LatePolicy
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 from sidecar.outbound.notify.settings import NotifySettings
-from sidecar.settings_reports import ReportSettings
+from sidecar.settings_reports import ReportSettings, StripeDefaults
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
 RESERVED = frozenset(
     {
-        "stripe_webhook_secret_file",
         "paystack_secret_file",
         "paystack_base_url",
     }
@@ -112,6 +111,17 @@ class Settings(ReportSettings):
     admin_token_file: Path | None = None
     stripe_api_key_file: Path | None = None
     stripe_base_url: str = ""
+    stripe_webhook_secret_file: Path | None = None
+    webhook_body_bytes_max: int = Field(default=524_288, ge=1_024, le=1_048_576)
+    inbox_interval_seconds: float = Field(default=0.2, gt=0, le=3_600)
+    inbox_concurrency_max: int = Field(default=8, ge=1, le=1_000)
+    inbox_attempts_max: int = Field(default=20, ge=1, le=100)
+    inbox_retention_days: int = Field(default=35, ge=4, le=3_650)
+    standing_grace_seconds: int = Field(default=259_200, ge=0, le=31_622_400)
+    standing_minimum: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")
+    standing_interval_seconds: float = Field(default=1.0, gt=0, le=3_600)
+    provider_sweep_seconds: int = Field(default=86_400, ge=60, le=604_800)
+    provider_sweep_reads_max: int = Field(default=200, ge=1, le=100_000)
     # A token may stand in its query.
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None
@@ -156,6 +166,7 @@ class Settings(ReportSettings):
     hosts: tuple[str, ...] = ()
     envoy: EnvoyDefaults = EnvoyDefaults()
     notify: NotifySettings = NotifySettings()
+    stripe: StripeDefaults = StripeDefaults()
 
     @field_validator("roles", mode="before")
     @classmethod

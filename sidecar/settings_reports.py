@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class StripeCustomers(StrEnum):
@@ -19,6 +19,16 @@ class TopUpBy(StrEnum):
 
     WEBHOOK = "webhook"
     STRIPE = "stripe"
+
+
+class StripeDefaults(BaseModel):
+    """What Stripe's objects mean here: from a price's id, lookup key or product to a plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plans: dict[str, str] = Field(default={}, max_length=1_000)
+    ended_plan: str = ""
+    """Of customers whose subscriptions have all ended; empty: they keep theirs."""
 
 
 class ReportSettings(BaseModel):

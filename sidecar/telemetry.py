@@ -315,6 +315,31 @@ WORKER_FAILURES = Counter(
     registry=REGISTRY,
 )
 
+WEBHOOKS = Counter(
+    "sidecar_webhooks_total",
+    "Webhooks by outcome: stored, duplicate, ignored, bad_signature, stale, unreadable.",
+    ["provider", "outcome"],
+    registry=REGISTRY,
+)
+INBOX = Counter(
+    "sidecar_inbox_total",
+    "Objects that webhooks named, by kind and outcome: done, retried, parked, lease_lost.",
+    ["kind", "outcome"],
+    registry=REGISTRY,
+)
+INBOX_OBJECTS = Gauge(
+    "sidecar_inbox_objects",
+    "Objects that wait to be fetched (pending) or for people (parked).",
+    ["state"],
+    registry=REGISTRY,
+)
+STANDINGS = Counter(
+    "sidecar_standing_changes_total",
+    "Standings that were told to the live store, by what they are now.",
+    ["standing"],
+    registry=REGISTRY,
+)
+
 
 def metrics_text() -> bytes:
     """All metrics in Prometheus' text format."""

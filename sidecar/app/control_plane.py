@@ -9,6 +9,7 @@ from functools import partial
 from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
+from sidecar.app.inbox import make_inbox
 from sidecar.app.invoicing import make_invoicing
 from sidecar.app.notices import make_notices
 from sidecar.app.reconciling import make_reconciler
@@ -110,6 +111,18 @@ class ControlPlane:
             clock=plane.clock,
             shard_of=plane.keyspace.shard_of,
         )
+        self.inbox = make_inbox(
+            plane.settings,
+            stack,
+            accounts=accounts,
+            live=live,
+            policies=plane.loaded,
+            clock=plane.clock,
+            pool=pool,
+            credit=self.credit,
+            owner=owner,
+            report_errors=self.reports.use_cases.settlements,
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
@@ -146,6 +159,8 @@ class ControlPlane:
             ledger_roots=self.ledger_roots,
             notices=self.notices.list,
             reports=self.reports.use_cases,
+            standings=self.inbox.standings,
+            webhooks=self.inbox.webhooks,
         )
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]]) -> None:
@@ -162,7 +177,8 @@ class ControlPlane:
             keep = self.reconcile_runs.keep
             compare = partial(self.reconciler.run, interval_seconds=seconds, keep=keep)
             start("reconcile", compare, after=after)
-            for name, run in (self.credit.workers | self.invoicing.workers).items():
+            waiting = (self.credit.workers, self.invoicing.workers, self.inbox.workers)
+            for name, run in (pair for workers in waiting for pair in workers.items()):
                 start(name, run, after=after)
             for name, run in self.notices.workers.items():
                 start(name, run)

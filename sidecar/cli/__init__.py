@@ -26,6 +26,7 @@ from sidecar.cli import (
     notify,
     reports,
     rules,
+    webhooks,
 )
 from sidecar.cli.demo import demo
 from sidecar.cli.doctor import doctor
@@ -70,6 +71,7 @@ app.add_typer(holds.app, name="holds")
 app.add_typer(notify.app, name="notify")
 app.add_typer(reports.app, name="reports")
 app.add_typer(invoices.app, name="invoices")
+app.add_typer(webhooks.app, name="webhooks")
 
 
 @app.command("version")

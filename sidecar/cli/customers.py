@@ -119,14 +119,14 @@ def set_standing(
     customer: CustomerId,
     standing: Annotated[str, typer.Argument(help="good, grace or delinquent.")],
     reason: Annotated[str, typer.Option(help="For people.")] = "",
-    until: Annotated[str | None, typer.Option(help="RFC 3339; it is good again then.")] = None,
+    until: Annotated[str | None, typer.Option(help="RFC 3339; then invoices count again.")] = None,
     overdue_since: Annotated[str | None, typer.Option(help="RFC 3339.")] = None,
     overdue_amount: Annotated[str | None, typer.Option(help='Such as "12.50".')] = None,
     disputed: Annotated[bool, typer.Option("--disputed", help="The customer disputes it.")] = False,
     config: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set a customer's standing; what is left out is empty afterwards."""
+    """Set a customer's standing, whatever invoices say; what is left out is empty afterwards."""
     body = {
         "standing": standing,
         "reason": reason,
@@ -136,6 +136,14 @@ def set_standing(
         "disputed": disputed,
     }
     print_one(call_admin(config, lambda api: api.put_standing(customer, body)), as_json=as_json)
+
+
+@app.command("clear-standing")
+def clear_standing(
+    customer: CustomerId, config: ConfigFile = None, as_json: AsJson = False
+) -> None:
+    """Take back a standing that was set: invoices count again."""
+    print_one(call_admin(config, lambda api: api.clear_standing(customer)), as_json=as_json)
 
 
 def _labels(texts: list[str]) -> dict[str, str]:

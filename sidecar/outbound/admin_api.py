@@ -114,6 +114,18 @@ class AdminApi:
         """Set the standing."""
         return await self._call("PUT", f"{_customer(customer_id)}/standing", body)
 
+    async def clear_standing(self, customer_id: str) -> Answer:
+        """Take back the standing that was set."""
+        return await self._call("DELETE", f"{_customer(customer_id)}/standing")
+
+    async def list_webhooks(self, state: str | None, limit: int) -> list[Answer]:
+        """Objects that webhooks named, at most `limit`."""
+        return await self._list("/api/v1/webhooks", {"state": state} if state else {}, limit)
+
+    async def retry_webhook(self, key: str) -> Answer:
+        """Have an object fetched now."""
+        return await self._call("POST", f"/api/v1/webhooks/{quote(key, safe='')}/retry")
+
     async def list_holds(self, customer_id: str) -> Answer:
         """Open holds, as many as one answer has."""
         return await self._call("GET", f"{_customer(customer_id)}/holds")

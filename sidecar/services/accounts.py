@@ -1,5 +1,5 @@
 """
-Customers, credentials and standing: written to the record first, then to the live store.
+Customers and credentials: written to the record first, then to the live store.
 
 Each write is safe to repeat: the record's row decides what it is, the live store applies it
 once. If the live store is away the caller is told so and repeats.
@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.money import AMOUNT_NANO_MAX
-from sidecar.domain.standing import StandingFact
 from sidecar.services.control_ports import (
     Accounts,
     Credential,
@@ -19,7 +18,7 @@ from sidecar.services.control_ports import (
     Customer,
     LiveAccounts,
 )
-from sidecar.services.converging import converge, put_customer_live
+from sidecar.services.converging import put_customer_live
 from sidecar.services.erasing import erase_customer
 from sidecar.services.ports import Clock, Policies, RequestDigests, StoredHold
 
@@ -230,20 +229,6 @@ class AccountService:
         """A page of a customer's credentials. Raises NotFound."""
         await self.read_customer(customer_id)
         return await self._accounts.list_credentials(customer_id, after=after, limit=limit)
-
-    async def put_standing(self, customer_id: str, standing: StandingFact) -> None:
-        """Set a customer's standing. Raises NotFound, StoreUnavailable."""
-        await self._accounts.put_standing(customer_id, standing)
-        await converge(
-            standing,
-            put=lambda fact: self._live.put_standing(customer_id, fact),
-            read=lambda: self._accounts.read_standing(customer_id),
-        )
-
-    async def read_standing(self, customer_id: str) -> StandingFact:
-        """A customer's standing. Raises NotFound."""
-        await self.read_customer(customer_id)
-        return await self._accounts.read_standing(customer_id)
 
     async def list_open_holds(self, customer_id: str, *, limit: int) -> Sequence[StoredHold]:
         """Holds in flight. Raises NotFound, StoreUnavailable."""

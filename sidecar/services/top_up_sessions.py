@@ -10,11 +10,6 @@ from sidecar.domain.minor_units import Rounding, from_minor, to_minor
 from sidecar.services.control_ports import Accounts
 from sidecar.services.credits import CreditService
 
-TOP_UP_KEY = "sidecar_top_up"
-"""Of a payment's metadata: the reference that its credit is given under, so that it comes once."""
-CUSTOMER_KEY = "sidecar_customer"
-"""Of a payment's metadata: whose credit it is."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:

@@ -310,9 +310,7 @@ async def test_failed_reports_are_one_notice_for_each_meter_and_hour(pool):
     rejected = ReportAttempt(verdict=ReportVerdict.REJECTED, detail="no such meter")
     rows = await outbox.claim("worker", limit=100, lease_seconds=60)
     assert len(rows) == 10
-    await outbox.finish(
-        [ReportResult(row=row, attempt=rejected, retry_at=AT) for row in rows[:9]]
-    )
+    await outbox.finish([ReportResult(row=row, attempt=rejected, retry_at=AT) for row in rows[:9]])
     await watch(pool).look_all()
     await pool.execute(
         "UPDATE report_windows SET state = 'uncertain', next_attempt_at = NULL,"

@@ -3,7 +3,8 @@
 import pytest
 
 from sidecar.outbound.stripe.client import StripeConnection, key_livemode, missing_scope
-from sidecar.outbound.stripe.probing import NEEDED_EVENTS, StripeDoctor
+from sidecar.outbound.stripe.probing import StripeDoctor
+from sidecar.services.stripe_events import NEEDED_EVENTS
 from sidecar.standins.stripe import StripeStandin
 
 KEY = "rk_test_doctor"

@@ -181,18 +181,18 @@ async def test_a_standing_bites_at_the_next_check():
     cases = UseCases()
     await cases.accounts.create_customer(CUSTOMER)
     await cases.customer()
-    await cases.accounts.put_standing("cus_1", DELINQUENT)
-    assert await cases.accounts.read_standing("cus_1") == DELINQUENT
+    await cases.standings.put("cus_1", DELINQUENT)
+    assert (await cases.standings.read("cus_1")).fact == DELINQUENT
     assert (await cases.checks.check(cases.request())).reason.value == "invoice_overdue"
-    await cases.accounts.put_standing("cus_1", StandingFact(standing=Standing.GRACE))
+    await cases.standings.put("cus_1", StandingFact(standing=Standing.GRACE))
     assert (await cases.checks.check(cases.request())).hold is not None
 
 
 READS: list[Callable[[UseCases], object]] = [
     lambda cases: cases.accounts.read_customer("cus_x"),
     lambda cases: cases.credits.read_balance("cus_x"),
-    lambda cases: cases.accounts.read_standing("cus_x"),
-    lambda cases: cases.accounts.put_standing("cus_x", DELINQUENT),
+    lambda cases: cases.standings.read("cus_x"),
+    lambda cases: cases.standings.put("cus_x", DELINQUENT),
     lambda cases: cases.accounts.list_open_holds("cus_x", limit=5),
     lambda cases: cases.credits.list_grants("cus_x", after="", limit=5),
     lambda cases: cases.accounts.list_credentials("cus_x", after="", limit=5),

@@ -199,11 +199,26 @@ async def test_a_standing_is_set_and_read():
         after = await call("GET", path)
         bad = await call("PUT", path, json={"standing": "bad"})
         nobody = await call("PUT", f"{CUSTOMERS}/cus_2/standing", json=fact)
-    assert before.body == {"standing": "good", "reason": "", "until": None} | unknown
+    by_invoices = unknown | {"source": "invoices", "derived": "good"}
+    assert before.body == {"standing": "good", "reason": "", "until": None} | by_invoices
     assert put.status == 200
-    assert put.body == after.body == fact | unknown
+    assert put.body == after.body == fact | unknown | {"source": "operator", "derived": "good"}
     assert world.state.accounts["cus_1"].standing.standing == "delinquent"
     assert bad.body["errors"][0]["field"] == "standing"
+    assert nobody.status == 404
+
+
+async def test_a_standing_that_was_set_is_taken_back():
+    world = World()
+    path = f"{CUSTOMERS}/cus_1/standing"
+    async with calling(world.admin(), token=ADMIN_TOKEN) as call:
+        await call("POST", CUSTOMERS, json=customer())
+        await call("PUT", path, json={"standing": "delinquent", "reason": "asked to"})
+        cleared = await call("DELETE", path)
+        nobody = await call("DELETE", f"{CUSTOMERS}/cus_2/standing")
+    shown = {name: cleared.body[name] for name in ("standing", "source", "reason")}
+    assert shown == {"standing": "good", "source": "invoices", "reason": ""}
+    assert world.state.accounts["cus_1"].standing.standing == "good"
     assert nobody.status == 404
 
 
@@ -231,6 +246,8 @@ async def test_a_standing_carries_what_invoices_say():
         ]
     assert put.body == {
         "standing": "grace",
+        "source": "operator",
+        "derived": "good",
         "reason": "",
         "until": None,
         "overdue_since": "2026-01-01T00:00:00Z",

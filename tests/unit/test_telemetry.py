@@ -30,6 +30,7 @@ UNITLESS_GAUGES = {
     "sidecar_reconcile_unread_customers",
     "sidecar_provider_reads_left",
     "sidecar_report_rows",
+    "sidecar_inbox_objects",
 }
 
 

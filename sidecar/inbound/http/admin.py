@@ -113,11 +113,11 @@ async def erase_customer(call: Call) -> Answer:
 
 async def get_standing(call: Call) -> Answer:
     """The standing of record."""
-    return Answer(body=StandingAnswer.of(await _accounts(call).read_standing(customer_id_of(call))))
+    return await _standing(call, customer_id_of(call))
 
 
 async def put_standing(call: Call) -> Answer:
-    """Set the standing."""
+    """Set the standing, whatever invoices say."""
     assert isinstance(call.body, StandingBody)
     body = call.body
     overdue_nano = None
@@ -131,8 +131,22 @@ async def put_standing(call: Call) -> Answer:
         overdue_nano=overdue_nano,
         disputed=body.disputed,
     )
-    await _accounts(call).put_standing(customer_id_of(call), fact)
-    return Answer(body=StandingAnswer.of(fact))
+    customer_id = customer_id_of(call)
+    await call.request.app[ADMIN].standings.put(customer_id, fact)
+    return await _standing(call, customer_id)
+
+
+async def delete_standing(call: Call) -> Answer:
+    """Take back what was set: invoices count again."""
+    customer_id = customer_id_of(call)
+    await call.request.app[ADMIN].standings.clear(customer_id)
+    return await _standing(call, customer_id)
+
+
+async def _standing(call: Call, customer_id: str) -> Answer:
+    standings = call.request.app[ADMIN].standings
+    view = await standings.read(customer_id)
+    return Answer(body=StandingAnswer.of(view, standings.now()))
 
 
 async def post_credential(call: Call) -> Answer:

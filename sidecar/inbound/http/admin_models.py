@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sidecar.domain.money import format_amount
-from sidecar.domain.standing import Standing, StandingFact
+from sidecar.domain.standing import Standing
 from sidecar.inbound.http.field_types import (
     AmountText,
     Currency,
@@ -28,6 +28,7 @@ from sidecar.services.control_ports import (
     CredentialState,
     Customer,
 )
+from sidecar.services.standing_ports import StandingView
 
 StripeCustomerId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")]
 
@@ -184,7 +185,7 @@ class CredentialPage(ResponseModel):
 
 
 class StandingBody(RequestModel):
-    """A standing to set; after `until` the customer is in good standing again."""
+    """A standing to set, whatever invoices say; after `until` it is what they say again."""
 
     standing: Literal["good", "grace", "delinquent"]
     reason: Text500 = ""
@@ -195,9 +196,16 @@ class StandingBody(RequestModel):
 
 
 class StandingAnswer(ResponseModel):
-    """A customer's standing, and what is known of the invoices behind it."""
+    """
+    A customer's standing, and what is known of the invoices behind it.
+
+    `source` is `operator` while a standing that was set lasts, else `invoices`; `derived` is what
+    invoices say by themselves.
+    """
 
     standing: Standing
+    source: Literal["operator", "invoices"]
+    derived: Standing
     reason: str
     until: Instant | None
     overdue_since: Instant | None
@@ -206,11 +214,15 @@ class StandingAnswer(ResponseModel):
     disputed: bool
 
     @classmethod
-    def of(cls, fact: StandingFact) -> "StandingAnswer":
-        """From the record."""
+    def of(cls, view: StandingView, now: datetime) -> "StandingAnswer":
+        """From the record; an operator's word has its own end."""
+        set_now = view.set_at(now)
+        fact = view.fact if set_now is None else set_now
         nano = fact.overdue_nano
         return cls(
             standing=fact.standing,
+            source="invoices" if set_now is None else "operator",
+            derived=view.derived.standing,
             reason=fact.reason,
             until=fact.until,
             overdue_since=fact.overdue_since,

@@ -17,14 +17,15 @@ def authenticate(auth: Auth, request: web.Request) -> Principal | None:
     Find the principal that a route asks for.
 
     Returns:
-        None only where the route is open to anyone here and no token was presented: a token
-        that is wrong is refused even there, since its sender relies on it.
+        None only where the route is open to anyone here and no token was presented (a token
+        that is wrong is refused even there, since its sender relies on it), and where the
+        handler verifies who has signed the body.
 
     Raises:
         ProblemError: 401.
     """
     edge = request.app[EDGE]
-    if auth is Auth.OPEN:
+    if auth in (Auth.OPEN, Auth.SIGNATURE):
         return None
     presented = _presented(request)
     if presented is None:

@@ -31,7 +31,7 @@ async def read_model(request: web.Request, model: type[M]) -> M:
         ProblemError: 400, 408, 413 or 415 with the reason.
     """
     _check_media_type(request)
-    return check_model(model, parse_json(await _read_bytes(request)))
+    return check_model(model, parse_json(await read_bytes(request)))
 
 
 def parse_json(data: bytes) -> Any:
@@ -135,21 +135,30 @@ def _check_media_type(request: web.Request) -> None:
         raise ProblemError(ProblemCode.UNSUPPORTED_MEDIA_TYPE, "the body must not be compressed")
 
 
-async def _read_bytes(request: web.Request) -> bytes:
+async def read_bytes(request: web.Request, bytes_max: int = BODY_BYTES_MAX) -> bytes:
+    """
+    Read a body as it comes, bounded in size and time.
+
+    Raises:
+        ProblemError: 408 or 413.
+    """
     too_large = ProblemError(
-        ProblemCode.BODY_TOO_LARGE, f"the body is larger than {BODY_BYTES_MAX} bytes"
+        ProblemCode.BODY_TOO_LARGE, f"the body is larger than {bytes_max} bytes"
     )
-    if (request.content_length or 0) > BODY_BYTES_MAX:
+    if (request.content_length or 0) > bytes_max:
         raise too_large
     try:
         async with asyncio.timeout(BODY_SECONDS_MAX):
-            return await request.read()
+            data = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise too_large from None
     except TimeoutError:
         raise ProblemError(
             ProblemCode.REQUEST_TIMEOUT, f"the body did not come within {BODY_SECONDS_MAX} s"
         ) from None
+    if len(data) > bytes_max:
+        raise too_large
+    return data
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

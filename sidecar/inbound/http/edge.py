@@ -14,6 +14,7 @@ from sidecar.services.credits import CreditService
 from sidecar.services.decision_ports import DecisionTable
 from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
+from sidecar.services.inbox_ports import Inbox
 from sidecar.services.invoicing import InvoiceService
 from sidecar.services.ledger_roots import LedgerRootList
 from sidecar.services.meter_queries import MeterQueries
@@ -26,9 +27,11 @@ from sidecar.services.reloading import PolicyReloads
 from sidecar.services.report_ports import ReconciliationRecord
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.settlements import SettlementService
+from sidecar.services.standing import StandingService
 from sidecar.services.thresholds import ThresholdRecord
 from sidecar.services.top_up_sessions import TopUpSessionService
 from sidecar.services.top_ups import TopUpService
+from sidecar.services.webhooks import WebhookReceiver
 from sidecar.services.withdrawals import WithdrawalService
 
 Ready = Callable[[], Sequence[str]]
@@ -80,6 +83,15 @@ class ReportUseCases:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookUseCases:
+    """Webhooks in, and the list of what became of them."""
+
+    receiver: WebhookReceiver
+    inbox: Inbox
+    body_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AdminUseCases:
     """What the admin role's routes call."""
 
@@ -100,6 +112,8 @@ class AdminUseCases:
     ledger_roots: LedgerRootList
     notices: NoticeList
     reports: ReportUseCases
+    standings: StandingService
+    webhooks: WebhookUseCases
 
 
 EDGE = web.AppKey("edge", Edge)

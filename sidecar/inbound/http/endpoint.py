@@ -41,7 +41,8 @@ def make_endpoint(route: Route) -> Endpoint:
     async def endpoint(request: web.Request) -> web.StreamResponse:
         principal = authenticate(route.auth, request)
         query = None
-        if route.auth is not Auth.OPEN:  # Probes and scrapers add parameters of their own.
+        # Probes, scrapers and whoever set a webhook's URL add parameters of their own.
+        if route.auth not in (Auth.OPEN, Auth.SIGNATURE):
             query = read_query(request, route.query_model)
         body = None
         if route.request_model is not None:

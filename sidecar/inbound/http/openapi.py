@@ -185,7 +185,7 @@ def _security_schemes(role: Role) -> Schema:
 
 
 def _security(auth: Auth, *, checks_open: bool) -> list[Schema]:
-    if auth is Auth.OPEN:
+    if auth in (Auth.OPEN, Auth.SIGNATURE):
         return []
     schemes: list[Schema] = [{"bearer": []}, {"token": []}]
     return [*schemes, {}] if auth is Auth.CHECK and checks_open else schemes

@@ -17,14 +17,14 @@ WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
 PATH_ID_CHARS_MAX = 64
-_LONGER_IDS = {"grant_id": 191}
-"""A grant may be named after a payment or after its schedule."""
 _OWN_FORMS = {
     "hold_id": "^[0-9a-f]{40}$",
     "line_number": "^[1-9][0-9]{0,5}$",
     "settlement_number": "^[1-9][0-9]{0,17}$",
 }
 """What is no id of the usual form."""
+_LONGER_IDS = {"grant_id": 191, "object_key": 191}
+"""A grant may be named after a payment or after its schedule, an object after its provider."""
 
 
 def path_id_chars(parameter: str) -> int:
@@ -61,6 +61,8 @@ class Auth(StrEnum):
     """A gateway token, always."""
     ADMIN = "admin"
     """An admin token, always."""
+    SIGNATURE = "signature"
+    """Whoever can sign the body: its handler verifies that before anything else."""
 
 
 Principal = MeterPrincipal | AdminPrincipal
@@ -125,7 +127,14 @@ class Route:
         """Each status that the route may answer, the success first."""
         found = [*self.statuses, HTTPStatus.MISDIRECTED_REQUEST, HTTPStatus.EXPECTATION_FAILED]
         found += [HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE]
-        if self.auth is not Auth.OPEN:
+        if self.auth is Auth.SIGNATURE:
+            found += [
+                HTTPStatus.BAD_REQUEST,
+                HTTPStatus.NOT_FOUND,
+                HTTPStatus.REQUEST_TIMEOUT,
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            ]
+        elif self.auth is not Auth.OPEN:
             found += [HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED]
         if self.auth in (Auth.CHECK, Auth.METER):
             found.append(HTTPStatus.FORBIDDEN)

@@ -23,6 +23,7 @@ from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.notices_table import NOTICE_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 from sidecar.inbound.http.settlement_table import SETTLEMENT_ROUTES
+from sidecar.inbound.http.webhooks_table import WEBHOOK_ROUTES
 
 _OK = HTTPStatus.OK
 _CREATED = HTTPStatus.CREATED
@@ -181,9 +182,19 @@ ROUTES: tuple[Route, ...] = (
         handler=admin.put_standing,
         role=Role.ADMIN,
         auth=Auth.ADMIN,
-        summary="Set the standing",
+        summary="Set the standing, whatever invoices say",
         statuses=(_OK, _NOT_FOUND),
         request_model=admin_models.StandingBody,
+        response_model=admin_models.StandingAnswer,
+    ),
+    Route(
+        method="DELETE",
+        path=f"{_CUSTOMER}/standing",
+        handler=admin.delete_standing,
+        role=Role.ADMIN,
+        auth=Auth.ADMIN,
+        summary="Go by what invoices say again",
+        statuses=(_OK, _NOT_FOUND),
         response_model=admin_models.StandingAnswer,
     ),
     Route(
@@ -259,6 +270,7 @@ ROUTES: tuple[Route, ...] = (
     *NOTICE_ROUTES,
     *SETTLEMENT_ROUTES,
     *INVOICE_ROUTES,
+    *WEBHOOK_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

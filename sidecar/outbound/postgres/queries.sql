@@ -25,6 +25,7 @@ UPDATE credentials SET name = '', user_id = '', team_id = '',
 WHERE customer_id = $1
 
 -- name: erase_standing
+WITH override AS (UPDATE standing_overrides SET reason = '' WHERE customer_id = $1)
 UPDATE standings SET reason = '' WHERE customer_id = $1
 
 -- name: erase_withdrawals

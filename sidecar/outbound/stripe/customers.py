@@ -8,8 +8,8 @@ from typing import Any, Final
 from sidecar.domain.errors import ProviderRefused
 from sidecar.outbound.stripe.client import StripeConnection, metadata_of, translate_stripe
 from sidecar.services.onboarding import Newcomer, ProviderAccount
+from sidecar.services.payments import CUSTOMER_KEY
 from sidecar.services.report_ports import BudgetSpent, ReadBudget
-from sidecar.services.top_up_sessions import CUSTOMER_KEY
 
 KEY_KEY: Final = "sidecar_key"
 """Of metadata: names ledger and customer, so that what one attempt made is found by the next."""

@@ -7,22 +7,8 @@ from typing import Any, Final
 
 from sidecar.domain.errors import ProviderFailed, ProviderRefused, StoreUnavailable
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
+from sidecar.services.stripe_events import NEEDED_EVENTS
 
-NEEDED_EVENTS: Final = (
-    "charge.dispute.closed",
-    "charge.dispute.created",
-    "charge.refunded",
-    "checkout.session.completed",
-    "customer.subscription.created",
-    "customer.subscription.deleted",
-    "customer.subscription.updated",
-    "invoice.finalized",
-    "invoice.marked_uncollectible",
-    "invoice.paid",
-    "invoice.payment_failed",
-    "invoice.voided",
-)
-"""Webhooks without which standing, plans and top-ups are found out late, by the daily sweep."""
 ERROR_EVENTS: Final = (
     "v1.billing.meter.error_report_triggered",
     "v1.billing.meter.no_meter_found",

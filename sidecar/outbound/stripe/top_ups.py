@@ -9,12 +9,8 @@ from sidecar.domain.errors import ProviderFailed, ProviderRefused, StoreUnavaila
 from sidecar.domain.minor_units import STRIPE, Rounding, from_minor, to_minor
 from sidecar.domain.top_ups import TopUpAttempt
 from sidecar.outbound.stripe.client import StripeConnection, metadata_of, translate_stripe
-from sidecar.services.top_up_sessions import (
-    CUSTOMER_KEY,
-    TOP_UP_KEY,
-    PageRequest,
-    PaymentPage,
-)
+from sidecar.services.payments import CUSTOMER_KEY, TOP_UP_KEY
+from sidecar.services.top_up_sessions import PageRequest, PaymentPage
 from sidecar.services.top_ups import TopUpAnswer
 
 _PAGE: Final = 100

@@ -1,0 +1,185 @@
+"""What is made of each kind of object once it is fetched; `payments` has those about money."""
+
+from sidecar.domain.errors import InvalidInput
+from sidecar.domain.minor_units import from_minor
+from sidecar.domain.standing import InvoiceState
+from sidecar.services.inbox_ports import (
+    Handled,
+    InboxClaim,
+    InvoiceRecord,
+    KnownCustomer,
+    ObjectKind,
+    ObjectRef,
+    ProviderRecords,
+    ReportErrors,
+    SubscriptionRecord,
+)
+from sidecar.services.payments import TOP_UP_KEY, PaymentHandler, find_customer
+from sidecar.services.ports import Policies
+from sidecar.services.provider_objects import (
+    FetchedInvoice,
+    ProviderObjects,
+)
+from sidecar.services.standing import LIVE_STATUSES, PlanMap
+
+MODE_MISMATCH = "mode_mismatch"
+UNKNOWN_CUSTOMER = "unknown_customer"
+CURRENCY = "other_currency"
+
+
+class ObjectHandlers:
+    """The handlers of one provider."""
+
+    def __init__(
+        self,
+        objects: ProviderObjects,
+        records: ProviderRecords,
+        payments: PaymentHandler,
+        policies: Policies,
+        *,
+        plans: PlanMap,
+        report_errors: ReportErrors | None,
+    ) -> None:
+        """
+        Wire the ports.
+
+        Args:
+            objects, records, policies: Ports.
+            payments: Handles payments.
+            plans: What subscriptions give.
+            report_errors: Who is told of rejected meter events; None: they are parked.
+        """
+        self._objects = objects
+        self._records = records
+        self._payments = payments
+        self._policies = policies
+        self._plans = plans
+        self._report_errors = report_errors
+
+    async def handle(self, claim: InboxClaim) -> Handled:
+        """
+        Fetch an object and do what it asks for; safe to repeat.
+
+        Raises:
+            StoreUnavailable, ProviderRefused: It could not be fetched, or a store is away.
+            SidecarError: What credit's services raise.
+        """
+        if self._other_mode(livemode=claim.livemode):
+            return Handled(parked=MODE_MISMATCH)
+        object_id = claim.ref.object_id
+        match claim.ref.kind:
+            case ObjectKind.INVOICE:
+                return await self._invoice(object_id)
+            case ObjectKind.SUBSCRIPTION:
+                return await self._subscription(object_id)
+            case ObjectKind.PAYMENT:
+                found = await self._objects.fetch_payment(object_id)
+                if found is None:
+                    return Handled(parked="not_found")
+                if self._other_mode(livemode=found.livemode):
+                    return Handled(parked=MODE_MISMATCH)
+                return await self._payments.handle(claim.ref.provider, found)
+            case ObjectKind.METER_ERROR:
+                return await self._meter_errors(object_id)
+            case ObjectKind.UNREADABLE:
+                return Handled(parked="unreadable")
+
+    def _other_mode(self, *, livemode: bool | None) -> bool:
+        """Whether an object is of the other mode than our key: test money is no money."""
+        ours = self._objects.livemode
+        return ours is not None and livemode is not None and ours != livemode
+
+    async def _invoice(self, invoice_id: str) -> Handled:
+        found = await self._objects.fetch_invoice(invoice_id)
+        if found is None:  # A draft may be deleted.
+            return Handled(gone_invoice=invoice_id)
+        if self._other_mode(livemode=found.livemode):
+            return Handled(parked=MODE_MISMATCH)
+        customer, reason = await find_customer(
+            self._records, self._objects.provider, found.provider_customer_id
+        )
+        amount_nano = None
+        if customer is not None:
+            amount_nano = remaining_nano(found, customer, self._objects.provider)
+            reason = CURRENCY if amount_nano is None else ""
+        record = InvoiceRecord(
+            provider=self._objects.provider,
+            invoice_id=invoice_id,
+            customer_id=customer.customer_id if customer else "",
+            provider_customer_id=found.provider_customer_id,
+            state=found.state,
+            currency=found.currency,
+            amount_due_minor=found.amount_due_minor,
+            amount_nano=amount_nano,
+            due_at=found.due_at,
+            attempts=found.attempts,
+            reason=reason,
+        )
+        if TOP_UP_KEY in found.metadata and found.state is InvoiceState.PAID:
+            return await self._paid_top_up(found, record)
+        return Handled(invoice=record, parked=reason)
+
+    async def _paid_top_up(self, found: FetchedInvoice, record: InvoiceRecord) -> Handled:
+        """An invoice for credit: its payment gives it, or (paid in another way) it does itself."""
+        if found.payment_id:
+            payment = ObjectRef(
+                provider=record.provider, kind=ObjectKind.PAYMENT, object_id=found.payment_id
+            )
+            return Handled(invoice=record, follow=(payment,), parked=record.reason)
+        parked = await self._payments.give_for_invoice(record.provider, found)
+        return Handled(invoice=record, parked=record.reason or parked)
+
+    async def _subscription(self, subscription_id: str) -> Handled:
+        found = await self._objects.fetch_subscription(subscription_id)
+        if found is None:
+            return Handled(gone_subscription=subscription_id)
+        if self._other_mode(livemode=found.livemode):
+            return Handled(parked=MODE_MISMATCH)
+        customer, reason = await find_customer(
+            self._records, self._objects.provider, found.provider_customer_id
+        )
+        plans = self._plans.plan_of(found.prices)
+        plan = plans[0] if len(plans) == 1 else ""
+        if customer is not None and found.status in LIVE_STATUSES:
+            reason = self._plan_problem(plans, customer)
+        record = SubscriptionRecord(
+            provider=self._objects.provider,
+            subscription_id=subscription_id,
+            customer_id=customer.customer_id if customer else "",
+            provider_customer_id=found.provider_customer_id,
+            status=found.status,
+            plan=plan,
+            reason=reason,
+        )
+        return Handled(subscription=record, parked=reason)
+
+    def _plan_problem(self, plans: tuple[str, ...], customer: KnownCustomer) -> str:
+        """Why a subscription does not say the customer's plan; "" if it does."""
+        if not plans:
+            return "unknown_price"
+        if len(plans) > 1:
+            return "several_plans"
+        card = self._policies.current().cards.get(plans[0])
+        if card is None:
+            return "unknown_plan"
+        return CURRENCY if card.currency != customer.currency else ""
+
+    async def _meter_errors(self, event_id: str) -> Handled:
+        if self._report_errors is None:
+            return Handled(parked="nobody_reports")
+        found = await self._objects.fetch_meter_errors(event_id)
+        if found is None:
+            return Handled(parked="not_found")
+        for one in found:
+            await self._report_errors.note(one.identifier, one.code, one.detail)
+        return Handled()
+
+
+def remaining_nano(invoice: FetchedInvoice, customer: KnownCustomer, provider: str) -> int | None:
+    """What is left to pay in the customer's currency; None where it is in another."""
+    if invoice.currency != customer.currency:
+        return None
+    try:
+        return max(0, from_minor(invoice.amount_due_minor, invoice.currency, provider))
+    except InvalidInput:
+        return None

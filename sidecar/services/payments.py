@@ -1,0 +1,277 @@
+"""
+Payments for credit: given once for each payment, taken back when the money goes.
+
+Everything is named after the payment, a refund or a dispute: a repeat is known by that name, in
+whatever order webhooks come. A refund at the provider is a fact: what of it is spent by now is
+taken all the same, and leaves a deficit.
+"""
+
+from collections.abc import Mapping
+
+from sidecar.domain.errors import Conflict, InvalidInput
+from sidecar.domain.grants import WithdrawalKind
+from sidecar.domain.minor_units import from_minor
+from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
+from sidecar.services.credits import TOP_UP_PREFIX, CreditService
+from sidecar.services.inbox_ports import (
+    Handled,
+    KnownCustomer,
+    ObjectKind,
+    ObjectRef,
+    PaymentRecord,
+    ProviderRecords,
+)
+from sidecar.services.provider_objects import (
+    FetchedInvoice,
+    FetchedPayment,
+)
+from sidecar.services.withdrawals import WithdrawalService
+
+TOP_UP_KEY = "sidecar_top_up"
+"""Of metadata: it marks a payment for credit. Its value is the reference to give it under."""
+CUSTOMER_KEY = "sidecar_customer"
+"""Of metadata: whose credit it is, where the provider has no customer for it."""
+TAKEN_STATUS = "succeeded"
+GONE_STATUSES = frozenset({"failed", "canceled"})
+_PAGE = 500
+
+
+async def find_customer(
+    records: ProviderRecords, provider: str, provider_customer_id: str
+) -> tuple[KnownCustomer | None, str]:
+    """Our customer behind the provider's, or None and why."""
+    if not provider_customer_id:
+        return None, "unknown_customer"
+    found = await records.find_customers(provider, provider_customer_id)
+    if len(found) == 1:
+        return found[0], ""
+    return None, "ambiguous_customer" if found else "unknown_customer"
+
+
+class PaymentHandler:
+    """What becomes of one payment."""
+
+    def __init__(
+        self, records: ProviderRecords, credit: CreditService, withdrawals: WithdrawalService
+    ) -> None:
+        """Wire the port, and credit's services."""
+        self._records = records
+        self._credit = credit
+        self._withdrawals = withdrawals
+
+    async def handle(self, provider: str, found: FetchedPayment) -> Handled:
+        """
+        Give or take back credit as the payment stands now; safe to repeat.
+
+        Raises:
+            InvalidInput, Conflict: Credit cannot be given or taken back now.
+            StoreUnavailable: A store is away.
+        """
+        follow: tuple[ObjectRef, ...] = ()
+        if found.invoice_id:
+            # A dispute counts through its invoice, which may never have been heard of.
+            follow = (
+                ObjectRef(provider=provider, kind=ObjectKind.INVOICE, object_id=found.invoice_id),
+            )
+        customer, reason = await self._customer(provider, found)
+        top_up = TOP_UP_KEY in found.metadata
+        reference = ""
+        if customer is None:
+            if not (top_up or found.invoice_id):
+                return Handled()  # A payment that has nothing to do with us.
+        elif top_up and found.paid:
+            reference, reason = await self._top_up(provider, found, customer)
+        record = PaymentRecord(
+            provider=provider,
+            payment_id=found.payment_id,
+            customer_id=customer.customer_id if customer else "",
+            # A dispute of a top-up takes the credit; one of an invoice is a matter of standing.
+            invoice_id="" if top_up else found.invoice_id,
+            reference=reference,
+            currency=found.currency,
+            amount_minor=found.amount_minor,
+            refunded_minor=sum(
+                one.amount_minor for one in found.refunds if one.status == TAKEN_STATUS
+            ),
+            disputed=any(one.taken for one in found.disputes),
+            reason=reason,
+        )
+        return Handled(payment=record, follow=() if top_up else follow, parked=reason)
+
+    async def give_for_invoice(self, provider: str, found: FetchedInvoice) -> str:
+        """Credit for an invoice that was paid outside of the provider; returns what is wrong."""
+        payment = FetchedPayment(
+            payment_id=found.invoice_id,
+            provider_customer_id=found.provider_customer_id,
+            invoice_id=found.invoice_id,
+            currency=found.currency,
+            paid=True,
+            amount_minor=found.amount_paid_minor,
+            credit_minor=found.amount_paid_minor,
+            livemode=found.livemode,
+            metadata=found.metadata,
+        )
+        customer, reason = await self._customer(provider, payment)
+        if customer is None:
+            return reason
+        return (await self._top_up(provider, payment, customer))[1]
+
+    async def _customer(
+        self, provider: str, found: FetchedPayment
+    ) -> tuple[KnownCustomer | None, str]:
+        """The provider's customer counts; without one, the name in the metadata does."""
+        if found.provider_customer_id:
+            customer, reason = await find_customer(
+                self._records, provider, found.provider_customer_id
+            )
+            named = found.metadata.get(CUSTOMER_KEY, "")
+            if customer is not None and named and named != customer.customer_id:
+                return None, "customer_differs"
+            return customer, reason
+        known = await self._records.read_customer(found.metadata.get(CUSTOMER_KEY, ""))
+        return known, "" if known else "unknown_customer"
+
+    async def _top_up(
+        self, provider: str, found: FetchedPayment, customer: KnownCustomer
+    ) -> tuple[str, str]:
+        """The reference that the credit was given under, and what is wrong with it."""
+        if found.currency != customer.currency:
+            return "", "other_currency"
+        amount_nano = from_minor(found.credit_minor, found.currency, provider)
+        if amount_nano <= 0:
+            return "", ""
+        reference = await self._records.name_payment(
+            provider,
+            found.payment_id,
+            customer_id=customer.customer_id,
+            reference=_reference(provider, found),
+        )
+        await self._credit.top_up(
+            customer.customer_id,
+            amount_nano=amount_nano,
+            currency=found.currency,
+            reference=reference,
+        )
+        taken = _Taken(
+            customer_id=customer.customer_id,
+            currency=found.currency,
+            grant_id=f"{TOP_UP_PREFIX}{reference}",
+            amount_nano=amount_nano,
+            amount_minor=found.amount_minor,
+        )
+        return reference, await self._take_back(provider, found, taken)
+
+    async def _take_back(self, provider: str, found: FetchedPayment, taken: "_Taken") -> str:
+        known: Mapping[str, Withdrawal] | None = None
+        for refund in found.refunds:
+            name = f"{provider}:{refund.refund_id}"
+            if refund.status == TAKEN_STATUS:
+                await self._refund(taken.withdrawal(name, refund.amount_minor, "refund"))
+            elif refund.status in GONE_STATUSES:
+                known = known or await self._known(taken)
+                await self._give_back(known, name, taken)
+        for dispute in found.disputes:
+            name = f"{provider}:{dispute.dispute_id}"
+            if dispute.taken:
+                withdrawal = taken.withdrawal(name, dispute.amount_minor, "dispute")
+                try:
+                    await self._withdrawals.withdraw(withdrawal)
+                except Conflict:
+                    # More than is left of what was given: refunded before, for instance.
+                    return "dispute_beyond_credit"
+            elif dispute.won:
+                known = known or await self._known(taken)
+                await self._give_back(known, name, taken)
+        return ""
+
+    async def _refund(self, withdrawal: Withdrawal) -> None:
+        """What is free goes back as a refund; if part of it is spent, all of it as a reversal."""
+        try:
+            await self._withdrawals.withdraw(
+                Withdrawal(
+                    withdrawal_id=withdrawal.withdrawal_id,
+                    customer_id=withdrawal.customer_id,
+                    grant_id=withdrawal.grant_id,
+                    kind=WithdrawalKind.REFUND,
+                    amount_nano=withdrawal.amount_nano,
+                    reason=withdrawal.reason,
+                )
+            )
+        except Conflict:
+            spent = f"{withdrawal.withdrawal_id}:spent"
+            await self._withdrawals.withdraw(
+                Withdrawal(
+                    withdrawal_id=spent,
+                    customer_id=withdrawal.customer_id,
+                    grant_id=withdrawal.grant_id,
+                    kind=WithdrawalKind.DISPUTE,
+                    amount_nano=withdrawal.amount_nano,
+                    reason=withdrawal.reason,
+                )
+            )
+
+    async def _known(self, taken: "_Taken") -> Mapping[str, Withdrawal]:
+        """What has been taken back of the grant so far, by name."""
+        found: dict[str, Withdrawal] = {}
+        after = ""
+        while page := await self._withdrawals.list(taken.customer_id, after=after, limit=_PAGE):
+            found |= {
+                one.withdrawal_id: one
+                for one in page
+                if one.grant_id == taken.grant_id and one.state is WithdrawalState.APPLIED
+            }
+            after = page[-1].withdrawal_id
+        return found
+
+    async def _give_back(self, known: Mapping[str, Withdrawal], name: str, taken: "_Taken") -> None:
+        """The money came back to us: a dispute was won, or a refund did not reach the customer."""
+        withdrawal = known.get(name) or known.get(f"{name}:spent")
+        if withdrawal is None or withdrawal.withdrawn_nano == 0:
+            return
+        await self._credit.create_grant(
+            Grant(
+                grant_id=f"back:{name}",
+                customer_id=taken.customer_id,
+                amount_nano=withdrawal.withdrawn_nano,
+                currency=taken.currency,
+            )
+        )
+
+
+class _Taken:
+    """A grant and the payment that it was given for; parts of the one are parts of the other."""
+
+    def __init__(
+        self,
+        *,
+        customer_id: str,
+        currency: str,
+        grant_id: str,
+        amount_nano: int,
+        amount_minor: int,
+    ) -> None:
+        self.customer_id = customer_id
+        self.currency = currency
+        self.grant_id = grant_id
+        self._amount_nano = amount_nano
+        self._amount_minor = amount_minor
+
+    def withdrawal(self, name: str, part_minor: int, kind: str) -> Withdrawal:
+        """As much of the credit as a part is of the payment, tax included; rounded down once."""
+        if self._amount_minor <= 0 or part_minor <= 0:
+            raise InvalidInput(f"a {kind} of nothing cannot be taken back")
+        part = min(part_minor, self._amount_minor)
+        return Withdrawal(
+            withdrawal_id=name,
+            customer_id=self.customer_id,
+            grant_id=self.grant_id,
+            kind=WithdrawalKind.DISPUTE,
+            amount_nano=self._amount_nano * part // self._amount_minor,
+            reason=f"{kind} at the provider",
+        )
+
+
+def _reference(provider: str, found: FetchedPayment) -> str:
+    """The one that the metadata names, else the payment's own id."""
+    named = found.metadata.get(TOP_UP_KEY, "")
+    return named if named not in ("", "true") else f"{provider}:{found.payment_id}"

@@ -1,0 +1,128 @@
+"""Objects as their provider has them now, and the port that reads them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from sidecar.domain.standing import InvoiceState
+from sidecar.services.inbox_ports import ReceivedEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedInvoice:
+    """An invoice at its provider; amounts in minor units of `currency` (upper case)."""
+
+    invoice_id: str
+    provider_customer_id: str
+    state: InvoiceState
+    currency: str
+    amount_due_minor: int
+    amount_paid_minor: int
+    due_at: datetime | None
+    attempts: int
+    livemode: bool
+    payment_id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedSubscription:
+    """A subscription; `prices` are the ids, lookup keys and products of what it is for."""
+
+    subscription_id: str
+    provider_customer_id: str
+    status: str
+    prices: tuple[str, ...]
+    livemode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedRefund:
+    """Money that was given back; it is gone once it has succeeded."""
+
+    refund_id: str
+    amount_minor: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedDispute:
+    """Money that the bank has taken back, or may; `won` says that it came back to us."""
+
+    dispute_id: str
+    amount_minor: int
+    status: str
+    taken: bool
+    won: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchedPayment:
+    """
+    A payment with all that hangs on it.
+
+    `credit_minor` is what it bought, without tax. `metadata` is that of the payment, its checkout
+    session and its invoice together. `listed_all` is False if there is more than one read tells.
+    """
+
+    payment_id: str
+    provider_customer_id: str
+    invoice_id: str
+    currency: str
+    paid: bool
+    amount_minor: int
+    credit_minor: int
+    livemode: bool
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    refunds: tuple[FetchedRefund, ...] = ()
+    disputes: tuple[FetchedDispute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterError:
+    """A rejected meter event: `identifier` is the event's, or the HTTP key it was sent under."""
+
+    identifier: str
+    code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectPage:
+    """A page of a list; `next_cursor` is None after the last."""
+
+    invoices: tuple[FetchedInvoice, ...] = ()
+    events: tuple[ReceivedEvent, ...] = ()
+    next_cursor: str | None = None
+
+
+class ProviderObjects(Protocol):
+    """
+    Reads of a provider's objects; each is None for one that does not exist.
+
+    Raises StoreUnavailable where there is no answer that can be read, and ProviderRefused where
+    the key may not read it.
+    """
+
+    provider: str
+    livemode: bool | None
+    """The mode of the key that reads; None if it does not tell."""
+
+    async def fetch_invoice(self, invoice_id: str) -> FetchedInvoice | None:
+        """One invoice."""
+
+    async def fetch_subscription(self, subscription_id: str) -> FetchedSubscription | None:
+        """One subscription."""
+
+    async def fetch_payment(self, payment_id: str) -> FetchedPayment | None:
+        """One payment with its refunds and disputes."""
+
+    async def fetch_meter_errors(self, event_id: str) -> Sequence[MeterError] | None:
+        """What a report of errors names."""
+
+    async def list_open_invoices(self, cursor: str | None) -> ObjectPage:
+        """A page of the invoices that are open now."""
+
+    async def list_events(self, cursor: str | None, *, since: datetime) -> ObjectPage:
+        """A page of the events since an instant, the newest first."""
