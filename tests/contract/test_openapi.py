@@ -106,7 +106,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
                 opaque = not any(part in schema for part in ("dec_", "{40}", "{0,17}", "inv_"))
                 if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
-                if parameter["name"] in ("since", "until"):
+                if parameter["name"] in ("since", "until", "ends_from", "ends_before"):
                     parameter["schema"] = {"enum": ["2026-02-01T00:00:00Z"]}
     return document
 
