@@ -33,7 +33,8 @@ from sidecar.outbound.redis.open_holds import RedisOpenHolds
 from sidecar.outbound.redis.push import RedisPolicyNotices
 from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.outbound.redis.used_counters import RedisUsedCounters
-from sidecar.outbound.stripe_reporter import STRIPE_API, StripeMeterReporter
+from sidecar.outbound.stripe.client import STRIPE_API
+from sidecar.outbound.stripe.reporter import StripeMeterReporter
 from sidecar.services.accounts import AccountService
 from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries

@@ -60,5 +60,29 @@ class StoreUnavailable(SidecarError):  # noqa: N818
     """A store did not answer in time. The call may or may not have happened."""
 
 
+class ProviderFailed(StoreUnavailable):
+    """
+    A provider answered with a failure of its own (5xx).
+
+    It may have happened, and the failure may be replayed under the same Idempotency-Key: a
+    repeat that must get further needs a new key and another way to know the first.
+    """
+
+
+class ProviderRefused(SidecarError):  # noqa: N818
+    """
+    A provider answered no: the same call gets the same answer until something else changes.
+
+    `status` is the HTTP status, `code` the provider's own code or "", `detail` bounded words
+    without any secret; for a key that may not do this, the scopes that it lacks.
+    """
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(f"refused with {status} {code} {detail}".rstrip())
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
 class InvariantViolated(SidecarError):  # noqa: N818
     """A bug of ours: a state that the design rules out."""

@@ -11,7 +11,7 @@ from sidecar import telemetry
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.outbox import PostgresOutbox
-from sidecar.outbound.stripe_reporter import StripeMeterReporter, classify
+from sidecar.outbound.stripe.reporter import StripeMeterReporter, classify
 from sidecar.services.control_ports import Customer, ReportAttempt, ReportRow, ReportVerdict
 from sidecar.services.reporting import RETRY_SECONDS_MAX, Reporter, retry_seconds
 from sidecar.standins.stripe import StripeStandin

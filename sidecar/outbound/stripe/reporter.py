@@ -1,15 +1,20 @@
 """Quantities to Stripe's billing meters: the port `MeterReporter`."""
 
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
 import stripe
 
 from sidecar import telemetry
 from sidecar.domain.periods import to_epoch_ms
+from sidecar.outbound.stripe.client import (
+    CONNECTIONS_MAX,
+    STRIPE_API,
+    TIMEOUT_SECONDS,
+    StripeConnection,
+)
 from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportVerdict
 
-STRIPE_API: Final = "https://api.stripe.com"
 VALUE_DIGITS_MAX: Final = 15
 """Stripe: meter_event_value_too_many_digits."""
 _MS_PER_SECOND: Final = 1_000
@@ -35,8 +40,8 @@ class StripeMeterReporter:
         api_key: str,
         *,
         base_url: str = STRIPE_API,
-        timeout_seconds: float = 20.0,
-        connections_max: int = 32,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         """
         Prepare a client; nothing is sent. Needs a running event loop.
@@ -47,24 +52,16 @@ class StripeMeterReporter:
             timeout_seconds: Longest call; shorter than the rows' lease.
             connections_max: Most connections at a time.
         """
-        # Telemetry writes to the home directory, and fails without one.
-        stripe.enable_telemetry = False
-        # Any, because the SDK's HTTP clients carry no types.
-        self._http: Any = stripe.AIOHTTPClient(
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
-            connector=aiohttp.TCPConnector(limit=connections_max),
-        )
-        self._client = stripe.StripeClient(
+        self._connection = StripeConnection(
             api_key,
-            base_addresses={"api": base_url},
-            http_client=self._http,
-            # Retries are the outbox's: it alone knows which HTTP key may be used again.
-            max_network_retries=0,
+            base_url=base_url,
+            timeout_seconds=timeout_seconds,
+            connections_max=connections_max,
         )
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.close_async()
+        await self._connection.close()
 
     async def report(self, row: ReportRow) -> ReportAttempt:
         """Send one row, once; never raises for what Stripe says or does not say."""
@@ -74,7 +71,7 @@ class StripeMeterReporter:
                 detail=f"the quantity has more than {VALUE_DIGITS_MAX} digits",
             )
         try:
-            await self._client.v1.billing.meter_events.create_async(
+            await self._connection.client.v1.billing.meter_events.create_async(
                 {
                     "event_name": row.event_name,
                     "identifier": row.identifier,
