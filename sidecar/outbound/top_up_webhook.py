@@ -3,34 +3,30 @@ Payments asked for over a signed HTTP request: the port `TopUpProvider`.
 
 The request is signed as Standard Webhooks does it, and its id is the payment's reference: the
 receiver must take the same id for the same payment, for it is sent again until it is answered.
-
-Source: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
-import base64
-import binascii
-import hashlib
-import hmac
 import json
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from sidecar.domain.errors import ConfigError, StoreUnavailable
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.money import format_amount
 from sidecar.domain.top_ups import TopUpAttempt
+from sidecar.outbound.standard_webhooks import (
+    check_url,
+    read_bounded,
+    read_signing_secret,
+    signed_headers,
+)
 from sidecar.services.ports import Clock
 from sidecar.services.top_ups import ROUND_MAX, TopUpAnswer
 
 EVENT_TYPE: Final = "top_up.requested"
-_PREFIX: Final = "whsec_"
-_SECRET_BYTES_MIN: Final = 24
-_SECRET_BYTES_MAX: Final = 64
 _ANSWER_BYTES_MAX: Final = 65_536
 _REFERENCE_CHARS_MAX: Final = 255
 _OK: Final = 200
-_LOCAL: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class WebhookTopUps:
@@ -56,8 +52,8 @@ class WebhookTopUps:
         Raises:
             ConfigError: The URL or the secret cannot be used.
         """
-        self._url = check_url(url)
-        self._key = read_signing_secret(secret)
+        self._url = check_url(url, setting="top_up_url")
+        self._key = read_signing_secret(secret, setting="top_up_secret_file")
         self._clock = clock
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=ROUND_MAX),
@@ -76,7 +72,6 @@ class WebhookTopUps:
     async def ask(self, attempt: TopUpAttempt) -> TopUpAnswer:
         """Ask once. Raises StoreUnavailable where there is no clear answer."""
         now = self._clock.now()
-        timestamp = str(int(now.timestamp()))
         body = json.dumps(
             {
                 "type": EVENT_TYPE,
@@ -90,18 +85,12 @@ class WebhookTopUps:
                 },
             }
         ).encode()
-        headers = {
-            "content-type": "application/json",
-            "accept-encoding": "identity",
-            "webhook-id": attempt.reference,
-            "webhook-timestamp": timestamp,
-            "webhook-signature": sign(self._key, attempt.reference, timestamp, body),
-        }
+        headers = signed_headers(self._key, attempt.reference, now, body)
         try:
             async with self._session.post(
                 self._url, data=body, headers=headers, allow_redirects=False
             ) as response:
-                status, raw = response.status, await _read_bounded(response)
+                status, raw = response.status, await read_bounded(response, _ANSWER_BYTES_MAX)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise StoreUnavailable(
                 f"the top-up provider does not answer ({type(error).__name__})"
@@ -110,37 +99,6 @@ class WebhookTopUps:
         if answer is None:
             raise StoreUnavailable(f"the top-up provider gives no clear answer (status {status})")
         return answer
-
-
-def check_url(url: str) -> str:
-    """The URL, if a payment may be asked for there. Raises ConfigError."""
-    parts = urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in _LOCAL
-    if not parts.hostname or not (parts.scheme == "https" or local):
-        raise ConfigError("top_up_url must be https://..., or http:// on this machine")
-    if parts.username or parts.password:
-        raise ConfigError("top_up_url must hold no password: the request is signed")
-    return url
-
-
-def read_signing_secret(secret: str) -> bytes:
-    """The key of a secret in Standard Webhooks' form. Raises ConfigError."""
-    try:
-        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if not secret.startswith(_PREFIX) or not (_SECRET_BYTES_MIN <= len(key) <= _SECRET_BYTES_MAX):
-        raise ConfigError(
-            f"the secret of top_up_secret_file must be {_PREFIX} and {_SECRET_BYTES_MIN} to "
-            f"{_SECRET_BYTES_MAX} octets in base64"
-        )
-    return key
-
-
-def sign(key: bytes, message_id: str, timestamp: str, body: bytes) -> str:
-    """The signature header: HMAC-SHA256 over id, timestamp and body."""
-    content = b".".join((message_id.encode(), timestamp.encode(), body))
-    return f"v1,{base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()}"
 
 
 def read_answer(raw: bytes) -> TopUpAnswer | None:
@@ -157,10 +115,3 @@ def read_answer(raw: bytes) -> TopUpAnswer | None:
     if not isinstance(reference, str) or not reference.isprintable():
         return None
     return TopUpAnswer(paid=answer["paid"], reference=reference[:_REFERENCE_CHARS_MAX])
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    raw = b""
-    while len(raw) <= _ANSWER_BYTES_MAX and not response.content.at_eof():
-        raw += await response.content.readany()
-    return raw

@@ -18,7 +18,8 @@ from sidecar.domain.errors import ConfigError, NotFound, StoreUnavailable
 from sidecar.domain.top_ups import TopUpAttempt, TopUpRule, TopUpState
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.top_ups import PostgresTopUps
-from sidecar.outbound.top_up_webhook import WebhookTopUps, check_url, read_signing_secret
+from sidecar.outbound.standard_webhooks import check_url, read_signing_secret
+from sidecar.outbound.top_up_webhook import WebhookTopUps
 from sidecar.services.control_ports import Customer
 from sidecar.services.top_ups import CustomerRule, TopUpAnswer
 
@@ -201,11 +202,11 @@ async def test_a_decline_is_an_answer_and_silence_is_none():
 )
 def test_a_payment_is_asked_for_in_safe_places_only(url: str):
     with pytest.raises(ConfigError):
-        check_url(url)
+        check_url(url, setting="top_up_url")
 
 
 @pytest.mark.parametrize("secret", ["", SECRET.removeprefix("whsec_"), "whsec_AAAA", "whsec_%%"])
 def test_a_secret_that_signs_nothing_well_is_refused_unseen(secret: str):
     with pytest.raises(ConfigError) as caught:
-        read_signing_secret(secret)
+        read_signing_secret(secret, setting="top_up_secret_file")
     assert not secret or secret not in str(caught.value)
