@@ -130,7 +130,7 @@ TOP_UPS = Counter(
 )
 COLLECTIONS = Counter(
     "sidecar_collections_total",
-    "Answers of billing providers about invoices to collect, by provider and outcome: paid, pending, "
+    "Answers of providers about invoices to collect, by provider and outcome: paid, pending, "
     "failed, refused (for people), unknown, withdrawn, stale (news of an earlier attempt).",
     ["provider", "outcome"],
     registry=REGISTRY,
