@@ -73,10 +73,10 @@ class PaystackRequests:
                 f"/paymentrequest/finalize/{quote(code, safe='')}",
                 body={"send_notification": True},
             )
-        except ProviderRefused as error:
+        except ProviderRefused:
             answer = await self._look(demand, code)
             if answer.outcome is CollectOutcome.ABSENT:  # A draft still: it was refused.
-                raise error
+                raise
             return answer
         if demand.retried:
             await self._archive_late(demand, code)
@@ -152,16 +152,22 @@ class PaystackRequests:
         raise StoreUnavailable("Paystack: too many drafts of this customer")
 
     async def _archive_late(self, demand: Demand, code: str) -> None:
-        """Archive drafts that arrived late; that it fails leaves drafts, which harm nobody."""
+        """Archive drafts that arrived late."""
         try:
             _, number = await self._customer(demand)
-            await self._archive([one for one in await self._drafts(demand, number) if one != code])
+            late = [one for one in await self._drafts(demand, number) if one != code]
         except (ProviderRefused, StoreUnavailable) as error:
             telemetry.get_logger().info("paystack_drafts_left", error=str(error))
+            return
+        await self._archive(late)
 
     async def _archive(self, codes: list[str]) -> None:
+        """That it fails leaves drafts, which harm nobody."""
         for code in codes:
-            await self._client.call("POST", f"/paymentrequest/archive/{quote(code, safe='')}")
+            try:
+                await self._client.call("POST", f"/paymentrequest/archive/{quote(code, safe='')}")
+            except (ProviderRefused, StoreUnavailable) as error:
+                telemetry.get_logger().info("paystack_drafts_left", error=str(error))
 
 
 def description(demand: Demand) -> str:

@@ -82,6 +82,7 @@ class PostgresAccounts(PostgresGrants, PostgresSchedules):
                 await connection.execute(query("erase_withdrawals"), customer_id)
                 # Nobody is to be asked to pay for a customer who asked to be forgotten.
                 await connection.execute(query("delete_top_up_rule"), customer_id)
+                await connection.execute(query("erase_provider_customers"), customer_id)
         return None if row is None else _customer(row)
 
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:
