@@ -6,6 +6,7 @@ until the provider says clearly what became of it; only a definitive failure ear
 """
 
 import hashlib
+import json
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -143,7 +144,7 @@ def collect_reference(ledger_id: str, invoice_id: str, attempt: int) -> str:
     Letters, digits and hyphens: every provider takes these. The attempt stands at its end for
     people; the digest already covers it.
     """
-    content = f"{ledger_id}\n{invoice_id}\n{attempt}".encode()
+    content = json.dumps([ledger_id, invoice_id, attempt]).encode()
     return f"sc-{hashlib.sha256(content).hexdigest()[:32]}-{attempt}"
 
 
