@@ -23,12 +23,17 @@ SETTINGS_BYTES_MAX = 1_000_000
 RESERVED = frozenset(
     {
         "stripe_webhook_secret_file",
-        "paystack_secret_file",
-        "paystack_base_url",
         "smtp_url",
     }
 )
 """Names that are settled but do nothing yet: refused, so that nobody believes they are in force."""
+
+
+class ReportTo(StrEnum):
+    """Who is told settled quantities."""
+
+    STRIPE = "stripe"
+    WEBHOOK = "webhook"
 
 
 class Role(StrEnum):
@@ -106,6 +111,12 @@ class Settings(BaseModel):
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None
     top_up_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    paystack_secret_file: Path | None = None
+    paystack_base_url: str = ""
+    webhook_provider_url: str = Field(default="", repr=False)
+    webhook_provider_secret_file: Path | None = None
+    webhook_provider_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    report_to: ReportTo = ReportTo.STRIPE
 
     shards: int = Field(default=64, ge=1, le=1_024)
     hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)
@@ -124,6 +135,11 @@ class Settings(BaseModel):
     rebuild: Rebuild = Rebuild.AUTO
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
+    collect_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
+    collect_concurrency_max: int = Field(default=8, ge=1, le=1_000)
+    collect_attempts_max: int = Field(default=4, ge=1, le=50)
+    collect_attempt_every_hours: int = Field(default=72, ge=1, le=8_760)
+    collect_look_every_seconds: int = Field(default=900, ge=10, le=86_400)
     policy_watch_seconds: float = Field(default=0.25, gt=0, le=3_600)
     decision_log_buffer: int = Field(default=10_000, ge=1, le=1_000_000)
     decision_stream_max: int = Field(default=5_000, ge=1, le=1_000_000)

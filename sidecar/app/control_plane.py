@@ -11,6 +11,7 @@ from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
 from sidecar.app.keys import read_secret
+from sidecar.app.providers import make_providers
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
 from sidecar.app.servers import new_id
@@ -90,6 +91,9 @@ class ControlPlane:
             clock=plane.clock,
             pool=pool,
         )
+        self.providers = make_providers(
+            plane.settings, stack, accounts=accounts, clock=plane.clock, pool=pool
+        )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
@@ -112,6 +116,8 @@ class ControlPlane:
             credits=credit.credit,
             schedules=credit.schedules,
             top_ups=credit.top_ups,
+            provider_customers=self.providers.customers,
+            collections=self.providers.collections,
             withdrawals=credit.withdrawals,
             decisions=plane.foresight.table,
             explanations=plane.foresight.explanations(
@@ -142,6 +148,8 @@ class ControlPlane:
             start("reconcile", compare, after=after)
             for name, run in self.credit.workers.items():
                 start(name, run, after=after)
+            for name, run in self.providers.workers.items():
+                start(name, run)
         if self.reporter is not None:
             start("reporting", self.reporter.run)
 
@@ -170,7 +178,7 @@ class ControlPlane:
         self.stream = RedisUsageStream(redis, keyspace)
         self.settlement = SettlementWorker(
             self.stream,
-            PostgresLedger(pool),
+            PostgresLedger(pool, provider=settings.report_to.value),
             plane.rate_cards,
             plane.clock,
             owner=self._owner,
@@ -184,16 +192,21 @@ class ControlPlane:
 
     def _make_reporter(self) -> None:
         plane, settings = self._plane, self._plane.settings
-        if settings.stripe_api_key_file is None:
-            telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
-            return
-        provider = StripeMeterReporter(
-            read_secret(settings.stripe_api_key_file),
-            base_url=settings.stripe_base_url or STRIPE_API,
-        )
-        self._stack.push_async_callback(provider.close)
+        provider = self.providers.reporter
+        if provider is None:
+            if settings.stripe_api_key_file is None:
+                telemetry.get_logger().info(
+                    "reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE"
+                )
+                return
+            stripe = StripeMeterReporter(
+                read_secret(settings.stripe_api_key_file),
+                base_url=settings.stripe_base_url or STRIPE_API,
+            )
+            self._stack.push_async_callback(stripe.close)
+            provider = stripe
         self.reporter = Reporter(
-            PostgresOutbox(self._pool),
+            PostgresOutbox(self._pool, provider=settings.report_to.value),
             provider,
             plane.clock,
             owner=self._owner,

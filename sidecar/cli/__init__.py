@@ -21,6 +21,7 @@ from sidecar.cli import (
     holds,
     ledger,
     meters,
+    providers,
     rules,
 )
 from sidecar.cli.demo import demo
@@ -60,6 +61,8 @@ app.add_typer(customers.app, name="customers")
 app.add_typer(credentials.app, name="credentials")
 app.add_typer(credits.app, name="credits")
 app.add_typer(holds.app, name="holds")
+app.add_typer(providers.app, name="providers")
+app.add_typer(providers.collections, name="collections")
 
 
 @app.command("version")

@@ -256,6 +256,8 @@ def _plan(
             )
         try:
             minor = to_minor(invoice.due_nano, invoice.currency, collection.provider)
+            if invoice.due_minor is not None:
+                minor = invoice.due_minor
         except InvalidInput as error:
             return Try(amount_minor=0, way=payer.way), str(error)
         trying = Try(amount_minor=minor, way=payer.way)
@@ -311,7 +313,9 @@ def demand_lines(
     lines = tuple(
         DemandLine(
             text=line.text,
-            amount_minor=to_minor(line.amount_nano, invoice.currency, collection.provider),
+            amount_minor=to_minor(line.amount_nano, invoice.currency, collection.provider)
+            if line.amount_minor is None
+            else line.amount_minor,
         )
         for line in invoice.lines
     )

@@ -11,10 +11,11 @@ from sidecar.services.provider_ports import CollectAnswer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvoiceLine:
-    """A line for people."""
+    """A line for people; the minor units are None where they were not rounded for this provider."""
 
     text: str
     amount_nano: int
+    amount_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +27,8 @@ class DueInvoice:
         customer_id, invoice_id, number: Ours.
         provider: Whose turn it is to collect.
         currency, due_nano: What is still due, above zero.
+        due_minor: The same in the provider's minor units, line by line as the invoice has rounded
+            it; None where it was not rounded for this provider.
         due_at: None if at once.
         lines: At most as many as were asked for, none if there are more.
         metered_by: The provider that rates this customer's usage itself, "" if none does.
@@ -37,6 +40,7 @@ class DueInvoice:
     provider: str
     currency: str
     due_nano: int
+    due_minor: int | None = None
     due_at: datetime | None = None
     lines: tuple[InvoiceLine, ...] = ()
     metered_by: str = ""

@@ -19,6 +19,7 @@ from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
 from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
+from sidecar.services.provider_customers import CollectionService, ProviderCustomerService
 from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.schedules import ScheduleService
@@ -74,6 +75,8 @@ class AdminUseCases:
     schedules: ScheduleService
     top_ups: TopUpService
     withdrawals: WithdrawalService
+    provider_customers: ProviderCustomerService
+    collections: CollectionService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries

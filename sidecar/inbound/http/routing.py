@@ -17,8 +17,8 @@ WRITING_METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 
 PATH_ID_CHARS_MAX = 64
-_LONGER_IDS = {"grant_id": 191}
-"""A grant may be named after a payment or after its schedule."""
+_LONGER_IDS = {"grant_id": 191, "invoice_id": 191}
+"""A grant may be named after a payment or after its schedule, an invoice after its customer."""
 
 
 def path_id_chars(parameter: str) -> int:

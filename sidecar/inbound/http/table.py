@@ -1,4 +1,4 @@
-"""The one route table: a resource is added here, of credit and ledger in tables of their own."""
+"""The one route table: a resource is added here; credit, ledger, providers have their own tables."""
 
 from http import HTTPStatus
 
@@ -19,6 +19,7 @@ from sidecar.inbound.http import (
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
+from sidecar.inbound.http.providers_table import PROVIDER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 
 _OK = HTTPStatus.OK
@@ -253,6 +254,7 @@ ROUTES: tuple[Route, ...] = (
     *GRANT_ROUTES,
     *RECURRING_ROUTES,
     *LEDGER_ROUTES,
+    *PROVIDER_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

@@ -11,6 +11,7 @@ import asyncpg
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.ledger_chain import ChainHead, extend
+from sidecar.domain.minor_units import STRIPE
 from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
@@ -142,6 +143,9 @@ class SettlementSteps:
                     f"entry {record.entry_id}: "
                     + ("another currency than the customer's" if known else "unknown customer")
                 )
+        if self._provider != STRIPE:
+            # Whoever else is told of quantities knows our customers by our ids.
+            return {row["customer_id"]: row["customer_id"] for row in rows}
         return {
             row["customer_id"]: row["stripe_customer_id"]
             for row in rows
