@@ -12,7 +12,7 @@ what a sender was told is taken can be captured again, should the store lose its
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,7 +20,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.hold_events import terms_of_event
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
-from sidecar.domain.pricing import Billing
+from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.usage import UsageEvent, UsageReport
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
@@ -193,6 +193,7 @@ class MeteringService:
                 terms,
                 self._hold_ttl_ms,
                 prepaid=card is None or card.billing is Billing.PREPAID,
+                parts={} if card is None else _parts_of(terms, card),
             )
             if extended:
                 telemetry.HOLDS.labels("restored").inc()
@@ -330,6 +331,12 @@ class MeteringService:
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
 
 
+def _parts_of(terms: HoldTerms, card: RateCard) -> Mapping[str, int]:
+    """What a hold's amount is for by meter; nothing where its estimate does not come to it."""
+    parts = card.upper_bounds(terms.estimate, terms.model)
+    return parts if sum(parts.values()) <= terms.amount_nano else {}
+
+
 def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:
     """A duplicate too: whoever captured it first may have died before it was kept."""
     return JournalRecord(
@@ -350,6 +357,8 @@ def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcom
     """
     if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
         return Bound.LATE
+    if outcome.restored:
+        return Bound.STORE_FAILURE
     if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
         return Bound.ESTIMATED
     return terms.bound

@@ -182,7 +182,8 @@ class CaptureOutcome:
     part that went beyond the customer's credit and overdraft, `held_nano` what the hold had set
     aside (0 if none).
     (`epoch`, `seq`) order the decisions of a shard; a duplicate and a refusal have the seq of
-    the last decision before them.
+    the last decision before them. `restored`: a loss of the store had taken the hold, and its token
+    had put it back, so that others may have spent its credit meanwhile.
     """
 
     status: CaptureStatus
@@ -192,6 +193,7 @@ class CaptureOutcome:
     available_nano: int = 0
     epoch: int = 0
     seq: int = 0
+    restored: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,8 +237,14 @@ class Balances(Protocol):
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
 
-    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
-        """Place a hold again that a loss of the store took; False if it was not lost."""
+    async def restore_hold(
+        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+    ) -> bool:
+        """
+        Place a hold again that a loss of the store took; False if it was not lost.
+
+        `parts` is as `PlaceHold` has it.
+        """
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
         """An open hold, or one that ended within the dedupe horizon; None if unknown."""

@@ -128,7 +128,7 @@ async def lose_and_rebuild(store: LiveStore, facts: CustomerFacts) -> None:
     )
     await shards.remember(shard, epoch + 1, [ended])
     await shards.open(shard, epoch + 1, claims=True)
-    assert await store.balances.restore_hold(lost.terms, 60_000, prepaid=True)
+    assert await store.balances.restore_hold(lost.terms, 60_000, prepaid=True, parts={})
     claimed = await store.balances.capture_hold(event_of(old, 4), (), prepaid=True)
     assert claimed.status is CaptureStatus.CLAIMED
     await RedisClaimedHolds(bound, keys).answer(CUSTOMER, hold_id_of(5), None)

@@ -1,6 +1,7 @@
 """A live store that loses its data: what is noticed, what comes back, what is charged once."""
 
 import asyncio
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -24,12 +25,13 @@ from fixtures.use_cases import Grown
 from sidecar.domain.customers import NOBODY
 from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
-from sidecar.domain.holds import make_hold_id
+from sidecar.domain.holds import Bound, make_hold_id
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis.granting import grant_lines
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome
 from sidecar.services.ports import CaptureStatus, RatingDemand
 from sidecar.services.rating import total_key
 
@@ -386,20 +388,84 @@ async def test_a_sign_of_life_puts_a_lost_hold_back(world, redis):
     await world.assert_equal(ADA)
 
 
+async def test_what_a_hold_that_was_put_back_lacks_is_no_proven_overspend(world, redis):
+    await world.customer(ADA, 1_000)
+    hold = await world.place(ADA, 1, 900)
+    terms = replace(hold.terms, bound=Bound.PROVEN, estimate={"output": 900})
+    report = UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(output=900),
+        hold_token=world.tokens.sign(terms),
+    )
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    await world.spend(ADA, 2, 300)
+    proven = Grown("sidecar_overspend_nano_total", bound="proven")
+    lost = Grown("sidecar_overspend_nano_total", bound="store_failure")
+    assert await world.metering.keep_alive(report, ANYONE)
+    result = await world.metering.capture(report, ANYONE)
+    assert (result.outcome, result.amount_nano) == (UsageOutcome.CAPTURED, 900)
+    assert (proven.by, lost.by) == (0, 200)
+
+
+async def test_a_hold_that_is_put_back_pins_grants_of_its_meters_again(world, redis):
+    await world.customer(ADA, 1_000)
+    scoped = Grant(
+        grant_id="scoped",
+        customer_id=ADA,
+        amount_nano=70,
+        currency="USD",
+        priority=1,
+        meters=("output",),
+    )
+    stored = await world.record.create_grant(scoped)
+    await world.store.accounts.apply_grant(stored)
+    await world.record.note_applied(stored)
+    hold = await world.hold(ADA, 1, 900)
+    hold = replace(hold, parts={"output": 900}, terms=replace(hold.terms, estimate={"output": 900}))
+    await world.store.balances.place_hold(hold)
+    pinned = await book_of(world)
+    report = UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(),
+        hold_token=world.tokens.sign(hold.terms),
+    )
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    assert await book_of(world) != pinned
+    assert await world.metering.keep_alive(report, ANYONE)
+    assert await book_of(world) == pinned
+
+
+async def book_of(world: Recovering) -> bytes:
+    """What the store has of the grants, but for the milliseconds in which they were applied."""
+    return re.sub(rb"\b\d{13}\b", b"", (await world.store.fields(ADA))[b"grants"])
+
+
 async def test_a_hold_that_ended_is_not_put_back(world, redis):
     await world.customer(ADA, 1_000)
     captured = await world.spend(ADA, 1, 100)
     await world.settle()
     released = await world.place(ADA, 2, 100)
     await world.store.balances.release_hold(ADA, released.terms.hold_id)
-    assert not await world.store.balances.restore_hold(released.terms, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(
+        released.terms, TTL_MS, prepaid=True, parts={}
+    )
     await lose(world, redis)
     await world.recover()
-    assert not await world.store.balances.restore_hold(captured.terms, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(
+        captured.terms, TTL_MS, prepaid=True, parts={}
+    )
     fresh = await world.hold(ADA, 3, 10)
     later = int(datetime.now(UTC).timestamp()) + 5
     unplaced = replace(fresh.terms, hold_id=make_hold_id(later, b"\2" * 16))
-    assert not await world.store.balances.restore_hold(unplaced, TTL_MS, prepaid=True)
+    assert not await world.store.balances.restore_hold(unplaced, TTL_MS, prepaid=True, parts={})
 
 
 async def test_a_replica_that_lags_is_noticed_and_made_anew(redis, postgres_pool):

@@ -1,6 +1,6 @@
 """Live balances, holds and counters: implements `Balances`, one script per verb."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
@@ -100,9 +100,17 @@ class RedisBalances:
         """Move an open hold's expiry to now + ttl_ms, never nearer."""
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
 
-    async def restore_hold(self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool) -> bool:
+    async def restore_hold(
+        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+    ) -> bool:
         """
         Place a hold again that a loss of the store took, as its token says it was.
+
+        Args:
+            terms: Of the token.
+            ttl_ms: How long it lives from now on.
+            prepaid: Whether credit pays.
+            parts: What the amount is for by meter, in nano, as far as that is known.
 
         Returns:
             False if the store knows the id, did not lose it, or cannot take it.
@@ -118,6 +126,7 @@ class RedisBalances:
             ttl_ms,
             int(prepaid),
             terms_to_payload(terms),
+            *part_arguments(parts, amount),
         ]
         for line in terms.quota_lines:
             check_counted(line.quantity, line.meter, field="quota_lines")
@@ -210,7 +219,7 @@ class RedisBalances:
             check_counted(line.quantity, line.meter, field="quota_lines")
             arguments += (quota_field(line.field), line.quantity)
         reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available, _, epoch, seq = reply[:8]
+        status, booked, overspent, held, available, epoch, seq, restored = reply
         return CaptureOutcome(
             status=CaptureStatus(status.decode()),
             booked_nano=int(booked),
@@ -219,6 +228,7 @@ class RedisBalances:
             available_nano=int(available),
             epoch=int(epoch),
             seq=int(seq),
+            restored=restored == b"1",
         )
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:

@@ -4,7 +4,8 @@
 --   7 currency, 8 price version, 9 event, 10 count of parts, then per part: meter or '', amount
 --   (they sum up to the amount); then count of lines, then per line: counter's field, actual
 --   quantity
--- Reply: status, booked, overspent, held, available (overdraft with it), instant, epoch, seq
+-- Reply: status, booked, overspent, held, available (overdraft with it), epoch, seq, and whether
+--   the hold was put back from its token
 
 local customer, shard, done, expiry, open, usage =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -30,12 +31,14 @@ for i = position + 1, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } e
 local actual = {}
 for _, line in ipairs(lines) do actual[line[1]] = line[2] end
 local book = open_book(row, names_before_book)
+local hold
 
 local function reply(status, booked, overspent, held)
   return {
     status, booked or '0', overspent or '0', held or '0',
-    book and plus(book.avail, book.overdraft) or '0', text(moment.instant), moment.epoch,
-    text(moment.seq),
+    book and plus(book.avail, book.overdraft) or '0', moment.epoch, text(moment.seq),
+    -- Only restore.lua writes a hold without a fingerprint.
+    hold and hold.fingerprint == '' and '1' or '0',
   }
 end
 
@@ -138,7 +141,7 @@ if marker and (marker.state == 'unreadable' or marker.customer ~= ARGV[2]) then
 end
 if marker and marker.state == 'captured' then return compare() end
 
-local hold = row[2] and read_hold(row[2])
+hold = row[2] and read_hold(row[2])
 local reservation = row[3] and read_reservation(row[3])
 if (row[2] and not hold) or (row[3] and not reservation) then return reply('out_of_bounds') end
 local refused = refusal(hold and hold.lines or {})
