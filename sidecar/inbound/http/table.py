@@ -1,4 +1,4 @@
-"""The one route table: a resource is added here; credit, ledger, providers have their own tables."""
+"""The one route table: a resource is added here; some parts have tables of their own."""
 
 from http import HTTPStatus
 

@@ -1,0 +1,186 @@
+"""What is to be collected of the ledger's closed invoices, on a real Postgres."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.collections import PostgresCollections
+from sidecar.outbound.postgres.invoices_due import PostgresInvoicesDue
+from sidecar.outbound.postgres.provider_customers import PostgresProviderCustomers
+from sidecar.services.collecting_ports import InvoiceLine, NewCollection
+from sidecar.services.control_ports import Customer
+from sidecar.services.provider_ports import Payer
+
+NANO = 10**9
+MAY = datetime(2026, 5, 1, tzinfo=UTC)
+# As much of the invoices' tables as is read here, where they are not there anyway.
+TABLES = """
+CREATE TABLE IF NOT EXISTS invoices (
+    customer_id text COLLATE "C" NOT NULL REFERENCES customers,
+    invoice_id text COLLATE "C" NOT NULL,
+    currency text NOT NULL,
+    sequence integer NOT NULL,
+    period_start timestamptz NOT NULL,
+    period_end timestamptz NOT NULL,
+    state text NOT NULL DEFAULT 'draft',
+    provider text NOT NULL,
+    number bigint,
+    due_nano bigint NOT NULL DEFAULT 0,
+    due_minor bigint NOT NULL DEFAULT 0,
+    closed_at timestamptz,
+    PRIMARY KEY (customer_id, invoice_id));
+CREATE TABLE IF NOT EXISTS invoice_lines (
+    customer_id text COLLATE "C" NOT NULL,
+    invoice_id text COLLATE "C" NOT NULL,
+    line_number integer NOT NULL,
+    meter text COLLATE "C" NOT NULL,
+    models text[] NOT NULL,
+    plan text NOT NULL,
+    price_version text NOT NULL,
+    price jsonb NOT NULL,
+    rounding text NOT NULL,
+    charge boolean NOT NULL,
+    late boolean NOT NULL,
+    period_start timestamptz NOT NULL,
+    period_end timestamptz NOT NULL,
+    events bigint NOT NULL,
+    quantity numeric(40, 0) NOT NULL,
+    amount_nano bigint NOT NULL,
+    credit_nano bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    due_minor bigint NOT NULL,
+    PRIMARY KEY (customer_id, invoice_id, line_number));
+CREATE TABLE IF NOT EXISTS credit_notes (
+    customer_id text COLLATE "C" NOT NULL,
+    credit_note_id text COLLATE "C" NOT NULL,
+    invoice_id text COLLATE "C" NOT NULL,
+    void boolean NOT NULL,
+    currency text NOT NULL,
+    amount_nano bigint NOT NULL,
+    amount_minor bigint NOT NULL,
+    PRIMARY KEY (customer_id, credit_note_id));
+"""
+INVOICE = """
+INSERT INTO invoices (customer_id, invoice_id, currency, sequence, period_start, period_end, state,
+    provider, number, due_nano, due_minor, closed_at)
+VALUES ($1, $2, 'NGN', 0, $3, $4, $5, $6, $7, $8, $9, $10)
+"""
+LINE = """
+INSERT INTO invoice_lines (customer_id, invoice_id, line_number, meter, models, plan,
+    price_version, price, rounding, charge, late, period_start, period_end, events, quantity,
+    amount_nano, credit_nano, amount_minor, due_minor)
+VALUES ($1, $2, $3, $4, '{}', 'plan', 'v1', '{}', 'half_up', false, false, $5, $6, 1, 1,
+    $7, $8, $9, $10)
+"""
+NOTE = """
+INSERT INTO credit_notes (customer_id, credit_note_id, invoice_id, void, currency, amount_nano,
+    amount_minor)
+VALUES ('cus_a', $1, $2, $3, 'NGN', $4, $5)
+"""
+
+
+@pytest.fixture
+async def pool(postgres_pool):
+    await postgres_pool.execute(TABLES)
+    accounts = PostgresAccounts(postgres_pool)
+    for name in ("cus_a", "cus_b"):
+        await accounts.create_customer(Customer(customer_id=name, plan="plan", currency="NGN"))
+    await collect(postgres_pool, "cus_a")
+    return postgres_pool
+
+
+async def collect(pool, customer_id: str, provider: str = "paystack") -> None:
+    payer = Payer(customer_id=customer_id, provider=provider, email="a@b.c", collect=True)
+    await PostgresProviderCustomers(pool).put(payer, keep_authorization=False)
+
+
+async def close(pool, number: int, *, customer="cus_a", due=5 * NANO, state="closed", **changes):
+    start = MAY + timedelta(days=number)
+    fields = {"provider": "paystack"} | changes
+    closed = state != "draft"
+    await pool.execute(
+        INVOICE,
+        *(customer, f"inv_{number}", start, start + timedelta(days=1), state, fields["provider"]),
+        *(number if closed else None, due, due // 10_000_000, start if closed else None),
+    )
+
+
+async def add_line(pool, number: int, line: int, meter: str, amount: int, *, credit: int = 0):
+    start = MAY + timedelta(days=number)
+    due_minor = (amount - credit) // 10_000_000
+    await pool.execute(
+        LINE,
+        *("cus_a", f"inv_{number}", line, meter, start, start + timedelta(days=1)),
+        *(amount, credit, amount // 10_000_000, due_minor),
+    )
+
+
+async def test_closed_invoices_with_something_due_of_customers_with_a_provider(pool):
+    await close(pool, 1)
+    await close(pool, 2, state="draft")
+    await close(pool, 3, due=0)
+    await close(pool, 4, customer="cus_b")
+    await close(pool, 5)
+    source = PostgresInvoicesDue(pool)
+    found = await source.due(limit=10)
+    assert [(one.invoice_id, one.number, one.provider) for one in found] == [
+        ("inv_1", "1", "paystack"),
+        ("inv_5", "5", "paystack"),
+    ]
+    assert [one.invoice_id for one in await source.due(limit=1)] == ["inv_1"]
+    adopted = NewCollection(
+        customer_id="cus_a",
+        invoice_id="inv_1",
+        provider="paystack",
+        currency="NGN",
+        attempts_max=4,
+    )
+    record = PostgresCollections(pool)
+    assert [await record.adopt([adopted]) for _ in range(2)] == [1, 0]
+    assert [one.invoice_id for one in await source.due(limit=10)] == ["inv_5"]
+    await collect(pool, "cus_b", "webhook")
+    assert {one.invoice_id for one in await source.due(limit=10)} == {"inv_4", "inv_5"}
+
+
+async def test_what_credit_has_paid_and_credit_notes_took_is_not_due(pool):
+    await close(pool, 1)
+    await add_line(pool, 1, 1, "input-tokens", 3 * NANO)
+    await add_line(pool, 1, 2, "output-tokens", 4 * NANO, credit=2 * NANO)
+    await add_line(pool, 1, 3, "free-tokens", NANO, credit=NANO)
+    source = PostgresInvoicesDue(pool)
+    whole = await source.read("cus_a", "inv_1", lines_max=2)
+    assert (whole.due_nano, whole.due_minor) == (5 * NANO, 500)
+    assert whole.lines == (
+        InvoiceLine(text="input-tokens", amount_nano=3 * NANO, amount_minor=300),
+        InvoiceLine(text="output-tokens", amount_nano=2 * NANO, amount_minor=200),
+    )
+    assert (await source.read("cus_a", "inv_1", lines_max=1)).lines == ()
+    await pool.execute(NOTE, "cn_1", "inv_1", False, NANO, 100)
+    less = await source.read("cus_a", "inv_1", lines_max=9)
+    assert (less.due_nano, less.due_minor, less.lines) == (4 * NANO, 400, ())
+    await pool.execute(NOTE, "cn_2", "inv_1", True, 4 * NANO, 400)
+    assert await source.read("cus_a", "inv_1", lines_max=9) is None
+    assert await source.due(limit=9) == []
+
+
+async def test_what_was_rounded_for_another_provider_is_rounded_anew(pool):
+    await close(pool, 1, provider="stripe")
+    await add_line(pool, 1, 1, "input-tokens", 5 * NANO)
+    found = await PostgresInvoicesDue(pool).read("cus_a", "inv_1", lines_max=9)
+    assert (found.due_minor, found.lines[0].amount_minor) == (None, None)
+
+
+async def test_a_customer_whose_usage_stripe_rates_is_told_apart(pool):
+    await close(pool, 1)
+    await pool.execute(
+        "UPDATE customers SET stripe_customer_id = 'cus_s' WHERE customer_id = 'cus_a'"
+    )
+    (found,) = await PostgresInvoicesDue(pool).due(limit=9)
+    assert found.metered_by == "stripe"
+
+
+async def test_without_invoices_nothing_is_due(postgres_pool):
+    source = PostgresInvoicesDue(postgres_pool)
+    assert await source.due(limit=9) == []
+    assert await source.read("cus_a", "inv_1", lines_max=9) is None
