@@ -6,129 +6,40 @@ A stateful stand-in of Stripe's billing API, for tests and the demo.
 
 import argparse
 import asyncio
-import itertools
 import signal
 import sys
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
 
-from aiohttp import web
+from sidecar.standins.stripe_deliveries import Attempt
+from sidecar.standins.stripe_events import ErrorReport
+from sidecar.standins.stripe_meters import MeterEvent
+from sidecar.standins.stripe_preview import InvoicePreview
+from sidecar.standins.stripe_rooms import Item
+from sidecar.standins.stripe_server import RequestRecord, StripeServer
+from sidecar.standins.stripe_settings import MovableClock, RunningClock, exact_sum
 
-from sidecar.standins.stripe_catalog import Catalog
-from sidecar.standins.stripe_errors import NO_RETRY, ApiError, StandinBug, not_modelled
-from sidecar.standins.stripe_events import ErrorReport, MeterEvents
-from sidecar.standins.stripe_faults import Fault, Faults
-from sidecar.standins.stripe_idempotency import IdempotencyKeys
-from sidecar.standins.stripe_meters import MeterEvent, Meters
-from sidecar.standins.stripe_preview import InvoicePreview, Previews
-from sidecar.standins.stripe_replies import (
-    Delivery,
-    Reply,
-    deliver,
-    error_reply,
-    lost_reply,
-    rate_limited,
-    server_error_reply,
-    success_reply,
-)
-from sidecar.standins.stripe_requests import Call, parse_call
-from sidecar.standins.stripe_schema import load_schema
-from sidecar.standins.stripe_settings import Clock, StripeSettings, exact_sum, utc_now
-
-BUGS_MAX = 100
+__all__ = ["RequestRecord", "StripeStandin"]
 
 
-class RequestRecord(NamedTuple):
-    """A request that was served; status 0 means that no answer was sent."""
+class StripeStandin(StripeServer):
+    """The server with what a test may do to the account behind the API's back, and see of it."""
 
-    method: str
-    path: str
-    status: int
+    def add_customer(self, customer_id: str, *, card: str | None = None) -> None:
+        """
+        Add a customer under this id, with a card of stripe_payment_methods.CARDS that pays.
 
+        Raises:
+            ApiError: If the id is taken or the card unknown.
+        """
+        self.account.customers.add(customer_id, {})
+        if card is not None:
+            self.set_card(customer_id, card)
 
-_BEFORE_COMMIT = {
-    Fault.DROP_BEFORE_COMMIT: Delivery.DROP,
-    Fault.TIMEOUT_BEFORE_COMMIT: Delivery.HANG,
-}
-_AFTER_COMMIT = {
-    Fault.DROP_AFTER_COMMIT: Delivery.DROP,
-    Fault.TRUNCATE_AFTER_COMMIT: Delivery.TRUNCATE,
-    Fault.TIMEOUT_AFTER_COMMIT: Delivery.HANG,
-}
-
-
-class StripeStandin:
-    """
-    One Stripe account in memory behind an HTTP server.
-
-    Args:
-        clock: What time it is for identifiers, keys, timestamps; must answer aware datetimes.
-        faults: Which requests fail; None means none.
-        settings: Behaviour and bounds.
-    """
-
-    def __init__(
-        self,
-        *,
-        clock: Clock | None = None,
-        faults: Faults | None = None,
-        settings: StripeSettings | None = None,
-    ) -> None:
-        self.settings = settings or StripeSettings()
-        self.faults = faults or Faults()
-        self.requests_log: deque[RequestRecord] = deque(maxlen=self.settings.requests_log_max)
-        self.bugs: deque[str] = deque(maxlen=BUGS_MAX)
-        self._clock = clock or utc_now
-        self._schema = load_schema()
-        self._meters = Meters(self.settings, self._clock)
-        self._catalog = Catalog(self.settings, self._clock, self._meters.exists)
-        self._events = MeterEvents(
-            self.settings, self._clock, self._meters, self._catalog.customers.__contains__
-        )
-        self._previews = Previews(self._catalog, self._meters, self._events)
-        self._keys = IdempotencyKeys(self.settings, self._clock)
-        self._handlers = self._routes()
-        self._locks: set[tuple[str, str]] = set()
-        self._request_numbers = itertools.count(1)
-        self._stopping = asyncio.Event()
-        self._runner: web.AppRunner | None = None
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen and answer the base URL; state survives `stop` and a second `start`."""
-        assert self._runner is None, "the stand-in is running"
-        self._stopping = asyncio.Event()
-        app = web.Application(client_max_size=self.settings.body_bytes_max)
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        bound = self._runner.addresses[0]
-        return f"http://{bound[0]}:{bound[1]}"
-
-    async def stop(self) -> None:
-        """Close the server and every connection; hanging requests end unanswered."""
-        self._stopping.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port while the block runs; gives the base URL."""
-        url = await self.start()
-        try:
-            yield url
-        finally:
-            await self.stop()
-
-    def add_customer(self, customer_id: str) -> None:
-        """Add a customer under this id. Raises ApiError if it is taken."""
-        self._catalog.add_customer(customer_id, {})
+    def set_card(self, customer_id: str, card: str) -> str:
+        """Let another test card pay a customer's invoices, and answer its id."""
+        method: str = self.account.methods.make_default(card, customer_id)["id"]
+        return method
 
     def add_meter(self, event_name: str, *, formula: str = "sum") -> str:
         """Add a meter with default keys and answer its id. Raises ApiError if taken."""
@@ -137,11 +48,11 @@ class StripeStandin:
             "event_name": event_name,
             "default_aggregation": {"formula": formula},
         }
-        return self._meters.create(params).id
+        return self.account.meters.create(params).id
 
     def meter_totals(self) -> dict[tuple[str, str], Decimal]:
         """Exact sum of the events that count, by (customer, event name)."""
-        return self._events.totals()
+        return self.account.events.totals()
 
     def values(self) -> dict[str, Decimal]:
         """Exact sum of the events that count, by event name."""
@@ -158,151 +69,89 @@ class StripeStandin:
         self, customer_id: str, price_ids: list[str], *, start: datetime, end: datetime
     ) -> InvoicePreview:
         """Price a customer's events of [start, end) by metered prices. Raises ApiError."""
-        return self._previews.preview(customer_id, price_ids, start=start, end=end)
+        return self.account.previews.preview(customer_id, price_ids, start=start, end=end)
 
     @property
     def meter_event_count(self) -> int:
         """How many events count: neither refused, nor in error, nor cancelled."""
-        return sum(event.counts for event in self._events.events)
+        return sum(event.counts for event in self.account.events.events)
 
     @property
     def meter_events(self) -> tuple[MeterEvent, ...]:
         """Every event taken in, in order, those that do not count included."""
-        return self._events.events
+        return self.account.events.events
 
     @property
     def error_reports(self) -> tuple[ErrorReport, ...]:
         """Every asynchronous error so far, in order."""
-        return tuple(self._events.error_reports)
+        return tuple(self.account.events.error_reports)
 
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        request_id = f"req_standin{next(self._request_numbers):08d}"
-        try:
-            reply = await self._answer(request, request_id)
-        except ApiError as error:
-            reply = error_reply(error)
-        except StandinBug as bug:
-            self.bugs.append(str(bug))
-            problem = ApiError(500, f"Stand-in: {bug}", kind="api_error", headers=NO_RETRY)
-            reply = error_reply(problem)
-        except Exception as error:
-            self.bugs.append(repr(error))  # A test that looks only at totals must see it too.
-            raise
-        self.requests_log.append(RequestRecord(request.method, request.path, reply.sent_status))
-        return await deliver(
-            request,
-            reply,
-            {"request-id": request_id, "stripe-version": self._schema.version},
-            stopping=self._stopping,
-            timeout_seconds=self.faults.timeout_seconds,
-        )
+    @property
+    def snapshot_events(self) -> tuple[Item, ...]:
+        """Every snapshot event so far, the newest last."""
+        return tuple(self.account.log.snapshots.items.values())
 
-    async def _answer(self, request: web.Request, request_id: str) -> Reply:
-        """Everything of a request but its delivery: faults, keys, locks, effect."""
-        call = await parse_call(request, self._schema)
-        if call.operation.id not in self._handlers:
-            raise not_modelled(call.operation.id)
-        if "expand" in call.params and not call.operation.id.startswith("price."):
-            raise not_modelled("expansion of anything but a price's tiers")
-        fault = self.faults.draw(call.path)
-        if fault is Fault.RATE_LIMIT:
-            raise rate_limited()
-        if fault in _BEFORE_COMMIT:
-            return lost_reply(_BEFORE_COMMIT[fault])
-        if call.keeps_answer:
-            reply = await self._perform_once(call, fault, request_id)
-        else:
-            reply = await self._perform(call, fault)
-        return replace(reply, delivery=_AFTER_COMMIT.get(fault, Delivery.SEND))
+    def add_restricted_key(self, key: str, *scopes: str) -> None:
+        """Take a restricted key, for what these scopes (`rak_customer_read`, ...) name."""
+        self.account.access.add_restricted_key(key, scopes)
 
-    async def _perform_once(self, call: Call, fault: Fault, request_id: str) -> Reply:
-        """Perform a call, or replay the answer to the first one with its key."""
-        key = call.http_key or ""
-        saved = self._keys.begin(key, call.path, call.params)
-        if saved is not None:
-            headers = {"idempotent-replayed": "true", "original-request": saved.request_id}
-            return Reply(status=saved.status, body=saved.body, headers=headers)
-        reply: Reply | None = None
-        try:
-            reply = await self._perform(call, fault)
-        finally:
-            # What never ran (429, a bug, a stopped server) leaves the key free, as at Stripe.
-            if reply is None or (reply.status >= 500 and not self.settings.save_server_errors):  # noqa: PLR2004 - HTTP's border.
-                self._keys.abandon(key)
-            else:
-                answer = (reply.status, reply.body, request_id)
-                self._keys.save(key, call.path, call.params, answer)
-        return reply
+    def webhook_secret(self, endpoint_id: str) -> str:
+        """What signs an endpoint's webhooks. Raises KeyError for an unknown one."""
+        return self.account.endpoints.secret_of(endpoint_id)
 
-    async def _perform(self, call: Call, fault: Fault) -> Reply:
-        """Take effect, once, under the lock of (customer, meter)."""
-        with self._locked(call):
-            wait = self.settings.latency_seconds
-            if fault is Fault.LATENCY:
-                wait += self.faults.latency_seconds
-            if wait:
-                await asyncio.sleep(wait)
-            if fault is Fault.ERROR_BEFORE_COMMIT:
-                return server_error_reply()
-            reply = self._execute(call)
-            return server_error_reply() if fault is Fault.ERROR_AFTER_COMMIT else reply
+    def advance(self, step: timedelta) -> None:
+        """
+        Move the clock forward, stopping wherever something falls due.
 
-    def _execute(self, call: Call) -> Reply:
-        try:
-            body = self._handlers[call.operation.id](call)
-        except ApiError as error:
-            call.operation.check_response(error.status, error.body())
-            return error_reply(error)
-        call.operation.check_response(200, body)
-        return success_reply(body)
+        Raises:
+            TypeError: If the clock is none that can be moved (MovableClock, RunningClock).
+        """
+        if not isinstance(self.clock, MovableClock | RunningClock):
+            message = "the clock cannot be moved; give a MovableClock or a RunningClock"
+            raise TypeError(message)
+        target = self.clock() + step
+        while True:
+            self.run_due()
+            due = self.account.agenda.next_due
+            if due is None or due > target.timestamp():
+                break
+            self.clock.advance(datetime.fromtimestamp(due, UTC) - self.clock())
+        self.clock.advance(max(target - self.clock(), timedelta(0)))
 
-    @contextmanager
-    def _locked(self, call: Call) -> Iterator[None]:
-        """One call at a time per customer and meter. Source: docs.stripe.com/rate-limits."""
-        if call.operation.id != "billing.meter_event.create":
-            yield
-            return
-        name = self._events.lock_name(call.params)
-        if name in self._locks:
-            raise ApiError(
-                429,
-                "This object cannot be accessed right now because another API request or Stripe "
-                "process is currently accessing it. If you see this error intermittently, retry "
-                "the request.",
-                code="lock_timeout",
-            )
-        self._locks.add(name)
-        try:
-            yield
-        finally:
-            self._locks.discard(name)
+    def run_due(self) -> None:
+        """Let the time that has passed take effect, for a clock that was moved by hand."""
+        self.account.run_due()
 
-    def _routes(self) -> dict[str, Callable[[Call], dict[str, Any]]]:
-        catalog, events, meters = self._catalog, self._events, self._meters
-        return {
-            "billing.meter.create": lambda call: meters.create(call.params).to_json(),
-            "billing.meter.retrieve": lambda call: meters.get(call.ids["id"]).to_json(),
-            "billing.meter.list": lambda call: meters.list(call.params),
-            "billing.meter.deactivate": lambda call: meters.deactivate(call.ids["id"]).to_json(),
-            "billing.meter.reactivate": lambda call: meters.reactivate(call.ids["id"]).to_json(),
-            "billing.meter_event.create": lambda call: events.create(call.params, call.http_key),
-            "billing.meter_event_adjustment.create": lambda call: events.cancel(call.params),
-            "billing.meter_event_summary.list": lambda call: events.summaries(
-                meters.get(call.ids["id"]), call.params
-            ),
-            "customer.create": lambda call: catalog.create_customer(call.params),
-            "customer.retrieve": lambda call: catalog.find_customer(call.ids["customer"]),
-            "customer.list": lambda call: catalog.list_customers(call.params),
-            "product.create": lambda call: catalog.create_product(call.params),
-            "product.retrieve": lambda call: catalog.find_product(call.ids["id"]),
-            "product.list": lambda call: catalog.list_products(call.params),
-            "price.create": lambda call: catalog.create_price(call.params),
-            "price.retrieve": lambda call: catalog.retrieve_price(call.ids["price"], call.params),
-            "price.list": lambda call: catalog.list_prices(call.params),
-            "invoice.create_preview": lambda call: self._previews.create(
-                call.params, self._clock()
-            ),
-        }
+    def set_delinquent(self, customer_id: str, *, delinquent: bool) -> None:
+        """Set what the API only shows."""
+        customer = self.account.customers.get(customer_id)
+        self.account.customers.change(customer, {"delinquent": delinquent})
+
+    def authenticate(self, intent_id: str, *, confirmed: bool = True) -> Item:
+        """A card's owner confirms a payment that asked for it, or fails to."""
+        return self.account.payments.authenticate(intent_id, confirmed=confirmed)
+
+    def open_dispute(
+        self, charge_id: str, *, amount: int | None = None, reason: str = "fraudulent"
+    ) -> Item:
+        """A charge is disputed, over all of it or an amount in minor units."""
+        return self.account.disputes.open(charge_id, amount=amount, reason=reason)
+
+    def close_dispute(self, dispute_id: str, *, won: bool) -> Item:
+        """The bank decides a dispute."""
+        return self.account.disputes.close(dispute_id, won=won)
+
+    def fail_refund(self, refund_id: str) -> Item:
+        """A refund comes back from the bank."""
+        return self.account.refunds.fail(refund_id)
+
+    async def deliver(self) -> list[Attempt]:
+        """Send the webhooks that wait, once; what fails waits again."""
+        return await self.account.deliveries.deliver()
+
+    async def drain(self) -> list[Attempt]:
+        """Send webhooks until none waits; the failing ones until they are given up."""
+        return await self.account.deliveries.drain()
 
 
 async def _run(arguments: argparse.Namespace) -> None:

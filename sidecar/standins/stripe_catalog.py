@@ -1,4 +1,4 @@
-"""Customers, products and prices. Source: docs.stripe.com/api/{customers,products,prices}."""
+"""Products and prices. Source: docs.stripe.com/api/{products,prices}."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,11 @@ from sidecar.standins.stripe_prices import build_price
 from sidecar.standins.stripe_settings import Clock, StripeSettings, epoch_seconds
 
 _PAGE = frozenset({"limit", "starting_after", "ending_before"})
-_CUSTOMER_TEXTS = ("description", "email", "name", "phone")
-_CUSTOMER = frozenset({*_CUSTOMER_TEXTS, "metadata"})
 _PRODUCT = frozenset({"id", "name", "active", "description", "metadata", "unit_label", "type"})
 
 
 class Catalog:
-    """What is sold to whom: each object is the JSON that the API shows."""
+    """What is sold: each object is the JSON that the API shows."""
 
     def __init__(
         self, settings: StripeSettings, clock: Clock, meter_exists: Callable[[str], bool]
@@ -23,41 +21,8 @@ class Catalog:
         self._settings = settings
         self._clock = clock
         self._meter_exists = meter_exists
-        self.customers: dict[str, dict[str, Any]] = {}
         self.products: dict[str, dict[str, Any]] = {}
         self.prices: dict[str, dict[str, Any]] = {}
-
-    def add_customer(self, customer_id: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Add a customer under an id of the caller's choice; ApiError if it is taken."""
-        refuse_unmodelled(params, _CUSTOMER)
-        return self._add(
-            self.customers,
-            {
-                "id": customer_id,
-                "object": "customer",
-                "address": None,
-                "balance": 0,
-                "created": epoch_seconds(self._clock()),
-                "currency": None,
-                "delinquent": False,
-                **{name: params.get(name) or None for name in _CUSTOMER_TEXTS},
-                "livemode": False,
-                "metadata": _metadata(params),
-                "preferred_locales": [],
-                "shipping": None,
-                "tax_exempt": "none",
-            },
-        )
-
-    def create_customer(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Add a customer."""
-        return self.add_customer(f"cus_standin{len(self.customers) + 1:08d}", params)
-
-    def list_customers(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        """One page of customers, newest first."""
-        refuse_unmodelled(params, _PAGE | {"email"})
-        shown = _filtered(self.customers, params, ("email",))
-        return page_of(shown, params, "/v1/customers")
 
     def create_product(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Add a product, under its `id` if it brings one."""
@@ -134,10 +99,6 @@ class Catalog:
         expand = params.get("expand", [])
         page["data"] = [_shown_price(price, expand, "data.tiers") for price in page["data"]]
         return page
-
-    def find_customer(self, customer_id: str, *, param: str | None = None) -> dict[str, Any]:
-        """One customer. Raises ApiError: 404, or 400 if a parameter (`param`) names it."""
-        return _found(self.customers, "customer", customer_id, path_name="id", param=param)
 
     def find_product(self, product_id: str, *, param: str | None = None) -> dict[str, Any]:
         """One product. Raises ApiError: 404, or 400 if a parameter (`param`) names it."""

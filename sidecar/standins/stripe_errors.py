@@ -18,11 +18,14 @@ class ApiError(Exception):
         code: str | None = None,
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
+        more: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
         self.headers = dict(headers or {})
-        self._fields = {"type": kind, "message": message, "code": code, "param": param}
+        fields = {"type": kind, "message": message, "code": code, "param": param}
+        self._fields: dict[str, Any] = {**fields, **(more or {})}
 
     def body(self) -> dict[str, Any]:
         """The JSON body: absent fields are left out, as Stripe does."""

@@ -4,11 +4,12 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 from sidecar.standins.stripe_errors import NO_RETRY, ApiError, StandinFull, missing
+from sidecar.standins.stripe_event_log import EventLog, iso_instant
 from sidecar.standins.stripe_meters import (
     METERS_URL,
     WINDOW_SECONDS,
@@ -58,15 +59,18 @@ class MeterEvents:
 
     def __init__(
         self,
+        *,
         settings: StripeSettings,
         clock: Clock,
         meters: Meters,
         customer_exists: Callable[[str], bool],
+        log: EventLog,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._meters = meters
         self._customer_exists = customer_exists
+        self._log = log
         self._events: list[MeterEvent] = []
         self._by_identifier: dict[str, MeterEvent] = {}
         self._by_customer: dict[tuple[str, str], list[MeterEvent]] = {}
@@ -283,8 +287,9 @@ class MeterEvents:
         if event.error is None and event.meter_id and event.customer:
             self._by_customer.setdefault((event.meter_id, event.customer), []).append(event)
         if event.error is not None:
-            report = _report(event, event.error, http_key, len(self.error_reports) + 1)
+            report = _report(event, event.error, http_key, self._log.new_thin_id())
             self.error_reports.append(report)
+            self._log.emit_thin(report.event)
 
 
 def _timestamp_error(timestamp: int, now: datetime) -> str | None:
@@ -303,11 +308,10 @@ def _parse_value(text: str) -> tuple[Decimal | None, str | None]:
     return Decimal(text), None
 
 
-def _report(event: MeterEvent, code: str, http_key: str | None, number: int) -> ErrorReport:
+def _report(event: MeterEvent, code: str, http_key: str | None, event_id: str) -> ErrorReport:
     """Build the thin event that Stripe would send, with the data that GET would add."""
     found = event.meter_id is not None
-    created = event.received_at.astimezone(UTC).isoformat(timespec="milliseconds")
-    instant = created.replace("+00:00", "Z")
+    instant = iso_instant(event.received_at)
     sample = {
         "error_message": f"The meter event was not counted: {code}.",
         "request": {"identifier": http_key or ""},
@@ -317,7 +321,7 @@ def _report(event: MeterEvent, code: str, http_key: str | None, number: int) -> 
         "error_types": [{"code": code, "error_count": 1, "sample_errors": [sample]}],
     }
     body: dict[str, Any] = {
-        "id": f"evt_standin{number:08d}",
+        "id": event_id,
         "object": "v2.core.event",
         "type": "v1.billing.meter.error_report_triggered"
         if found

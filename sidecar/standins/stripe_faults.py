@@ -13,7 +13,8 @@ class Fault(StrEnum):
     What goes wrong with one request.
 
     `commit` is the moment the request takes effect. TRUNCATE sends half of the answer's body, so
-    that status and headers arrive; TIMEOUT keeps the connection open without an answer.
+    that status and headers arrive; NOT_JSON sends a proxy's page with the status; TIMEOUT keeps
+    the connection open without an answer.
     LATENCY commits late and answers: with a shorter client timeout that is a commit after the
     client has given up.
     """
@@ -26,7 +27,9 @@ class Fault(StrEnum):
     ERROR_AFTER_COMMIT = "error_after_commit"
     TIMEOUT_BEFORE_COMMIT = "timeout_before_commit"
     TIMEOUT_AFTER_COMMIT = "timeout_after_commit"
+    NOT_JSON_AFTER_COMMIT = "not_json_after_commit"
     RATE_LIMIT = "rate_limit"
+    LOCK_TIMEOUT = "lock_timeout"
     LATENCY = "latency"
 
 
@@ -41,7 +44,7 @@ class Faults:
         seed: Same seed and same order of requests, same faults. Print it when a test fails.
         probabilities: Per fault 0..1, at most 1 together.
         script: Faults of the first requests; `Fault.NONE` lets one pass.
-        paths: Paths that draw; None means all of them.
+        paths: Paths that draw; one that ends in `/` stands for all below it; None means all.
         latency_seconds: How long LATENCY waits.
         timeout_seconds: How long TIMEOUT_* waits before it closes the connection.
 
@@ -88,11 +91,15 @@ class Faults:
 
     def draw(self, path: str) -> Fault:
         """The fault of the next request to this path."""
-        if self._paths is not None and path not in self._paths:
+        if self._paths is not None and not self._draws(path):
             return Fault.NONE
         fault = self._script.popleft() if self._script else self._roll()
         self._drawn[fault] = self._drawn.get(fault, 0) + 1
         return fault
+
+    def _draws(self, path: str) -> bool:
+        folders = tuple(item for item in self._paths or () if item.endswith("/"))
+        return path in (self._paths or ()) or path.startswith(folders)
 
     def _roll(self) -> Fault:
         point = self._random.random()

@@ -1,16 +1,17 @@
 """Invoice previews: a period's events, priced. Nothing is stored."""
 
-import calendar
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from sidecar.standins.stripe_catalog import Catalog
+from sidecar.standins.stripe_customers import Customers
 from sidecar.standins.stripe_errors import ApiError, not_modelled, refuse_unmodelled
 from sidecar.standins.stripe_events import MeterEvents
 from sidecar.standins.stripe_meters import Meters
+from sidecar.standins.stripe_periods import add_interval
 from sidecar.standins.stripe_prices import cost_of, rounded
 from sidecar.standins.stripe_settings import epoch_seconds
 
@@ -58,7 +59,10 @@ class InvoicePreview:
 class Previews:
     """Prices a customer's events."""
 
-    def __init__(self, catalog: Catalog, meters: Meters, events: MeterEvents) -> None:
+    def __init__(
+        self, customers: Customers, catalog: Catalog, meters: Meters, events: MeterEvents
+    ) -> None:
+        self._customers = customers
         self._catalog = catalog
         self._meters = meters
         self._events = events
@@ -73,7 +77,7 @@ class Previews:
             ApiError: For an unknown customer or price, none, mixed currencies, or a price
                 without a meter.
         """
-        self._catalog.find_customer(customer, param="customer")
+        self._customers.get(customer, param="customer")
         lines = []
         currencies = set()
         for price_id in price_ids:
@@ -142,20 +146,10 @@ def _instant(seconds: int) -> datetime:
 
 def _period_end(start: datetime, recurring: Mapping[str, Any]) -> datetime:
     try:
-        return _add_interval(start, recurring)
+        return add_interval(start, recurring)
     except (OverflowError, ValueError) as error:  # Past the year 9999.
         param = "subscription_details[start_date]"
         raise ApiError(400, "Invalid timestamp", param=param) from error
-
-
-def _add_interval(start: datetime, recurring: Mapping[str, Any]) -> datetime:
-    count = recurring["interval_count"]
-    if recurring["interval"] in ("day", "week"):
-        return start + timedelta(days=count * (7 if recurring["interval"] == "week" else 1))
-    months = count * (12 if recurring["interval"] == "year" else 1)
-    year, month0 = divmod(start.year * 12 + start.month - 1 + months, 12)
-    day = min(start.day, calendar.monthrange(year, month0 + 1)[1])
-    return start.replace(year=year, month=month0 + 1, day=day)
 
 
 def _to_json(preview: InvoicePreview, now: datetime) -> dict[str, Any]:

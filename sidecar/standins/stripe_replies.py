@@ -13,15 +13,17 @@ from aiohttp import web
 from sidecar.standins.stripe_errors import ApiError
 
 _JSON = "application/json"
+_HTML = "<html><body><h1>upstream answered</h1></body></html>"
 
 
 class Delivery(Enum):
-    """How an answer travels: whole, not at all, half of its body, or never within the timeout."""
+    """How an answer travels: whole, not at all, by half, never within the timeout, or as HTML."""
 
     SEND = 1
     DROP = 2
     TRUNCATE = 3
     HANG = 4
+    NOT_JSON = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +38,7 @@ class Reply:
     @property
     def sent_status(self) -> int:
         """The status that the client sees; 0 if it sees none."""
-        return self.status if self.delivery in (Delivery.SEND, Delivery.TRUNCATE) else 0
+        return 0 if self.delivery in (Delivery.DROP, Delivery.HANG) else self.status
 
 
 def success_reply(body: Mapping[str, Any]) -> Reply:
@@ -71,6 +73,17 @@ def rate_limited() -> ApiError:
     )
 
 
+def lock_timeout() -> ApiError:
+    """Another call holds the object. Source: docs.stripe.com/rate-limits."""
+    return ApiError(
+        429,
+        "This object cannot be accessed right now because another API request or Stripe "
+        "process is currently accessing it. If you see this error intermittently, retry "
+        "the request.",
+        code="lock_timeout",
+    )
+
+
 async def deliver(
     request: web.Request,
     reply: Reply,
@@ -92,6 +105,10 @@ async def deliver(
     everything = {**headers, **reply.headers}
     if reply.delivery is Delivery.TRUNCATE:
         return await _truncate(request, reply, everything)
+    if reply.delivery is Delivery.NOT_JSON:
+        return web.Response(
+            status=reply.status, text=_HTML, headers=everything, content_type="text/html"
+        )
     if reply.delivery is Delivery.HANG:
         with contextlib.suppress(TimeoutError):  # Should the client not have given up by then.
             await asyncio.wait_for(stopping.wait(), timeout_seconds)

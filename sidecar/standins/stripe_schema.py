@@ -14,6 +14,8 @@ from sidecar.standins.stripe_errors import ApiError, ResponseDoesNotFit
 _FORM = "application/x-www-form-urlencoded"
 _JSON = "application/json"
 _SHOWN_CHARACTERS = 40
+# The trimmed description of billing, and what it lacks of payments, searches and v2 events.
+_DOCUMENTS = ("stripe-openapi.json", "stripe-openapi-payments.json")
 
 
 class Operation:
@@ -28,17 +30,19 @@ class Operation:
         self._spec = spec
         self._components = components
 
+    @property
+    def takes_json(self) -> bool:
+        """Whether the request's body is JSON: writes of the v2 API."""
+        return _JSON in self._spec.get("requestBody", {}).get("content", {})
+
     def parse_params(self, text: str) -> dict[str, Any]:
         """
-        Decode and check a form body (POST) or a query string (GET, DELETE).
+        Decode and check a body (POST: a form, or JSON for v2) or a query string (GET, DELETE).
 
         Raises:
             ApiError: With status 400 and `param`, worded as Stripe words it.
         """
-        try:
-            params: dict[str, Any] = coerce(decode_form(text), self._request_schema)
-        except FormError as error:
-            raise ApiError(400, str(error), param=error.param) from error
+        params = self._parse_json(text) if self.takes_json else self._parse_form(text)
         problems = sorted(
             self._request_validator.iter_errors(params),
             key=lambda problem: (len(problem.absolute_path), str(problem.absolute_path)),
@@ -63,9 +67,26 @@ class Operation:
             place = "/".join(str(part) for part in problem.absolute_path)
             raise ResponseDoesNotFit(f"{self.id} {status} at '{place}': {problem.message}")
         if success:
-            objects = body["data"] if body.get("object") == "list" else [body]
-            for item in objects:
+            # Lists of v2 have no `object`; an event of v2 has, and `data` of its own.
+            is_list = body.get("object", "list") in ("list", "search_result")
+            for item in body["data"] if is_list else [body]:
                 self._check_names(item)
+
+    def _parse_form(self, text: str) -> dict[str, Any]:
+        try:
+            params: dict[str, Any] = coerce(decode_form(text), self._request_schema)
+        except FormError as error:
+            raise ApiError(400, str(error), param=error.param) from error
+        return params
+
+    def _parse_json(self, text: str) -> dict[str, Any]:
+        try:
+            params = json.loads(text or "{}")
+        except ValueError as error:
+            raise ApiError(400, "Invalid request: the body is not JSON.") from error
+        if not isinstance(params, dict):
+            raise ApiError(400, "Invalid request: the body is no JSON object.")
+        return params
 
     def _check_names(self, item: Mapping[str, Any]) -> None:
         known = self._components["schemas"][item["object"]]["properties"]
@@ -75,7 +96,8 @@ class Operation:
     @functools.cached_property
     def _request_schema(self) -> Mapping[str, Any]:
         if "requestBody" in self._spec:
-            schema: Mapping[str, Any] = self._spec["requestBody"]["content"][_FORM]["schema"]
+            content = self._spec["requestBody"]["content"]
+            schema: Mapping[str, Any] = content[_JSON if self.takes_json else _FORM]["schema"]
             return schema
         query = [item for item in self._spec.get("parameters", []) if item["in"] == "query"]
         return {
@@ -138,9 +160,13 @@ class StripeSchema:
 
 @functools.cache
 def load_schema() -> StripeSchema:
-    """Read the packaged description: once per process, since parsing it takes a while."""
-    text = resources.files("sidecar.standins").joinpath("data/stripe-openapi.json").read_text()
-    return StripeSchema(json.loads(text))
+    """Read the packaged descriptions: once per process, since parsing them takes a while."""
+    folder = resources.files("sidecar.standins").joinpath("data")
+    document, payments = (json.loads(folder.joinpath(name).read_text()) for name in _DOCUMENTS)
+    for path, methods in payments["paths"].items():
+        document["paths"].setdefault(path, {}).update(methods)
+    document["components"]["schemas"].update(payments["components"]["schemas"])
+    return StripeSchema(document)
 
 
 def _matches(segments: list[str], given: list[str]) -> bool:

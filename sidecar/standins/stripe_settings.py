@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
-from typing import Literal
+from typing import Literal, Protocol
 
 Clock = Callable[[], datetime]
 
@@ -30,6 +30,18 @@ class StripeSettings:
         meter_events_max: Events kept, over the whole life.
         objects_max: Customers, meters, products and prices kept, each.
         idempotency_keys_max: Answers kept for replay.
+        livemode: Whether the account is a live one: what every object and event says, and which
+            keys (`sk_live_`, not `sk_test_`) are taken.
+        account_id: The account's own id.
+        seed: Of what is random and belongs to no fault: twin events.
+        twin_events: Probability 0..1 that one change is told by two events, as Stripe now and
+            then does.
+        finalization_grace: How long a cycle's draft invoice takes usage: 1 to 72 hours.
+        payment_retry_days: After how many days each failed payment of an invoice is tried again.
+        after_retries: What becomes of a subscription when the last retry failed.
+        overdue_events: Whether `invoice.overdue` is sent; Stripe does so only if configured.
+        actions_max: Things that may wait for their time.
+        events_max: Events kept, snapshots and thin ones each, over the whole life.
         requests_log_max: Requests remembered for assertions; older ones are forgotten.
         body_bytes_max: Largest request body.
     """
@@ -44,8 +56,49 @@ class StripeSettings:
     meter_events_max: int = 200_000
     objects_max: int = 10_000
     idempotency_keys_max: int = 400_000
+    livemode: bool = False
+    account_id: str = "acct_standin00000001"
+    seed: int = 0
+    twin_events: float = 0.0
+    finalization_grace: timedelta = timedelta(hours=1)
+    payment_retry_days: tuple[int, ...] = (3, 5, 7)
+    after_retries: Literal["past_due", "unpaid", "canceled"] = "past_due"
+    overdue_events: bool = True
+    actions_max: int = 200_000
+    events_max: int = 200_000
     requests_log_max: int = 10_000
     body_bytes_max: int = 256 * 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what no account can be set to."""
+        if not timedelta(hours=1) <= self.finalization_grace <= timedelta(hours=72):
+            message = "finalization_grace is 1 to 72 hours"
+            raise ValueError(message)
+
+
+class AdvancingClock(Protocol):
+    """A clock that can be moved."""
+
+    def __call__(self) -> datetime:
+        """The current instant, aware."""
+
+    def advance(self, step: timedelta) -> None:
+        """Move forward."""
+
+
+class RunningClock:
+    """The machine's clock, ahead of it by all that it was advanced: for the demo."""
+
+    def __init__(self) -> None:
+        self._ahead = timedelta(0)
+
+    def __call__(self) -> datetime:
+        """The current instant."""
+        return utc_now() + self._ahead
+
+    def advance(self, step: timedelta) -> None:
+        """Move forward; time runs on from there."""
+        self._ahead += step
 
 
 @dataclass(slots=True, kw_only=True)

@@ -309,7 +309,7 @@ async def test_a_key_of_the_wrong_shape_is_a_401_that_does_not_repeat_it(key):
 async def test_what_the_stand_in_has_not_is_an_honest_501():
     async with running() as (_, client):
         calls = [
-            client.v1.subscriptions.list_async(),
+            client.v1.billing.credit_grants.list_async(),
             client.v2.billing.meter_event_session.create_async(),
             client.v1.customers.create_async({"test_clock": "clock_1"}),
             client.v1.customers.retrieve_async("cus_1", {"expand": ["tax"]}),
@@ -333,7 +333,7 @@ async def test_a_full_stand_in_answers_500_and_says_so():
 async def test_a_response_that_does_not_fit_is_a_500_that_says_why():
     async with running(bugs=1) as (standin, client):
         customer = await client.v1.customers.create_async({})
-        standin._catalog.customers[customer.id]["email"] = 5
+        standin.account.customers.room.items[customer.id]["email"] = 5
         with pytest.raises(stripe.APIError, match=r"customer\.retrieve 200 at 'email'"):
             await client.v1.customers.retrieve_async(customer.id)
 

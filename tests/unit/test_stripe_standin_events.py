@@ -4,6 +4,7 @@ from decimal import Decimal
 import pytest
 
 from sidecar.standins.stripe_errors import ApiError, StandinFull
+from sidecar.standins.stripe_event_log import EventLog
 from sidecar.standins.stripe_events import MeterEvents
 from sidecar.standins.stripe_meters import Meters
 from sidecar.standins.stripe_settings import MovableClock, StripeSettings
@@ -28,7 +29,14 @@ class Account:
         if window:
             params["event_time_window"] = window
         self.meter = self.meters.create(params)
-        self.events = MeterEvents(chosen, self.clock, self.meters, CUSTOMERS.__contains__)
+        log = EventLog(chosen, self.clock, "2026-10-28.endive")
+        self.events = MeterEvents(
+            settings=chosen,
+            clock=self.clock,
+            meters=self.meters,
+            customer_exists=CUSTOMERS.__contains__,
+            log=log,
+        )
 
     def send(self, value="25", customer="cus_1", event_name="tokens", key="key-1", **fields):
         payload = {"stripe_customer_id": customer, "value": value}
