@@ -8,13 +8,15 @@ from sidecar.app.keys import read_secret
 from sidecar.app.workers import Run
 from sidecar.domain.collecting import CollectRules
 from sidecar.domain.errors import ConfigError
-from sidecar.domain.minor_units import PAYSTACK, WEBHOOK
+from sidecar.domain.minor_units import PAYSTACK, STRIPE, WEBHOOK
 from sidecar.outbound.paystack.client import PAYSTACK_API, PaystackClient
 from sidecar.outbound.paystack.collector import PaystackCollector
 from sidecar.outbound.postgres.collections import PostgresCollections
 from sidecar.outbound.postgres.invoices_due import PostgresInvoicesDue
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.provider_customers import PostgresProviderCustomers
+from sidecar.outbound.stripe.client import STRIPE_API, StripeConnection
+from sidecar.outbound.stripe.collector import StripeCollector
 from sidecar.outbound.webhook_provider import WebhookProvider
 from sidecar.services.collecting import CollectingWorker, CollectStores
 from sidecar.services.control_ports import Accounts, MeterReporter
@@ -89,6 +91,8 @@ def _collectors(
         found[WEBHOOK] = webhook
     if settings.paystack_secret_file is not None:
         found[PAYSTACK] = _paystack(settings, stack)
+    if settings.stripe_api_key_file is not None:
+        found[STRIPE] = _stripe(settings, stack)
     return found
 
 
@@ -107,6 +111,16 @@ def _webhook(settings: Settings, stack: AsyncExitStack, clock: Clock) -> Webhook
     )
     stack.push_async_callback(made.close)
     return made
+
+
+def _stripe(settings: Settings, stack: AsyncExitStack) -> StripeCollector:
+    assert settings.stripe_api_key_file is not None
+    connection = StripeConnection(
+        read_secret(settings.stripe_api_key_file),
+        base_url=settings.stripe_base_url or STRIPE_API,
+    )
+    stack.push_async_callback(connection.close)
+    return StripeCollector(connection)
 
 
 def _paystack(settings: Settings, stack: AsyncExitStack) -> PaystackCollector:

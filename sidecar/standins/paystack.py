@@ -33,6 +33,7 @@ _AFTER_COMMIT = {
     Fault.DROP_AFTER_COMMIT: Delivery.DROP,
     Fault.TRUNCATE_AFTER_COMMIT: Delivery.TRUNCATE,
     Fault.TIMEOUT_AFTER_COMMIT: Delivery.HANG,
+    Fault.NOT_JSON_AFTER_COMMIT: Delivery.NOT_JSON,
 }
 
 
