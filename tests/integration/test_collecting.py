@@ -1,13 +1,9 @@
 """Collecting on a real Postgres, through the Paystack stand-in: each invoice is paid once."""
 
-import asyncio
-import os
-import random
-from collections import Counter
 from datetime import timedelta
 
 import pytest
-from fixtures.collecting_parts import NANO, RULES, CollectingWorld, Fuse, Lot
+from fixtures.collecting_parts import RULES, CollectingWorld
 
 from sidecar.domain.collecting import CollectState
 from sidecar.domain.errors import Conflict, NotFound
@@ -19,18 +15,6 @@ from sidecar.services.provider_customers import CollectionService
 from sidecar.standins.paystack import SECRET, PaystackStandin
 from sidecar.standins.paystack_transactions import Card
 from sidecar.standins.stripe_faults import Fault, Faults
-
-FAULTS = {
-    Fault.DROP_BEFORE_COMMIT: 0.05,
-    Fault.DROP_AFTER_COMMIT: 0.06,
-    Fault.TRUNCATE_AFTER_COMMIT: 0.04,
-    Fault.ERROR_BEFORE_COMMIT: 0.04,
-    Fault.ERROR_AFTER_COMMIT: 0.06,
-    Fault.TIMEOUT_AFTER_COMMIT: 0.04,
-}
-SEED = int(os.environ.get("SIDECAR_COLLECT_SEED", "7"))
-INVOICES = int(os.environ.get("SIDECAR_COLLECT_INVOICES", "24"))
-CHANCE = 0.06
 
 
 @pytest.fixture
@@ -296,87 +280,6 @@ async def test_erasing_a_customer_forgets_card_and_address_and_what_was_sent_is_
     standin.transactions.settle(reference, "success")
     await world.worker().collect_once()
     assert await world.state("inv_1") == "paid"
-
-
-async def test_a_death_at_any_single_step_loses_nothing_and_takes_nothing_twice(world, standin):
-    """Each call of each port, before and after it, once for a card and once for a request."""
-    points: Counter[str] = Counter()
-    for way in ("card", "invoice"):
-        number = 0
-        while True:
-            number += 1
-            name, invoice = f"{way}_{number}", f"inv_{way}_{number}"
-            await (carded(world, standin, name) if way == "card" else world.customer(name))
-            world.invoices.close(invoice, name)
-            fuse = Fuse(number)
-            await world.live_and_die(fuse)
-            await pay_all(world, standin)
-            assert standin.taken().get(invoice) == [500], (way, fuse.point)
-            assert standin.live_requests().get(invoice, 0) <= 1, (way, fuse.point)
-            if not fuse.point:
-                break
-            points[fuse.point] += 1
-    assert {f"{call} {when}" for call in CALLS for when in ("before", "after")} <= points.keys()
-
-
-CALLS = ("adopt", "claim", "note_try", "collect", "note_provider_reference", "finish")
-
-
-async def pay_all(world, standin) -> None:
-    """Collect with a living worker, customers paying what they are asked for, to the end."""
-    for _ in range(20):
-        await world.pool.execute("UPDATE collections SET lease_until = NULL")
-        await world.worker().collect_once()
-        for request in list(standin.requests.requests.values()):
-            if request.status == "pending" and not request.payments:
-                standin.requests.pay(request.code)
-        if not await world.pool.fetchval(
-            "SELECT count(*) FROM collections WHERE ended_at IS NULL"
-        ) and not await world.invoices.due(limit=1):
-            return
-    raise AssertionError("it did not come to an end")
-
-
-async def storm(world, standin, lot: Lot, dice: random.Random) -> None:
-    """Rounds of three mortal workers until all is at an end."""
-    for _ in range(2_000):
-        await asyncio.gather(*(world.live_and_die(lot) for _ in range(3)))
-        for request in list(standin.requests.requests.values()):
-            if request.status == "pending" and dice.random() < 0.3:
-                standin.requests.pay(request.code)
-        for charge in list(standin.transactions.charges.values()):
-            if charge.status == "processing" and dice.random() < 0.3:
-                standin.transactions.settle(charge.reference, dice.choice(["success", "failed"]))
-        if dice.random() < 0.3:  # A lease of the dead ends; of the living, too.
-            await world.pool.execute("UPDATE collections SET lease_until = NULL")
-        if await world.pool.fetchval(
-            "SELECT count(*) = $1 AND bool_and(ended_at IS NOT NULL) FROM collections", INVOICES
-        ):
-            return
-    raise AssertionError("it did not come to an end")
-
-
-async def test_deaths_and_faults_together_lose_nothing_and_take_nothing_twice(world, standin):
-    dice = random.Random(SEED)
-    lot = Lot(dice, CHANCE)
-    standin.faults = Faults(seed=SEED, probabilities=FAULTS, paths=None, timeout_seconds=2.0)
-    cards = (Card.SUCCEEDS, Card.PENDS, None)
-    for number in range(INVOICES):
-        name, card = f"cus_{number}", cards[number % len(cards)]
-        await (carded(world, standin, name, card) if card else world.customer(name))
-        world.invoices.close(f"inv_{number}", name, (number + 1) * NANO)
-    await storm(world, standin, lot, dice)
-    taken = standin.taken()
-    rows = await world.pool.fetch("SELECT invoice_id, state, amount_minor FROM collections")
-    states = {row["invoice_id"]: (row["state"], row["amount_minor"]) for row in rows}
-    story = f"SIDECAR_COLLECT_SEED={SEED}; {lot.deaths}; {standin.faults.drawn}"
-    assert len(states) == INVOICES, story
-    for invoice_id, (state, amount) in states.items():
-        # Paid here is paid there, once and exactly; failed here is paid nowhere.
-        assert taken.get(invoice_id, []) == ([amount] if state == "paid" else []), story
-        assert state in ("paid", "failed"), story
-    assert all(count <= 1 for count in standin.live_requests().values()), story
-    assert lot.deaths.total() >= INVOICES, story
 
 
 async def test_an_unclear_answer_is_counted_and_looked_at_later_each_time(world, standin):

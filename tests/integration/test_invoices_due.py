@@ -1,8 +1,9 @@
 """What is to be collected of the ledger's closed invoices, on a real Postgres."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
+from fixtures.invoice_tables import MAY, NANO, TABLES, close
 
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.collections import PostgresCollections
@@ -12,60 +13,6 @@ from sidecar.services.collecting_ports import InvoiceLine, NewCollection
 from sidecar.services.control_ports import Customer
 from sidecar.services.provider_ports import Payer
 
-NANO = 10**9
-MAY = datetime(2026, 5, 1, tzinfo=UTC)
-# As much of the invoices' tables as is read here, where they are not there anyway.
-TABLES = """
-CREATE TABLE IF NOT EXISTS invoices (
-    customer_id text COLLATE "C" NOT NULL REFERENCES customers,
-    invoice_id text COLLATE "C" NOT NULL,
-    currency text NOT NULL,
-    sequence integer NOT NULL,
-    period_start timestamptz NOT NULL,
-    period_end timestamptz NOT NULL,
-    state text NOT NULL DEFAULT 'draft',
-    provider text NOT NULL,
-    number bigint,
-    due_nano bigint NOT NULL DEFAULT 0,
-    due_minor bigint NOT NULL DEFAULT 0,
-    closed_at timestamptz,
-    PRIMARY KEY (customer_id, invoice_id));
-CREATE TABLE IF NOT EXISTS invoice_lines (
-    customer_id text COLLATE "C" NOT NULL,
-    invoice_id text COLLATE "C" NOT NULL,
-    line_number integer NOT NULL,
-    meter text COLLATE "C" NOT NULL,
-    models text[] NOT NULL,
-    plan text NOT NULL,
-    price_version text NOT NULL,
-    price jsonb NOT NULL,
-    rounding text NOT NULL,
-    charge boolean NOT NULL,
-    late boolean NOT NULL,
-    period_start timestamptz NOT NULL,
-    period_end timestamptz NOT NULL,
-    events bigint NOT NULL,
-    quantity numeric(40, 0) NOT NULL,
-    amount_nano bigint NOT NULL,
-    credit_nano bigint NOT NULL,
-    amount_minor bigint NOT NULL,
-    due_minor bigint NOT NULL,
-    PRIMARY KEY (customer_id, invoice_id, line_number));
-CREATE TABLE IF NOT EXISTS credit_notes (
-    customer_id text COLLATE "C" NOT NULL,
-    credit_note_id text COLLATE "C" NOT NULL,
-    invoice_id text COLLATE "C" NOT NULL,
-    void boolean NOT NULL,
-    currency text NOT NULL,
-    amount_nano bigint NOT NULL,
-    amount_minor bigint NOT NULL,
-    PRIMARY KEY (customer_id, credit_note_id));
-"""
-INVOICE = """
-INSERT INTO invoices (customer_id, invoice_id, currency, sequence, period_start, period_end, state,
-    provider, number, due_nano, due_minor, closed_at)
-VALUES ($1, $2, 'NGN', 0, $3, $4, $5, $6, $7, $8, $9, $10)
-"""
 LINE = """
 INSERT INTO invoice_lines (customer_id, invoice_id, line_number, meter, models, plan,
     price_version, price, rounding, charge, late, period_start, period_end, events, quantity,
@@ -93,17 +40,6 @@ async def pool(postgres_pool):
 async def collect(pool, customer_id: str, provider: str = "paystack") -> None:
     payer = Payer(customer_id=customer_id, provider=provider, email="a@b.c", collect=True)
     await PostgresProviderCustomers(pool).put(payer, keep_authorization=False)
-
-
-async def close(pool, number: int, *, customer="cus_a", due=5 * NANO, state="closed", **changes):
-    start = MAY + timedelta(days=number)
-    fields = {"provider": "paystack"} | changes
-    closed = state != "draft"
-    await pool.execute(
-        INVOICE,
-        *(customer, f"inv_{number}", start, start + timedelta(days=1), state, fields["provider"]),
-        *(number if closed else None, due, due // 10_000_000, start if closed else None),
-    )
 
 
 async def add_line(pool, number: int, line: int, meter: str, amount: int, *, credit: int = 0):
