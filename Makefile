@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SOURCES := sidecar tests proto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large soak lock clean
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large chaos soak lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on thi
 
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
+
+chaos: $(STAMP)  ## Kill 1,000 workers at every point of settling and reporting, with a provider that fails 30 % of the time
+	SIDECAR_CHAOS_KILLS=1000 $(BIN)/python -m pytest tests/chaos -q -s -p no:xdist $(ARGS)
 
 soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; all orders of credit; losses of the store; bursts; replay 100,000 decisions
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)

@@ -72,6 +72,21 @@ async def test_slots_that_nobody_serves_are_told(redis_cluster: RedisCluster):
         owner.ask("CLUSTER", "ADDSLOTS", slot)
 
 
+async def test_a_user_that_may_not_ask_for_its_node_is_told(redis_cluster: RedisCluster):
+    cluster = ("-cluster", "+cluster|slots", "+cluster|nodes", "+cluster|info")
+    rights = ("on", ">word", "~sc:*", "+@all", *cluster)
+    for node in redis_cluster.nodes:
+        node.ask("ACL", "SETUSER", "narrow", *rights)
+    try:
+        url = redis_cluster.url.replace("://", "://narrow:word@")
+        async with connected(url) as connection:
+            with pytest.raises(ConfigError, match=r"grant it \+cluster\|myid"):
+                await describe_server(connection)
+    finally:
+        for node in redis_cluster.nodes:
+            node.ask("ACL", "DELUSER", "narrow")
+
+
 async def test_a_master_that_does_not_answer_is_named(redis_cluster: RedisCluster):
     node = redis_cluster.nodes[1]
     async with connected(redis_cluster.url, seconds=0.5) as connection:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS as SLOTS
+from redis.exceptions import NoPermissionError
 
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.redis.connection import RedisConnection
@@ -76,7 +77,19 @@ def _check_server(where: str, info: Mapping[str, str]) -> None:
 async def _describe_cluster(
     connection: RedisConnection, infos: Mapping[str, Mapping[str, str]]
 ) -> str:
-    """Raises ConfigError if a master believes that it is not well, or that slots are not served."""
+    """
+    The masters and their replicas in words.
+
+    Raises:
+        ConfigError: Slots are not served, a master says that it is not well, or this user may not
+            ask which node it is on, as each script does.
+    """
+    for name, answer in (await connection.each("CLUSTER", "MYID")).items():
+        if isinstance(answer, NoPermissionError):
+            raise ConfigError(
+                f"{name}: this Redis user may not run CLUSTER MYID, so every script would be "
+                "refused; grant it +cluster|myid"
+            )
     for name, answer in (await connection.each("CLUSTER", "INFO")).items():
         state = _read_info(name, answer)
         served = int(state.get("cluster_slots_ok", "0"))

@@ -1,0 +1,129 @@
+"""
+Workers are killed with SIGKILL at every point while usage comes and the provider fails.
+
+SIDECAR_CHAOS_SEED repeats a run as far as processes allow, SIDECAR_CHAOS_KILLS sets how many are
+killed; `make chaos` kills 1,000.
+"""
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+
+import pytest
+from chaos.doomed import SHARDS
+from chaos.world import CUSTOMERS, REPORTED, World, numbers_of
+from fixtures.live_store import LiveStore, SystemClock
+from fixtures.simulation_model import write_policy
+
+from sidecar.app.reconciling import make_reconciler
+from sidecar.outbound.policy_files.holder import PolicyHolder
+from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.pool import Pool
+from sidecar.standins.stripe_faults import Fault
+
+SEED = int(os.environ.get("SIDECAR_CHAOS_SEED") or secrets.randbelow(2**32))
+KILLS = int(os.environ.get("SIDECAR_CHAOS_KILLS") or 60)
+KILLS_FOR_ALL_POINTS = 300
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[LiveStore]:
+    store = await LiveStore.open(redis_url, shards=SHARDS)
+    yield store
+    await store.connection.aclose()
+
+
+@pytest.fixture
+async def world(
+    store: LiveStore, redis_url: str, postgres_pool: Pool, postgres_dsn: str, tmp_path: Path
+) -> AsyncIterator[World]:
+    policies = PolicyHolder(write_policy(tmp_path))
+    await policies.load_initial()
+    world = World(Random(SEED), store, postgres_pool, (redis_url, postgres_dsn))
+    async with world.standin.serving() as url:
+        world.stripe_url = url
+        await world.open(policies)
+        yield world
+
+
+@pytest.mark.timeout(7_200)
+async def test_no_death_of_a_worker_loses_or_doubles_anything(
+    world: World, capsys: pytest.CaptureFixture[str]
+):
+    try:
+        while sum(world.tally.kills.values()) < KILLS:
+            await world.use()
+            await world.kill_one()
+        await world.finish()
+        await check_usage(world)
+        await check_ledger(world)
+        await check_provider(world)
+        check_coverage(world)
+    except BaseException as error:
+        error.add_note(f"repeat it with SIDECAR_CHAOS_SEED={SEED} SIDECAR_CHAOS_KILLS={KILLS}")
+        raise
+    with capsys.disabled():
+        print(f"\n{numbers_of(SEED, world)}")  # noqa: T201
+
+
+def check_coverage(world: World) -> None:
+    """Somebody died at every point that a worker comes by, and enough calls failed."""
+    points = {f"{job}: {point}" for job, seen in world.points.items() for point in seen}
+    if KILLS >= KILLS_FOR_ALL_POINTS:
+        assert points <= world.tally.kills.keys()
+    drawn = world.standin.faults.drawn
+    assert sum(drawn.values()) - drawn[Fault.NONE] > KILLS // 20
+
+
+async def check_usage(world: World) -> None:
+    """Each event once, with its quantities."""
+    found = await world.pool.fetch(
+        "SELECT client_key, count(*) AS times FROM usage_events GROUP BY 1"
+    )
+    assert {row["client_key"]: row["times"] for row in found} == {
+        sent.event_id: 1 for sent in world.sent
+    }
+    quantities: Counter[tuple[str, str]] = Counter()
+    for row in await world.pool.fetch("SELECT customer_id, meter, quantity FROM usage_lines"):
+        quantities[row["customer_id"], row["meter"]] += row["quantity"]
+    for customer, plan in CUSTOMERS:
+        expected = world.expected(customer, plan).quantities
+        assert all(quantities[customer, meter] == expected[meter] for meter in REPORTED)
+    assert await world.pool.fetchval("SELECT count(*) FROM quarantine") == 0
+
+
+async def check_ledger(world: World) -> None:
+    """To the nano the price of the totals, and what the live store says."""
+    ledger = PostgresLedger(world.pool)
+    for customer, plan in CUSTOMERS:
+        expected = world.expected(customer, plan).total_nano
+        (_, used, held, available) = await world.store.numbers(customer)
+        assert (used, held, available) == (expected, 0, -expected)
+        assert await ledger.read_available(customer) == available
+        revenue = await world.pool.fetchval(
+            "SELECT revenue_nano FROM account_balances WHERE customer_id = $1", customer
+        )
+        assert int(revenue or 0) == expected
+    report = await make_reconciler(
+        world.store.connection, world.store.keyspace, world.pool, SystemClock()
+    ).run_once()
+    assert (report.differences, report.unread) == ([], [])
+
+
+async def check_provider(world: World) -> None:
+    """The provider has each quantity once, and nothing of what credit pays."""
+    states = await world.pool.fetch("SELECT state, count(*) AS n FROM report_windows GROUP BY 1")
+    assert {row["state"] for row in states} <= {"sent"}
+    expected = {
+        (f"{customer}_at_stripe", meter): Decimal(quantity)
+        for customer, plan in CUSTOMERS
+        if plan == "invoiced"
+        for meter, quantity in world.expected(customer, plan).quantities.items()
+        if meter in REPORTED and quantity
+    }
+    assert world.standin.meter_totals() == expected
+    assert list(world.standin.bugs) == []

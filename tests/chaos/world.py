@@ -1,0 +1,256 @@
+"""A deployment whose workers are killed all the time, and what must be true of it all the same."""
+
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing import forkserver
+from pathlib import Path
+from random import Random
+
+from chaos.doomed import JOBS, Task, run
+from fixtures.live_store import LiveStore
+from fixtures.simulation_model import Bill, bill
+from fixtures.simulation_parts import Parts
+
+from sidecar.domain.usage import TokenUsage, UsageReport
+from sidecar.outbound.policy_files.holder import PolicyHolder
+from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.pool import Pool
+from sidecar.services.control_ports import Customer
+from sidecar.services.hold_terms import MeterPrincipal
+from sidecar.services.metering import UsageOutcome
+from sidecar.standins.stripe import StripeStandin
+from sidecar.standins.stripe_faults import Fault, Faults
+
+CUSTOMERS = [
+    (f"cus_{plan}_{number}", plan)
+    for plan in ("invoiced", "packs", "fractions")
+    for number in range(2)
+]
+REPORTED = ("input", "output")
+TOKENS_MAX = 900
+EVENTS_A_ROUND = 6
+JOB_SECONDS_MAX = 60.0
+SETTLED_FIRST = 0.7
+AT_ANY_MOMENT = 0.25
+SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
+_TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
+_FAULTS = {
+    Fault.DROP_BEFORE_COMMIT: 0.05,
+    Fault.DROP_AFTER_COMMIT: 0.05,
+    Fault.TRUNCATE_AFTER_COMMIT: 0.05,
+    Fault.ERROR_BEFORE_COMMIT: 0.05,
+    Fault.ERROR_AFTER_COMMIT: 0.05,
+    Fault.RATE_LIMIT: 0.05,
+}
+"""30 % of all requests together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Usage that a gateway took, as `fixtures.simulation_model.bill` reads it."""
+
+    customer: str
+    event_id: str
+    charged: tuple[int, int]
+    occurred_at: datetime
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a run came to."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
+    finished: int = 0
+    repeats: int = 0
+
+
+class World:
+    """Gateway and providers live in this process, each worker in one of its own."""
+
+    def __init__(self, rng: Random, store: LiveStore, pool: Pool, urls: tuple[str, str]) -> None:
+        self.rng = rng
+        self.store = store
+        self.pool = pool
+        self.sent: list[Sent] = []
+        self.tally = Tally()
+        self.standin = StripeStandin(
+            faults=Faults(seed=rng.randrange(2**32), probabilities=_FAULTS, paths=None)
+        )
+        self.stripe_url = ""
+        self._redis_url, self._dsn = urls
+        self.points: dict[str, Counter[str]] = {job: Counter() for job in JOBS}
+        self._owners = iter(range(10**9))
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(["chaos.doomed"])
+        with _importable(Path(__file__).parents[1]):
+            forkserver.ensure_running()
+
+    async def open(self, policies: PolicyHolder) -> None:
+        for meter in REPORTED:
+            self.standin.add_meter(meter)
+        accounts = PostgresAccounts(self.pool)
+        for name, plan in CUSTOMERS:
+            self.standin.add_customer(f"{name}_at_stripe")
+            customer = Customer(
+                customer_id=name,
+                plan=plan,
+                currency="USD",
+                stripe_customer_id=f"{name}_at_stripe",
+            )
+            await self.store.accounts.put_customer(await accounts.create_customer(customer))
+        for card in policies.loaded().policy.cards.values():
+            await self.store.cards.publish(card)
+        self._metering = Parts(self.rng, self.store, self.pool, policies).metering(
+            lambda port: port
+        )
+
+    async def use(self) -> None:
+        """Some usage reaches the gateway, parts of it twice."""
+        for _ in range(self.rng.randint(1, EVENTS_A_ROUND)):
+            customer, _plan = self.rng.choice(CUSTOMERS)
+            tokens = self.rng.randint(0, TOKENS_MAX), self.rng.randint(1, TOKENS_MAX)
+            sent = Sent(customer, f"event-{len(self.sent)}", tokens, datetime.now(UTC))
+            self.sent.append(sent)
+            await self._send(sent)
+            if self.rng.random() < 0.1:
+                self.tally.repeats += 1
+                await self._send(self.rng.choice(self.sent))
+
+    async def _send(self, sent: Sent) -> None:
+        report = UsageReport(
+            edge="otlp",
+            gateway_id="gateway-1",
+            received_at=datetime.now(UTC),
+            status=200,
+            route="/chat",
+            customer_id=sent.customer,
+            event_id=sent.event_id,
+            occurred_at=sent.occurred_at,
+            usage=TokenUsage(input=sent.charged[0], output=sent.charged[1]),
+        )
+        result = await self._metering.capture(report, SENDER)
+        assert result.outcome in _TAKEN, result
+
+    async def kill_one(self) -> None:
+        """A worker begins a job, and dies at a point of it or at any moment."""
+        job = self.rng.choice(list(JOBS))
+        if job != "settle" and self.rng.random() < SETTLED_FIRST:
+            await self._run("settle")
+            await self.let_time_pass()
+        if self.rng.random() < AT_ANY_MOMENT:
+            # Inside of a call, too: of a transaction, of an answer that is being read.
+            died = await self._run(job, kill_after=self.rng.uniform(0.0, 0.15))
+        else:
+            died = await self._run(job, self._least_killed(job), self.rng.choice([1, 1, 2, 3]))
+        if died:
+            self.tally.kills[f"{job}: {died}"] += 1
+        else:
+            self.tally.finished += 1
+        await self.let_time_pass()
+
+    def _least_killed(self, job: str) -> str:
+        """Of the points that a job was seen to come by, one where fewest died."""
+        points = list(self.points[job]) or ["before nothing is known"]
+        self.rng.shuffle(points)
+        return min(points, key=lambda point: self.tally.kills[f"{job}: {point}"])
+
+    async def finish(self) -> None:
+        """Without faults or deaths, until nobody has anything left to do."""
+        self.standin.faults.stop()
+        for _ in range(3):
+            for job in JOBS:
+                assert not await self._run(job)
+                await self.let_time_pass()
+
+    async def _run(
+        self, job: str, point: str = "", nth: int = 1, *, kill_after: float = 0.0
+    ) -> str:
+        """Where the worker died; empty if it came to its end."""
+        task = Task(
+            job=job,
+            owner=f"worker-{next(self._owners)}",
+            point=point,
+            nth=nth,
+            redis_url=self._redis_url,
+            dsn=self._dsn,
+            stripe_url=self.stripe_url,
+        )
+        ours, theirs = self._processes.Pipe(duplex=False)
+        process = self._processes.Process(target=run, args=(task, theirs), daemon=True)
+        await asyncio.to_thread(process.start)
+        theirs.close()
+        if kill_after:
+            await asyncio.to_thread(process.join, kill_after)
+            process.kill()
+        await asyncio.to_thread(process.join, JOB_SECONDS_MAX)
+        assert process.exitcode is not None, f"{job} did not end"
+        answer: str | Counter[str] = "at any moment"
+        with suppress(EOFError):
+            answer = ours.recv() if ours.poll() else answer
+        ours.close()
+        if process.exitcode == -signal.SIGKILL:
+            return answer if isinstance(answer, str) else "at its end"
+        assert process.exitcode in (0, 1), process.exitcode
+        if process.exitcode == 0:
+            assert isinstance(answer, Counter)
+            self.points[job] |= answer
+        else:
+            self.tally.unfinished += 1
+        return ""
+
+    async def let_time_pass(self) -> None:
+        """Leases of the dead end, and what waits for another attempt is due."""
+        for statement in (
+            "UPDATE shards SET lease_until = now() WHERE lease_owner IS NOT NULL",
+            "UPDATE report_lanes SET lease_until = now() WHERE lease_owner IS NOT NULL",
+            "UPDATE report_windows SET next_attempt_at = now() WHERE state = 'pending'",
+        ):
+            await self.pool.execute(statement)
+
+    def expected(self, customer: str, plan: str) -> Bill:
+        """What a customer owes, by Decimal and from the usage alone."""
+        return bill(plan, [sent for sent in self.sent if sent.customer == customer])
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """A server of forks imports what its children need once, if it can find it."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def numbers_of(seed: int, world: World) -> str:
+    """Seed, kills by point, faults and totals, as JSON."""
+    kills, drawn = world.tally.kills, world.standin.faults.drawn
+    requests = sum(drawn.values())
+    failed = {name.value: count for name, count in drawn.items() if name is not Fault.NONE}
+    numbers = {
+        "seed": seed,
+        "events": len(world.sent),
+        "repeats": world.tally.repeats,
+        "kills": sum(kills.values()),
+        "kills_by_point": dict(sorted(kills.items())),
+        "requests_to_stripe": requests,
+        "faults": failed,
+        "faults_percent": round(100 * sum(failed.values()) / max(1, requests)),
+        "reported": {
+            f"{who} {meter}": str(n) for (who, meter), n in world.standin.meter_totals().items()
+        },
+    }
+    return json.dumps(numbers, indent=1)
