@@ -25,7 +25,7 @@ from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.stream import RedisUsageStream
-from sidecar.outbound.stripe_reporter import StripeMeterReporter
+from sidecar.outbound.stripe.reporter import StripeMeterReporter
 from sidecar.services.reporting import Reporter
 from sidecar.services.settlement import SettlementWorker
 

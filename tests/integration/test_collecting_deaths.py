@@ -1,13 +1,14 @@
 """
 Processes that die while they collect, for every provider: nothing lost, nothing taken twice.
 
-SIDECAR_COLLECT_SEED draws other lots (the order of what runs side by side is not drawn),
+SIDECAR_COLLECT_SEED repeats the lots (not the order of what runs side by side),
 SIDECAR_COLLECT_INVOICES and SIDECAR_COLLECT_KILLS make it longer.
 """
 
 import asyncio
 import os
 import random
+import secrets
 import signal
 import sys
 from collections import Counter
@@ -18,9 +19,10 @@ from fixtures.collecting_banks import BANKS
 from fixtures.collecting_parts import NANO, CollectingWorld, Fuse, Lot
 from fixtures.invoice_tables import TABLES, close
 
-SEED = int(os.environ.get("SIDECAR_COLLECT_SEED", "7"))
-INVOICES = int(os.environ.get("SIDECAR_COLLECT_INVOICES", "9"))
-KILLS = int(os.environ.get("SIDECAR_COLLECT_KILLS", "4"))
+SEED = int(os.environ.get("SIDECAR_COLLECT_SEED") or secrets.randbelow(2**32))
+STORY = f"SIDECAR_COLLECT_SEED={SEED}"
+INVOICES = int(os.environ.get("SIDECAR_COLLECT_INVOICES") or 9)
+KILLS = int(os.environ.get("SIDECAR_COLLECT_KILLS") or 4)
 CHANCE = 0.05
 CALLS = ("due", "adopt", "claim", "note_try", "collect", "finish")
 ROOT = Path(__file__).parents[2]
@@ -78,7 +80,7 @@ async def test_a_death_at_any_single_step_of_any_call(bank, world):
                 new = await world.invoices.due(limit=1)
                 if not new and not await still_open(world.pool):
                     break
-            await check(bank, world.pool, fuse.point)
+            await check(bank, world.pool, f"{STORY}; {fuse.point}")
             if not fuse.point:
                 break
             points[fuse.point] += 1
@@ -100,11 +102,10 @@ async def test_deaths_of_three_workers_and_faults_of_the_provider_together(bank,
             await world.pool.execute("UPDATE collections SET lease_until = NULL")
         if not await world.invoices.due(limit=1) and not await still_open(world.pool):
             break
-    story = f"SIDECAR_COLLECT_SEED={SEED}; {lot.deaths}"
+    story = f"{STORY}; {lot.deaths}"
     assert not await still_open(world.pool), story
     states = await check(bank, world.pool, story)
     assert states.total() == INVOICES, story
-    assert states["paid"] >= INVOICES // 2, story
     assert lot.deaths.total() >= INVOICES, story
 
 
@@ -138,6 +139,5 @@ async def test_processes_that_are_killed(bank, world, postgres_dsn):
         finally:
             process.send_signal(signal.SIGKILL)
             await process.wait()
-    states = await check(bank, world.pool, f"SIDECAR_COLLECT_SEED={SEED}")
-    assert states.total() == INVOICES
-    assert states["paid"] >= INVOICES // 2
+    states = await check(bank, world.pool, STORY)
+    assert states.total() == INVOICES, STORY
