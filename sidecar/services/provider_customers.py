@@ -16,6 +16,10 @@ from sidecar.services.provider_ports import Payer, ProviderCustomers
 _TOKEN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,190}", re.ASCII)
 
 
+_OVER: Final = frozenset({"stale", CollectState.FAILED.value, CollectState.WITHDRAWN.value})
+"""Where news of a payment is unexpected."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayerNeeds:
     """What a provider must be told before it can collect, and whether it has saved cards."""
@@ -128,8 +132,8 @@ class CollectionService:
         """
         News of a reference, from a webhook: it is looked at at once.
 
-        Nothing that the news says is believed. News of an attempt that is over may mean a second
-        payment, so it is an alarm.
+        Nothing that the news says is believed. News of an attempt that is over, or has failed,
+        may mean a payment that nobody expects, so it is an alarm.
 
         Args:
             provider: Whose news it is.
@@ -139,9 +143,11 @@ class CollectionService:
             The collection's state, "stale" for an earlier attempt, None for an unknown name.
         """
         state = await self._record.wake(provider, name)
-        if state == "stale":
+        if state in _OVER:
             telemetry.COLLECTIONS.labels(provider, "stale").inc()
-            telemetry.get_logger().error("collection_stale_news", provider=provider, reference=name)
+            telemetry.get_logger().error(
+                "collection_stale_news", provider=provider, reference=name, state=state
+            )
         return state
 
 

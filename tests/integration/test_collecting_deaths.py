@@ -115,6 +115,8 @@ async def test_processes_that_are_killed(bank, world, postgres_dsn):
     for number in range(1, INVOICES + 1):
         name = await bank.prepare(world, number)
         await close(world.pool, number, customer=name, due=number * NANO, provider=bank.provider)
+    # They ended this month, and the customers' providers collect since before.
+    await world.pool.execute("UPDATE provider_customers SET collect_since = '2026-01-01'")
     bank.storm(SEED)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     for life in range(KILLS + 1):

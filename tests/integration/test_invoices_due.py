@@ -1,5 +1,6 @@
 """What is to be collected of the ledger's closed invoices, on a real Postgres."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -40,6 +41,18 @@ async def pool(postgres_pool):
 async def collect(pool, customer_id: str, provider: str = "paystack") -> None:
     payer = Payer(customer_id=customer_id, provider=provider, email="a@b.c", collect=True)
     await PostgresProviderCustomers(pool).put(payer, keep_authorization=False)
+    await pool.execute("UPDATE provider_customers SET collect_since = $1", MAY)
+
+
+async def adopt(pool, number: int) -> int:
+    new = NewCollection(
+        customer_id="cus_a",
+        invoice_id=f"inv_{number}",
+        provider="paystack",
+        currency="NGN",
+        attempts_max=4,
+    )
+    return await PostgresCollections(pool).adopt([new])
 
 
 async def add_line(pool, number: int, line: int, meter: str, amount: int, *, credit: int = 0):
@@ -64,19 +77,14 @@ async def test_closed_invoices_with_something_due_of_customers_with_a_provider(p
         ("inv_1", "1", "paystack"),
         ("inv_5", "5", "paystack"),
     ]
-    assert [one.invoice_id for one in await source.due(limit=1)] == ["inv_1"]
-    adopted = NewCollection(
-        customer_id="cus_a",
-        invoice_id="inv_1",
-        provider="paystack",
-        currency="NGN",
-        attempts_max=4,
-    )
-    record = PostgresCollections(pool)
-    assert [await record.adopt([adopted]) for _ in range(2)] == [1, 0]
-    assert [one.invoice_id for one in await source.due(limit=10)] == ["inv_5"]
+    assert [one.invoice_id for one in await PostgresInvoicesDue(pool).due(limit=1)] == ["inv_1"]
+    assert [await adopt(pool, 1) for _ in range(2)] == [1, 0]
+    assert [one.invoice_id for one in await PostgresInvoicesDue(pool).due(limit=10)] == ["inv_5"]
     await collect(pool, "cus_b", "webhook")
-    assert {one.invoice_id for one in await source.due(limit=10)} == {"inv_4", "inv_5"}
+    assert {one.invoice_id for one in await PostgresInvoicesDue(pool).due(limit=10)} == {
+        "inv_4",
+        "inv_5",
+    }
 
 
 async def test_what_credit_has_paid_and_credit_notes_took_is_not_due(pool):
@@ -85,6 +93,7 @@ async def test_what_credit_has_paid_and_credit_notes_took_is_not_due(pool):
     await add_line(pool, 1, 2, "output-tokens", 4 * NANO, credit=2 * NANO)
     await add_line(pool, 1, 3, "free-tokens", NANO, credit=NANO)
     source = PostgresInvoicesDue(pool)
+    await adopt(pool, 1)
     whole = await source.read("cus_a", "inv_1", lines_max=2)
     assert (whole.due_nano, whole.due_minor) == (5 * NANO, 500)
     assert whole.lines == (
@@ -103,6 +112,7 @@ async def test_what_credit_has_paid_and_credit_notes_took_is_not_due(pool):
 async def test_what_was_rounded_for_another_provider_is_rounded_anew(pool):
     await close(pool, 1, provider="stripe")
     await add_line(pool, 1, 1, "input-tokens", 5 * NANO)
+    await adopt(pool, 1)
     found = await PostgresInvoicesDue(pool).read("cus_a", "inv_1", lines_max=9)
     assert (found.due_minor, found.lines[0].amount_minor) == (None, None)
 
@@ -114,6 +124,30 @@ async def test_a_customer_whose_usage_stripe_rates_is_told_apart(pool):
     )
     (found,) = await PostgresInvoicesDue(pool).due(limit=9)
     assert found.metered_by == "stripe"
+
+
+async def test_what_was_closed_before_a_provider_collected_is_left_alone(pool):
+    await close(pool, 1)
+    await close(pool, 3)
+    await pool.execute("UPDATE provider_customers SET collect_since = $1", MAY + timedelta(days=2))
+    found = await PostgresInvoicesDue(pool).due(limit=9)
+    assert [one.invoice_id for one in found] == ["inv_3"]
+    customers = PostgresProviderCustomers(pool)
+    payer = await customers.read("cus_a", "paystack")
+    await customers.put(payer, keep_authorization=True)
+    assert len(await PostgresInvoicesDue(pool).due(limit=9)) == 1
+    for collects in (False, True):
+        await customers.put(replace(payer, collect=collects), keep_authorization=True)
+    assert await PostgresInvoicesDue(pool).due(limit=9) == []
+
+
+async def test_old_invoices_are_looked_at_now_and_then(pool):
+    await close(pool, 1)
+    source = PostgresInvoicesDue(pool)
+    assert [len(await source.due(limit=9)) for _ in range(2)] == [1, 0]
+    # A full page is no end: the next round looks at everything again.
+    source = PostgresInvoicesDue(pool)
+    assert [len(await source.due(limit=1)) for _ in range(2)] == [1, 1]
 
 
 async def test_without_invoices_nothing_is_due(postgres_pool):

@@ -10,6 +10,7 @@ from sidecar.services.collecting_ports import DueInvoice, InvoiceLine
 
 # These stand here, not among the named statements, because each of those must be accepted by
 # every schema, and the invoices' tables need not be there.
+_ALL_EVERY: Final = 500
 _HERE: Final = (
     "SELECT to_regclass('invoices') IS NOT NULL AND to_regclass('credit_notes') IS NOT NULL"
 )
@@ -17,10 +18,9 @@ _FIELDS: Final = """
 SELECT i.customer_id, i.invoice_id, i.number, i.currency, p.provider,
     i.due_nano - n.amount_nano AS due_nano,
     CASE WHEN i.provider = p.provider THEN i.due_minor - n.amount_minor END AS due_minor,
-    i.due_minor - n.amount_minor = i.due_minor AS whole,
+    n.amount_nano = 0 AS whole,
     CASE WHEN c.stripe_customer_id IS NOT NULL THEN 'stripe' ELSE '' END AS metered_by
 FROM invoices i
-JOIN provider_customers p ON p.customer_id = i.customer_id AND p.collect
 JOIN customers c ON c.customer_id = i.customer_id
 CROSS JOIN LATERAL (
     SELECT coalesce(sum(o.amount_nano), 0)::bigint AS amount_nano,
@@ -28,15 +28,22 @@ CROSS JOIN LATERAL (
         coalesce(bool_or(o.void), false) AS void
     FROM credit_notes o
     WHERE o.customer_id = i.customer_id AND o.invoice_id = i.invoice_id) n
-WHERE i.state = 'closed' AND NOT n.void AND i.due_nano > n.amount_nano
 """
+_OWED: Final = "WHERE i.state = 'closed' AND NOT n.void AND i.due_nano > n.amount_nano"
+# Most rounds look at what ended lately, by an index; all is looked at now and then.
 _DUE: Final = f"""{_FIELDS}
+JOIN provider_customers p ON p.customer_id = i.customer_id AND p.collect
+{_OWED} AND i.closed_at >= p.collect_since
+    AND ($2 OR i.period_end > now() - interval '45 days')
     AND NOT EXISTS (
         SELECT FROM collections k
         WHERE k.customer_id = i.customer_id AND k.invoice_id = i.invoice_id)
 ORDER BY i.closed_at LIMIT $1
 """
-_ONE: Final = f"{_FIELDS} AND i.customer_id = $1 AND i.invoice_id = $2"
+_ONE: Final = f"""{_FIELDS}
+JOIN collections p ON p.customer_id = i.customer_id AND p.invoice_id = i.invoice_id
+{_OWED} AND i.customer_id = $1 AND i.invoice_id = $2
+"""
 _LINES: Final = """
 SELECT l.meter, l.amount_nano - l.credit_nano AS due_nano, l.due_minor
 FROM invoice_lines l
@@ -49,20 +56,26 @@ class PostgresInvoicesDue:
     """
     Implements InvoicesDue over the ledger's invoices, less what credit notes took.
 
-    Where these tables are missing, nothing is due.
+    Invoices that were closed before a provider collected for the customer are left alone: they may
+    have been paid otherwise. Where the invoices' tables are missing, nothing is due.
     """
 
     def __init__(self, pool: Pool) -> None:
         """Wire it."""
         self._pool = pool
         self._here = False
+        self._rounds = 0
 
     async def due(self, *, limit: int) -> Sequence[DueInvoice]:
         """Invoices with a collecting provider that no collection exists for yet."""
         if not await self._is_here():
             return []
+        everything = self._rounds % _ALL_EVERY == 0
+        self._rounds += 1
         with translate_errors():
-            rows = await self._pool.fetch(_DUE, limit)
+            rows = await self._pool.fetch(_DUE, limit, everything)
+        if len(rows) >= limit:
+            self._rounds = 0  # There may be more of them.
         return [_invoice(row, ()) for row in rows]
 
     async def read(self, customer_id: str, invoice_id: str, *, lines_max: int) -> DueInvoice | None:

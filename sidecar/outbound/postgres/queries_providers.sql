@@ -1,7 +1,8 @@
 -- name: put_provider_customer
 INSERT INTO provider_customers AS p (
-    customer_id, provider, provider_customer_id, email, authorization_code, collect)
-SELECT customer_id, $2, $3, $4, CASE WHEN $7 THEN '' ELSE $5 END, $6
+    customer_id, provider, provider_customer_id, email, authorization_code, collect,
+    collect_since)
+SELECT customer_id, $2, $3, $4, CASE WHEN $7 THEN '' ELSE $5 END, $6, CASE WHEN $6 THEN now() END
 FROM customers WHERE customer_id = $1
 ON CONFLICT (customer_id, provider) DO UPDATE SET
     provider_customer_id = excluded.provider_customer_id,
@@ -9,6 +10,7 @@ ON CONFLICT (customer_id, provider) DO UPDATE SET
     authorization_code = CASE WHEN $7 THEN p.authorization_code
         ELSE excluded.authorization_code END,
     collect = excluded.collect,
+    collect_since = CASE WHEN excluded.collect THEN coalesce(p.collect_since, now()) END,
     updated_at = now()
 RETURNING customer_id, provider, provider_customer_id, email, authorization_code, collect
 
@@ -25,11 +27,6 @@ DELETE FROM provider_customers WHERE customer_id = $1 AND provider = $2
 
 -- name: erase_provider_customers
 DELETE FROM provider_customers WHERE customer_id = $1
-
--- name: collecting_providers
-SELECT p.customer_id, p.provider
-FROM provider_customers p
-WHERE p.customer_id = ANY ($1::text[]) AND p.collect
 
 -- name: adopt_collections
 INSERT INTO collections (

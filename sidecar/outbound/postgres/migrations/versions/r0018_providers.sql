@@ -8,9 +8,12 @@ CREATE TABLE provider_customers (
     email text NOT NULL DEFAULT '' CHECK (octet_length(email) <= 254),
     authorization_code text NOT NULL DEFAULT '' CHECK (octet_length(authorization_code) <= 255),
     collect boolean NOT NULL DEFAULT false,
+    -- Invoices that were closed before may have been paid otherwise.
+    collect_since timestamptz,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (customer_id, provider)
+    PRIMARY KEY (customer_id, provider),
+    CHECK (collect = (collect_since IS NOT NULL))
 );
 -- Two providers that collect the same invoice would take the money twice.
 CREATE UNIQUE INDEX provider_customers_collect ON provider_customers (customer_id) WHERE collect;
