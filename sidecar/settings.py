@@ -27,17 +27,10 @@ from sidecar.domain.invoices import LatePolicy
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 from sidecar.outbound.notify.settings import NotifySettings
-from sidecar.settings_reports import ReportSettings, StripeDefaults
+from sidecar.settings_reports import ReportSettings, ReportTo, StripeDefaults
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
 SETTINGS_BYTES_MAX = 1_000_000
-RESERVED = frozenset(
-    {
-        "paystack_secret_file",
-        "paystack_base_url",
-    }
-)
-"""Names that are settled but do nothing yet: refused, so that nobody believes they are in force."""
 
 
 class Role(StrEnum):
@@ -128,6 +121,12 @@ class Settings(ReportSettings):
     top_up_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
     # A password may stand in it.
     smtp_url: str = Field(default="", repr=False)
+    paystack_secret_file: Path | None = None
+    paystack_base_url: str = ""
+    webhook_provider_url: str = Field(default="", repr=False)
+    webhook_provider_secret_file: Path | None = None
+    webhook_provider_timeout_seconds: float = Field(default=10.0, gt=0, le=60)
+    report_to: ReportTo = ReportTo.STRIPE
 
     shards: int = Field(default=64, ge=1, le=1_024)
     hold_ttl_seconds: int = Field(default=120, ge=1, le=86_400)
@@ -152,6 +151,11 @@ class Settings(ReportSettings):
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     catalog_objects_max: int = Field(default=10_000, ge=100, le=1_000_000)
+    collect_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
+    collect_concurrency_max: int = Field(default=8, ge=1, le=1_000)
+    collect_attempts_max: int = Field(default=4, ge=1, le=50)
+    collect_attempt_every_hours: int = Field(default=72, ge=1, le=8_760)
+    collect_look_every_seconds: int = Field(default=900, ge=10, le=86_400)
     policy_watch_seconds: float = Field(default=0.25, gt=0, le=3_600)
     decision_log_buffer: int = Field(default=10_000, ge=1, le=1_000_000)
     decision_stream_max: int = Field(default=5_000, ge=1, le=1_000_000)
@@ -384,8 +388,6 @@ def _relative(name: str, value: Any, folder: Path) -> Any:
 
 
 def _unknown(name: str) -> str:
-    if name in RESERVED:
-        return f"setting {name!r} is not supported in this version"
     known = sorted(Settings.model_fields)
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"

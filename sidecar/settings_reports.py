@@ -14,6 +14,13 @@ class StripeCustomers(StrEnum):
     MAP = "map"
 
 
+class ReportTo(StrEnum):
+    """Who is told settled quantities."""
+
+    STRIPE = "stripe"
+    WEBHOOK = "webhook"
+
+
 class TopUpBy(StrEnum):
     """Who is asked for the payments of automatic top-ups."""
 

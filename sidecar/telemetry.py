@@ -128,6 +128,13 @@ TOP_UPS = Counter(
     ["outcome"],
     registry=REGISTRY,
 )
+COLLECTIONS = Counter(
+    "sidecar_collections_total",
+    "Answers of providers about invoices to collect, by provider and outcome: paid, pending, "
+    "failed, refused (for people), unknown, withdrawn, stale (news of an earlier attempt).",
+    ["provider", "outcome"],
+    registry=REGISTRY,
+)
 SETTLED_EVENTS = Counter(
     "sidecar_settled_events_total",
     "Stream records settled, by outcome (posted, repeated, quarantined).",

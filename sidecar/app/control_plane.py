@@ -12,6 +12,7 @@ from sidecar.app.data_plane import DataPlane
 from sidecar.app.inbox import make_inbox
 from sidecar.app.invoicing import make_invoicing
 from sidecar.app.notices import make_notices
+from sidecar.app.providers import make_providers
 from sidecar.app.reconciling import make_reconciler
 from sidecar.app.recovery import make_claims
 from sidecar.app.reports import make_reports
@@ -91,9 +92,13 @@ class ControlPlane:
         self.notices = make_notices(
             plane.settings, stack, pool=pool, clock=plane.clock, owner=owner
         )
+        self.providers = make_providers(
+            plane.settings, stack, accounts=accounts, clock=plane.clock, pool=pool
+        )
         self.reports = make_reports(
             plane.settings,
             stack,
+            reporter=self.providers.reporter,
             pool=pool,
             accounts=accounts,
             credit=self.credit.credit,
@@ -145,6 +150,8 @@ class ControlPlane:
             schedules=credit.schedules,
             top_ups=credit.top_ups,
             invoices=self.invoicing.invoices,
+            provider_customers=self.providers.customers,
+            collections=self.providers.collections,
             withdrawals=credit.withdrawals,
             decisions=plane.foresight.table,
             explanations=plane.foresight.explanations(
@@ -182,6 +189,8 @@ class ControlPlane:
                 start(name, run, after=after)
             for name, run in self.notices.workers.items():
                 start(name, run)
+            for name, run in self.providers.workers.items():
+                start(name, run)
         for name, run in self.reports.workers.items():
             start(name, run)
 
@@ -214,7 +223,9 @@ class ControlPlane:
         self.settlement = SettlementWorker(
             self.stream,
             PostgresLedger(
-                pool, accounts_come=settings.stripe_customers is not StripeCustomers.OFF
+                pool,
+                provider=settings.report_to.value,
+                accounts_come=settings.stripe_customers is not StripeCustomers.OFF,
             ),
             plane.rate_cards,
             plane.clock,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sidecar import telemetry
 from sidecar.app.keys import read_secret
@@ -24,7 +24,7 @@ from sidecar.outbound.stripe.probing import Probed, StripeDoctor
 from sidecar.outbound.stripe.reporter import StripeMeterReporter
 from sidecar.outbound.stripe.summaries import StripeMeterSums
 from sidecar.outbound.stripe.top_ups import StripePaymentPages, StripeTopUps
-from sidecar.services.control_ports import Accounts
+from sidecar.services.control_ports import Accounts, MeterReporter
 from sidecar.services.credits import CreditService
 from sidecar.services.onboarding import Onboarding
 from sidecar.services.ports import Clock, Policies
@@ -47,10 +47,10 @@ class ReportParts:
     """The use cases, what a command may run once, and the background work by name."""
 
     use_cases: ReportUseCases
-    reporter: Reporter | None
-    reconciler: ReportReconciler | None
-    onboarding: Onboarding | None
-    workers: dict[str, Run]
+    reporter: Reporter | None = None
+    reconciler: ReportReconciler | None = None
+    onboarding: Onboarding | None = None
+    workers: dict[str, Run] = field(default_factory=dict)
 
 
 def connect_stripe(settings: Settings, stack: AsyncExitStack) -> StripeConnection | None:
@@ -83,6 +83,7 @@ def make_reports(
     settings: Settings,
     stack: AsyncExitStack,
     *,
+    reporter: MeterReporter | None,
     pool: Pool,
     accounts: Accounts,
     credit: CreditService,
@@ -93,6 +94,8 @@ def make_reports(
 ) -> ReportParts:
     """
     Make the parts; what has to be closed is registered on the stack.
+
+    `reporter` is told of quantities in place of Stripe.
 
     Raises:
         ConfigError: A setting or the key's file cannot be used.
@@ -110,28 +113,37 @@ def make_reports(
     )
     if connection is None and settings.stripe_customers is not StripeCustomers.OFF:
         raise ConfigError("stripe_customers needs stripe_api_key_file")
-    if connection is None or not settings.has(Role.SETTLEMENT):
-        if settings.has(Role.SETTLEMENT):
-            telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
-        return ReportParts(
-            use_cases=use_cases, reporter=None, reconciler=None, onboarding=None, workers={}
+    if not settings.has(Role.SETTLEMENT):
+        return ReportParts(use_cases=use_cases)
+    workers: dict[str, Run] = {}
+    told = reporter or _stripe_reporter(settings, stack)
+    sender = None
+    if told is None:
+        telemetry.get_logger().info("reporting_off", reason="no SIDECAR_STRIPE_API_KEY_FILE")
+    else:
+        sender = Reporter(
+            PostgresOutbox(pool, provider=settings.report_to.value),
+            told,
+            clock,
+            owner=owner,
+            meters=report_every,
+            concurrency_max=settings.report_concurrency_max,
+            poll_seconds=settings.report_interval_seconds,
         )
-    reporter = _make_reporter(
-        settings, stack, pool=pool, clock=clock, report_every=report_every, owner=owner
-    )
-    reconciler = _make_reconciler(settings, connection, pool, clock)
-    workers: dict[str, Run] = {
-        "reporting": reporter.run,
-        "report_reconcile": reconciler.run,
-        "report_rows": _RowsWatch(record, make_budget(settings, pool), settings).run,
-    }
-    onboarding = None
+        workers["reporting"] = sender.run
+        workers["report_rows"] = _RowsWatch(record, make_budget(settings, pool), settings).run
+    if connection is None:
+        return ReportParts(use_cases=use_cases, reporter=sender, workers=workers)
+    reconciler = onboarding = None
+    if reporter is None:
+        reconciler = _make_reconciler(settings, connection, pool, clock)
+        workers["report_reconcile"] = reconciler.run
     if settings.stripe_customers is not StripeCustomers.OFF:
         onboarding = _make_onboarding(settings, connection, pool, policies, clock)
         workers["onboarding"] = onboarding.run
     return ReportParts(
         use_cases=use_cases,
-        reporter=reporter,
+        reporter=sender,
         reconciler=reconciler,
         onboarding=onboarding,
         workers=workers,
@@ -187,32 +199,17 @@ def make_budget(settings: Settings, pool: Pool) -> PostgresReadBudget:
     )
 
 
-def _make_reporter(
-    settings: Settings,
-    stack: AsyncExitStack,
-    *,
-    pool: Pool,
-    clock: Clock,
-    report_every: Callable[[], Mapping[str, int]],
-    owner: str,
-) -> Reporter:
-    assert settings.stripe_api_key_file is not None
-    # A client of its own: reads must not wait behind reports, nor these behind reads.
+def _stripe_reporter(settings: Settings, stack: AsyncExitStack) -> StripeMeterReporter | None:
+    """A client of its own: reads must not wait behind reports, nor these behind reads."""
+    if settings.stripe_api_key_file is None:
+        return None
     provider = StripeMeterReporter(
         read_secret(settings.stripe_api_key_file),
         base_url=settings.stripe_base_url or STRIPE_API,
         connections_max=settings.report_concurrency_max,
     )
     stack.push_async_callback(provider.close)
-    return Reporter(
-        PostgresOutbox(pool),
-        provider,
-        clock,
-        owner=owner,
-        meters=report_every,
-        concurrency_max=settings.report_concurrency_max,
-        poll_seconds=settings.report_interval_seconds,
-    )
+    return provider
 
 
 def _make_onboarding(

@@ -24,6 +24,7 @@ from sidecar.cli import (
     ledger,
     meters,
     notify,
+    providers,
     reports,
     rules,
     webhooks,
@@ -72,6 +73,8 @@ app.add_typer(notify.app, name="notify")
 app.add_typer(reports.app, name="reports")
 app.add_typer(invoices.app, name="invoices")
 app.add_typer(webhooks.app, name="webhooks")
+app.add_typer(providers.app, name="providers")
+app.add_typer(providers.collections, name="collections")
 
 
 @app.command("version")

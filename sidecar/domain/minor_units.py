@@ -101,6 +101,11 @@ def minor_unit(currency: str, provider: str) -> MinorUnit:
     return unit
 
 
+def currencies_of(provider: str) -> frozenset[str]:
+    """The currencies that a provider takes; none for an unknown one."""
+    return frozenset(_TABLE.get(provider, {}))
+
+
 def to_minor(nano: int, currency: str, provider: str, rounding: Rounding = Rounding.HALF_UP) -> int:
     """
     Nano in a provider's minor units, rounded once.

@@ -223,6 +223,31 @@ class AdminApi:
         """Make a page on which credit is paid for."""
         return await self._call("POST", f"{_customer(customer_id)}/top_up_sessions", body)
 
+    async def list_providers(self, customer_id: str) -> list[Answer]:
+        """What billing providers know of a customer."""
+        answer = await self._call("GET", f"{_customer(customer_id)}/providers")
+        return list(answer["items"])
+
+    async def put_provider(self, customer_id: str, provider: str, body: Answer) -> Answer:
+        """Set what one provider knows."""
+        return await self._call("PUT", _provider(customer_id, provider), body)
+
+    async def delete_provider(self, customer_id: str, provider: str) -> Answer:
+        """Forget what one provider knows."""
+        return await self._call("DELETE", _provider(customer_id, provider))
+
+    async def list_collections(self, query: dict[str, str], limit: int) -> list[Answer]:
+        """How far collecting has come, at most `limit`."""
+        return await self._list("/api/v1/collections", query, limit)
+
+    async def read_collection(self, invoice_id: str) -> Answer:
+        """How far collecting one invoice has come."""
+        return await self._call("GET", _collection(invoice_id))
+
+    async def retry_collection(self, invoice_id: str) -> Answer:
+        """Look at a failed one again."""
+        return await self._call("POST", f"{_collection(invoice_id)}/retry")
+
     async def list_credentials(self, customer_id: str, limit: int) -> list[Answer]:
         """A customer's credentials, at most `limit`."""
         return await self._list("/api/v1/credentials", {"customer_id": customer_id}, limit)
@@ -332,6 +357,14 @@ def _read(raw: bytes) -> Answer | None:
 
 def _customer(customer_id: str) -> str:
     return f"/api/v1/customers/{quote(customer_id, safe='')}"
+
+
+def _provider(customer_id: str, provider: str) -> str:
+    return f"{_customer(customer_id)}/providers/{quote(provider, safe='')}"
+
+
+def _collection(invoice_id: str) -> str:
+    return f"/api/v1/collections/{quote(invoice_id, safe='')}"
 
 
 def _grant(grant_id: str) -> str:

@@ -14,12 +14,18 @@ from hypothesis import HealthCheck, Phase, settings
 from openapi_schema_validator import OAS31Validator
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
+from sidecar.domain.collecting import CollectState
 from sidecar.inbound.http.edge import EDGE
 from sidecar.inbound.http.listening import serve
 from sidecar.inbound.http.routing import Auth, Role
 from sidecar.inbound.http.table import routes_for
 
 EXAMPLES = 25
+KNOWN_NAMES = {
+    "provider": ["paystack", "webhook"],
+    "invoice_id": ["inv_1", "inv_2"],
+    **dict.fromkeys(("since", "until", "ends_from", "ends_before"), ["2026-02-01T00:00:00Z"]),
+}
 
 
 def narrowed(document: dict[str, Any]) -> dict[str, Any]:
@@ -87,6 +93,12 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
         "AnchorBody": {"anchor": {"enum": [None, "2026-01-15T00:00:00Z"]}},
         "CreditNoteBody": {"amount": {"enum": ["0.01", "5"]}, "lines": {"const": []}},
         "ExplainBody": {"at": {"enum": [None, "2026-02-01T00:00:00Z"]}},
+        "ProviderCustomerBody": {
+            "provider_customer_id": {"enum": ["", "CUS_1"]},
+            "email": {"const": "ada@example.com"},
+            "authorization_code": {"type": "null"},
+            "collect": {"const": False},
+        },
         "CheckBody": {"body_base64": {"type": "null"}},
     }
     for name, properties in known.items():
@@ -106,8 +118,8 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
                 opaque = not any(part in schema for part in ("dec_", "{40}", "{0,17}", "inv_"))
                 if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
-                if parameter["name"] in ("since", "until", "ends_from", "ends_before"):
-                    parameter["schema"] = {"enum": ["2026-02-01T00:00:00Z"]}
+                if parameter["name"] in KNOWN_NAMES:
+                    parameter["schema"] = {"enum": KNOWN_NAMES[parameter["name"]]}
     return document
 
 
@@ -140,6 +152,7 @@ class Server:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         world = World()
         await world.customer("a")
+        world.collections.add("inv_1", "a", CollectState.FAILED)
         async with AsyncExitStack() as stack:
             app = world.admin() if self.role is Role.ADMIN else world.gateway()
             address = await stack.enter_async_context(serve(app, "127.0.0.1:0"))

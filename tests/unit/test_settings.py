@@ -9,7 +9,6 @@ import pytest
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.listen_address import TcpAddress, UnixAddress
 from sidecar.settings import (
-    RESERVED,
     Role,
     Settings,
     is_local,
@@ -109,12 +108,6 @@ def test_paths_in_the_file_are_relative_to_it_and_others_are_not(tmp_path: Path)
 def test_an_unknown_setting_is_named_with_what_was_meant(name: str, words: str):
     message = refusal(environment={name: "5"})
     assert message.startswith(f"{name}: {words}")
-
-
-@pytest.mark.parametrize("name", sorted(RESERVED))
-def test_a_setting_that_does_nothing_yet_is_not_taken_for_one_in_force(name: str, tmp_path: Path):
-    assert "not supported in this version" in refusal(f"{name}: x\n", tmp_path)
-    assert name not in Settings.model_fields
 
 
 def test_every_problem_is_told_at_once_and_where_it_stands(tmp_path: Path):
@@ -273,7 +266,7 @@ def test_the_operators_table_names_real_settings_with_their_defaults():
     defaults = Settings()
     for name, stated in rows.items():
         found = getattr(defaults, name)
-        words = {"", "see below", "made if embedded", "Stripe's own"}
+        words = {"", "see below", "made if embedded", "Stripe's own", "Paystack's own"}
         if name == "roles":
             assert set(stated.split(",")) == {role.value for role in found}
         elif stated not in words:

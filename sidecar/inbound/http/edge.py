@@ -22,6 +22,7 @@ from sidecar.services.metering import MeteringService
 from sidecar.services.noticing import NoticeList
 from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
+from sidecar.services.provider_customers import CollectionService, ProviderCustomerService
 from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
 from sidecar.services.reloading import PolicyReloads
 from sidecar.services.report_ports import ReconciliationRecord
@@ -101,6 +102,8 @@ class AdminUseCases:
     top_ups: TopUpService
     invoices: InvoiceService
     withdrawals: WithdrawalService
+    provider_customers: ProviderCustomerService
+    collections: CollectionService
     decisions: DecisionTable
     explanations: ExplanationService
     meters: MeterQueries

@@ -23,8 +23,8 @@ _OWN_FORMS = {
     "settlement_number": "^[1-9][0-9]{0,17}$",
 }
 """What is no id of the usual form."""
-_LONGER_IDS = {"grant_id": 191, "object_key": 191}
-"""A grant may be named after a payment or after its schedule, an object after its provider."""
+_LONGER_IDS = {"grant_id": 191, "invoice_id": 191, "object_key": 191}
+"""Named after a payment or a schedule, after a customer, after a provider."""
 
 
 def path_id_chars(parameter: str) -> int:

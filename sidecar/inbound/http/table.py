@@ -1,4 +1,4 @@
-"""The one route table: a resource is added here, of credit and ledger in tables of their own."""
+"""The one route table: a resource is added here; some parts have tables of their own."""
 
 from http import HTTPStatus
 
@@ -21,6 +21,7 @@ from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
 from sidecar.inbound.http.invoice_table import INVOICE_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.notices_table import NOTICE_ROUTES
+from sidecar.inbound.http.providers_table import PROVIDER_ROUTES
 from sidecar.inbound.http.routing import Auth, Role, Route
 from sidecar.inbound.http.settlement_table import SETTLEMENT_ROUTES
 from sidecar.inbound.http.webhooks_table import WEBHOOK_ROUTES
@@ -271,6 +272,7 @@ ROUTES: tuple[Route, ...] = (
     *SETTLEMENT_ROUTES,
     *INVOICE_ROUTES,
     *WEBHOOK_ROUTES,
+    *PROVIDER_ROUTES,
     Route(
         method="GET",
         path="/api/v1/holds",

@@ -85,6 +85,7 @@ class PostgresAccounts(PostgresGrants, PostgresSchedules):
                 await connection.execute(query("delete_top_up_rule"), customer_id)
                 # Nor is an account made for them again.
                 await connection.execute(query("end_provider_customer"), customer_id)
+                await connection.execute(query("erase_payers"), customer_id)
         return None if row is None else _customer(row)
 
     async def list_customers(self, *, after: str, limit: int) -> Sequence[Customer]:

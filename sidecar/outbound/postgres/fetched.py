@@ -42,7 +42,7 @@ async def write_handled(
         await connection.execute(query("put_invoice"), *_invoice_values(invoice), fence)
         touched.append(invoice.customer_id)
     if handled.gone_invoice:
-        await run("void_invoice", provider, handled.gone_invoice, fence)
+        await run("void_provider_invoice", provider, handled.gone_invoice, fence)
     if (subscription := handled.subscription) is not None:
         name, customer_id = subscription.subscription_id, subscription.customer_id
         await run("move_subscription", provider, name, customer_id, fence)

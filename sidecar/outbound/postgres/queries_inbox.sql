@@ -103,7 +103,7 @@ SET provider_customer_id = excluded.provider_customer_id, state = excluded.state
     reason = excluded.reason, fence = excluded.fence, fetched_at = now()
 WHERE i.fence < excluded.fence
 
--- name: void_invoice
+-- name: void_provider_invoice
 UPDATE provider_invoices SET state = 'void', fence = $3, fetched_at = now()
 WHERE provider = $1 AND invoice_id = $2 AND fence < $3
 RETURNING customer_id

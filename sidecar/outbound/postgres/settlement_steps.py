@@ -156,9 +156,7 @@ class SettlementSteps:
                     + ("another currency than the customer's" if known else "unknown customer")
                 )
         windows_for = {
-            row["customer_id"]: row["stripe_customer_id"]
-            for row in rows
-            if row["stripe_customer_id"] is not None
+            row["customer_id"]: row["account_id"] for row in rows if row["account_id"] is not None
         }
         return windows_for, {
             row["customer_id"]: row["closed_until"]

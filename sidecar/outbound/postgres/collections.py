@@ -1,0 +1,200 @@
+"""Collections of record: implements `CollectionRecord`."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
+
+from asyncpg import Record
+
+from sidecar.domain.collecting import (
+    ATTEMPTS_MAX,
+    CollectState,
+    CollectStep,
+    CollectWay,
+    collect_reference,
+)
+from sidecar.domain.errors import Conflict, InvariantViolated
+from sidecar.outbound.postgres.pool import Pool, translate_errors
+from sidecar.outbound.postgres.queries import query
+from sidecar.services.collecting_ports import (
+    Collection,
+    CollectionAttempt,
+    NewCollection,
+    Try,
+)
+from sidecar.services.provider_ports import CollectAnswer
+
+_DETAIL_CHARS_MAX: Final = 500
+_NAME_BYTES_MAX: Final = 255
+
+
+class PostgresCollections:
+    """Implements CollectionRecord; leases and waits are counted by Postgres' own clock."""
+
+    def __init__(self, pool: Pool) -> None:
+        """Wire it."""
+        self._pool = pool
+        self._ledger_id = ""
+
+    async def ledger_id(self) -> str:
+        """Of the ledger whose invoices these are; it never changes."""
+        if not self._ledger_id:
+            with translate_errors():
+                found = await self._pool.fetchval(query("read_ledger_id"))
+            if not isinstance(found, str):
+                raise InvariantViolated("the ledger has no id")
+            self._ledger_id = found
+        return self._ledger_id
+
+    async def adopt(self, new: Sequence[NewCollection]) -> int:
+        """Begin to collect; those that exist stay as they are."""
+        ledger_id = await self.ledger_id()
+        with translate_errors():
+            tag = await self._pool.execute(
+                query("adopt_collections"),
+                [one.customer_id for one in new],
+                [one.invoice_id for one in new],
+                [one.provider for one in new],
+                [one.currency for one in new],
+                [one.attempts_max for one in new],
+                [collect_reference(ledger_id, one.invoice_id, 1) for one in new],
+            )
+        return int(tag.rpartition(" ")[2])
+
+    async def claim(
+        self, providers: Sequence[str], *, limit: int, lease: timedelta
+    ) -> Sequence[Collection]:
+        """Lease those that are due, the longest due first."""
+        with translate_errors():
+            rows = await self._pool.fetch(query("claim_collections"), list(providers), limit, lease)
+        return [_collection(row) for row in rows]
+
+    async def note_try(self, collection: Collection, trying: Try) -> Collection:
+        """Say that the reference is about to be sent. Raises Conflict if the lease was lost."""
+        with translate_errors():
+            row = await self._pool.fetchrow(
+                query("note_collection_try"),
+                collection.customer_id,
+                collection.invoice_id,
+                collection.claim,
+                trying.amount_minor,
+                trying.way.value,
+            )
+        return _held(row, collection)
+
+    async def note_provider_reference(self, collection: Collection, name: str) -> None:
+        """Keep the provider's own name. Raises Conflict if the lease was lost or has another."""
+        with translate_errors():
+            attempt = await self._pool.fetchval(
+                query("note_collection_name"),
+                collection.customer_id,
+                collection.invoice_id,
+                collection.claim,
+                name,
+            )
+        if attempt is None:
+            raise Conflict(
+                f"invoice {collection.invoice_id} is collected by another worker by now, or has "
+                "another name at the provider"
+            )
+
+    async def finish(
+        self,
+        collection: Collection,
+        answer: CollectAnswer,
+        step: CollectStep,
+        *,
+        next_reference: str,
+    ) -> Collection:
+        """Keep an answer and end the lease. Raises Conflict if it was lost."""
+        with translate_errors():
+            row = await self._pool.fetchrow(
+                query("finish_collection"),
+                collection.customer_id,
+                collection.invoice_id,
+                collection.claim,
+                step.state.value,
+                step.attempt,
+                next_reference,
+                step.wait,
+                answer.outcome.value,
+                _bounded_name(answer.provider_reference),
+                # Postgres refuses NUL in text, and a provider's words may hold anything.
+                answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
+                collection.attempt,
+            )
+        return _held(row, collection)
+
+    async def list(
+        self, *, customer_id: str | None, state: CollectState | None, after: str, limit: int
+    ) -> Sequence[Collection]:
+        """By invoice id."""
+        with translate_errors():
+            rows = await self._pool.fetch(
+                query("list_collections"),
+                after,
+                customer_id,
+                None if state is None else state.value,
+                limit,
+            )
+        return [_collection(row) for row in rows]
+
+    async def read(self, invoice_id: str) -> Collection | None:
+        """One invoice's."""
+        with translate_errors():
+            row = await self._pool.fetchrow(query("read_collection"), invoice_id)
+        return None if row is None else _collection(row)
+
+    async def attempts(self, collection: Collection) -> Sequence[CollectionAttempt]:
+        """Every reference that was sent for an invoice, in order."""
+        with translate_errors():
+            rows = await self._pool.fetch(
+                query("list_collection_attempts"), collection.customer_id, collection.invoice_id
+            )
+        return [CollectionAttempt(**dict(row)) for row in rows]
+
+    async def retry(self, invoice_id: str) -> Collection | None:
+        """Look at a failed one again at once, with one more attempt allowed."""
+        with translate_errors():
+            row = await self._pool.fetchrow(query("retry_collection"), invoice_id, ATTEMPTS_MAX)
+        return None if row is None else _collection(row)
+
+    async def wake(self, provider: str, name: str) -> str | None:
+        """Look at once at the collection with this reference, ours or the provider's."""
+        with translate_errors():
+            state = await self._pool.fetchval(query("wake_collection"), provider, name)
+        return None if state is None else str(state)
+
+
+def _bounded_name(name: str) -> str:
+    return name if len(name.encode()) <= _NAME_BYTES_MAX and name.isprintable() else ""
+
+
+def _held(row: Record | None, collection: Collection) -> Collection:
+    if row is None:
+        raise Conflict(f"invoice {collection.invoice_id} is collected by another worker by now")
+    return _collection(row)
+
+
+def _collection(row: Record) -> Collection:
+    return Collection(
+        customer_id=row["customer_id"],
+        invoice_id=row["invoice_id"],
+        provider=row["provider"],
+        currency=row["currency"],
+        amount_minor=row["amount_minor"],
+        way=CollectWay(row["way"]),
+        attempt=row["attempt"],
+        attempts_max=row["attempts_max"],
+        reference=row["reference"],
+        state=CollectState(row["state"]),
+        tries=row["tries"],
+        unclear=row["unclear"],
+        provider_reference=row["provider_reference"],
+        detail=row["detail"],
+        claim=row["claim"],
+        next_look_at=row["next_look_at"],
+        sent_at=row["sent_at"],
+        ended_at=row["ended_at"],
+        created_at=row["created_at"],
+    )
