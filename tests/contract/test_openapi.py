@@ -24,7 +24,7 @@ EXAMPLES = 25
 KNOWN_NAMES = {
     "provider": ["paystack", "webhook"],
     "invoice_id": ["inv_1", "inv_2"],
-    **dict.fromkeys(("since", "until", "ends_from", "ends_before"), ["2026-02-01T00:00:00Z"]),
+    **{key: ["2026-02-01T00:00:00Z"] for key in ("since", "until", "ends_from", "ends_before")},
 }
 
 
