@@ -13,6 +13,7 @@ from pathlib import Path
 from aiohttp import web
 
 from sidecar.app import Application, envoy_options, read_secret
+from sidecar.demo.billing import price_at_stripe, read_billing
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.numbers import UNSENT, disagreements, read_numbers, read_settled
 from sidecar.demo.screen import Screen
@@ -69,6 +70,7 @@ async def _run(
             stripe.add_meter(meter)
         screen.say("starting Redis, Postgres, Sidecar and Envoy ...")
         settings = _settings(folder, stripe_url)
+        await price_at_stripe(settings)
         application = await stack.enter_async_context(Application(settings))
         upstream_url = upstream or await stack.enter_async_context(_serve_upstream())
         envoy = await stack.enter_async_context(
@@ -97,8 +99,11 @@ async def _run(
             application, admin=admin, stripe=stripe, tally=tally, envoy_version=envoy.version
         )
         problems = disagreements(numbers, await read_settled(application))
+        billing = await read_billing(application, settings, admin)
+        problems += billing.problems
         if as_json:
             print(json.dumps(numbers))
+        screen.billing(billing)
         screen.summary(numbers, problems, application, envoy, story.keys, keep=keep)
         verdict.append(not problems)
         if keep:
@@ -120,6 +125,8 @@ def _settings(folder: Path, stripe_url: str) -> Settings:
         # Generous, because the story must be the same on a machine that is busy otherwise.
         check_timeout_ms=10_000,
         store_timeout_ms=5_000,
+        # A period that ends within the story is to be invoiced within it.
+        invoice_interval_seconds=0.2,
         log_level="warning",
     )
 

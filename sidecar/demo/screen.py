@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sidecar.app import Application
+from sidecar.demo.billing import Billing
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.story import PATH, Answer, Chapter
 from sidecar.outbound.admin_api import AdminApi
@@ -66,6 +67,29 @@ class Screen:
                 f"{balance['currency']}[/dim]"
             )
         self.say("")
+
+    def billing(self, billing: Billing) -> None:
+        """The postpaid customer's invoice, ours and Stripe's, and the way there and back."""
+        table = Table(title="cus_postpaid's invoice, in cents", title_justify="left")
+        for name in ("meter", "quantity", "ours (ledger)", "Stripe's preview"):
+            table.add_column(name, justify="left" if name == "meter" else "right")
+        for meter in sorted(billing.ours.keys() | billing.stripe.keys()):
+            quantity, minor = billing.ours.get(meter, (0, 0))
+            table.add_row(
+                meter, f"{quantity:,}", str(minor), str(billing.stripe.get(meter, (0, 0))[1])
+            )
+        table.add_row("total", "", str(billing.total_minor), str(billing.stripe_total_minor))
+        self._console.print(table)
+        self.say(f"\none request, traced: hold {billing.hold_id}")
+        for line in billing.traced:
+            self.say(
+                f"  {line['kind']} {line['meter']} {line['quantity']} -> ledger "
+                f"{line['transaction_id']}\n"
+                f"    -> report {line['report_identifier']} ({line['report_state']})\n"
+                f"    -> invoice {line['invoice_id']} line {line['line_number']} "
+                f"({line['invoice_state']})"
+            )
+        self.say(f"  and back: {billing.back} requests made that line, this one among them\n")
 
     def summary(
         self,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -52,6 +53,24 @@ def children_of(folder: Path) -> list[str]:
     return found
 
 
+def check_invoice(screen: str) -> None:
+    """Whole packages of 0.50 and 1.50 USD: by our ledger, by Stripe's own events, and traced."""
+    for meter, cents in (("input-tokens", 50), ("output-tokens", 150), ("total", 200)):
+        row = rf"│ {meter} +│ *[\d,]* │ +{cents} │ +{cents} │"
+        assert re.search(row, screen), (meter, screen[-3000:])
+    links = re.findall(
+        r"-> ledger (\S+)\s+-> report (\S+) \(sent\)\s+-> invoice (inv_\w+) line (\d+) \(closed\)",
+        screen,
+    )
+    assert len(links) == 2, screen[-3000:]
+    (ledger, report, invoice, line), other = links
+    assert (ledger, invoice) == (other[0], other[2])
+    assert report != other[1]
+    assert line != other[3]
+    # Four answers, a stream, and one that was cut.
+    assert "and back: 6 requests made that line" in screen
+
+
 async def test_the_demo_tells_the_same_story_and_its_numbers_agree(tmp_path: Path):
     demo = await start_demo(tmp_path)
     out, err = await demo.communicate()
@@ -88,6 +107,7 @@ async def test_the_demo_tells_the_same_story_and_its_numbers_agree(tmp_path: Pat
     assert numbers["customers"]["cus_burst"]["available_nano_redis"] == 0
     assert numbers["overspend_nano"] == 0
     assert numbers["reconcile"]["differences"] == 0
+    check_invoice(err.decode())
     assert children_of(tmp_path) == []
     assert list(tmp_path.glob("sidecar-demo-*")) == []
 
