@@ -30,6 +30,7 @@ from sidecar.services.provider_customers import CollectionService
 from sidecar.services.standing import StandingService, StandingTimer
 from sidecar.standins.paystack import SECRET, PaystackStandin
 from sidecar.standins.paystack_transactions import Card
+from sidecar.standins.stripe_faults import Fault, Faults
 
 DAY = timedelta(days=1)
 GRACE = timedelta(days=3)
@@ -191,6 +192,19 @@ async def test_what_nobody_was_asked_for_is_no_debt(world):
     await world.until_quiet()
     assert await world.state("inv_1") == "failed"
     assert await world.pool.fetchval("SELECT count(*) FROM provider_invoices") == 0
+
+
+async def test_while_the_provider_never_answers_nothing_is_due(world):
+    await world.card(Card.SUCCEEDS)
+    await world.closed()
+    world.standin.faults = Faults(probabilities={Fault.DROP_BEFORE_COMMIT: 1.0}, paths=None)
+    for _ in range(2):
+        await world.worker().collect_once()
+    assert (await world.state("inv_1"), await world.standing(99 * DAY)) == ("unknown", "good")
+    world.standin.faults.stop()
+    world.standin.add_card("AUTH_cus_a", "cus_a@example.com", Card.FAILS)
+    await world.until_quiet()
+    assert await world.standing(15 * DAY) == "grace"
 
 
 async def test_the_first_due_date_stays_and_the_row_follows_the_collection(world):

@@ -8,6 +8,7 @@ from asyncpg import Record
 
 from sidecar.domain.collecting import (
     ATTEMPTS_MAX,
+    CollectOutcome,
     CollectState,
     CollectStep,
     CollectWay,
@@ -81,7 +82,11 @@ class PostgresCollections:
     async def note_try(self, collection: Collection, trying: Try) -> Collection:
         """Say that the reference is about to be sent. Raises Conflict if the lease was lost."""
         return await self._change(
-            collection, "note_collection_try", trying.amount_minor, trying.way.value
+            collection,
+            "note_collection_try",
+            trying.amount_minor,
+            trying.way.value,
+            answered=False,
         )
 
     async def note_provider_reference(self, collection: Collection, name: str) -> None:
@@ -121,9 +126,12 @@ class PostgresCollections:
             # Postgres refuses NUL in text, and a provider's words may hold anything.
             answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
             collection.attempt,
+            answered=answer.outcome not in (CollectOutcome.UNKNOWN, CollectOutcome.ABSENT),
         )
 
-    async def _change(self, collection: Collection, name: str, *values: object) -> Collection:
+    async def _change(
+        self, collection: Collection, name: str, *values: object, answered: bool
+    ) -> Collection:
         """Change a claimed row, and with it what standing sees. Raises Conflict if it was lost."""
         with translate_errors():
             async with (
@@ -138,10 +146,12 @@ class PostgresCollections:
                     *values,
                 )
                 changed = _held(row, collection)
-                await self._show_debt(connection, changed)
+                await self._show_debt(connection, changed, answered=answered)
         return changed
 
-    async def _show_debt(self, connection: Connection, changed: Collection) -> None:
+    async def _show_debt(
+        self, connection: Connection, changed: Collection, *, answered: bool
+    ) -> None:
         marked = await connection.fetchrow(
             query("put_collected_invoice"),
             changed.customer_id,
@@ -149,6 +159,7 @@ class PostgresCollections:
             changed.amount_minor,
             _asked_nano(changed),
             self._due_after,
+            answered,
         )
         if marked is not None:
             await connection.execute(query("mark_standing"), changed.customer_id)

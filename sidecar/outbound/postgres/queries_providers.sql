@@ -112,9 +112,10 @@ SELECT * FROM finished
 
 -- name: put_collected_invoice
 -- What a customer was asked for, as standing sees it: $3 minor units, $4 nano of the currency
--- (none: not known), $5 from when it was first asked for until it is due. What nobody was asked for is
--- no debt. The first due date stays. Stripe's own invoices come from the inbox. Answers a row if
--- something has changed.
+-- (none: not known), $5 from when it was first asked for until it is due, $6 whether the provider
+-- has answered: while it never has, nobody knows that the customer was asked, and nothing is due.
+-- What nobody was asked for is no debt. The first due date stays. Stripe's own invoices come from the
+-- inbox. Answers a row if something has changed.
 INSERT INTO provider_invoices AS i (
     customer_id, provider, invoice_id, provider_customer_id, state, currency, amount_due_minor,
     amount_nano, due_at, attempts, fence)
@@ -123,7 +124,7 @@ SELECT c.customer_id, c.provider, c.invoice_id, coalesce(p.provider_customer_id,
     c.currency, CASE WHEN c.state IN ('paid', 'withdrawn') THEN 0 ELSE $3::bigint END,
     CASE WHEN c.state IN ('paid', 'withdrawn') THEN 0
         WHEN u.currency = c.currency THEN $4::bigint END,
-    a.first_at + $5::interval, a.attempts, c.claim
+    CASE WHEN $6::boolean THEN a.first_at + $5::interval END, a.attempts, c.claim
 FROM collections c
 JOIN customers u ON u.customer_id = c.customer_id
 JOIN LATERAL (
@@ -135,9 +136,11 @@ WHERE c.customer_id = $1 AND c.invoice_id = $2 AND c.provider <> 'stripe'
 ON CONFLICT (customer_id, provider, invoice_id) DO UPDATE
 SET provider_customer_id = excluded.provider_customer_id, state = excluded.state,
     amount_due_minor = excluded.amount_due_minor, amount_nano = excluded.amount_nano,
-    attempts = excluded.attempts, fence = excluded.fence, fetched_at = now()
-WHERE (i.state, i.amount_due_minor, i.amount_nano, i.attempts) IS DISTINCT FROM
-    (excluded.state, excluded.amount_due_minor, excluded.amount_nano, excluded.attempts)
+    due_at = coalesce(i.due_at, excluded.due_at), attempts = excluded.attempts,
+    fence = excluded.fence, fetched_at = now()
+WHERE (i.state, i.amount_due_minor, i.amount_nano, i.attempts, i.due_at) IS DISTINCT FROM
+    (excluded.state, excluded.amount_due_minor, excluded.amount_nano, excluded.attempts,
+    coalesce(i.due_at, excluded.due_at))
 RETURNING customer_id
 
 -- name: list_collections
