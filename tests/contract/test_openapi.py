@@ -110,15 +110,16 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
         schemas["CreditNoteBody"]["required"] = ["amount"]
     # Otherwise tokens are made up beside the real one, and most calls end at 401.
     del document["components"]["securitySchemes"]
-    for path in document["paths"].values():
-        for operation in path.values():
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
             del operation["security"]
             for parameter in operation.get("parameters", []):
                 schema = json.dumps(parameter["schema"])
                 opaque = not any(part in schema for part in ("dec_", "{40}", "{0,17}", "inv_"))
                 if parameter["name"] == "after" and opaque:
                     parameter["schema"] = {"enum": ["YQ", "Y3VzXzE"]}
-                if parameter["name"] in KNOWN_NAMES:
+                # No schema says how a webhook is signed: whoever is known is refused without it.
+                if parameter["name"] in KNOWN_NAMES and not path.startswith("/webhooks/"):
                     parameter["schema"] = {"enum": KNOWN_NAMES[parameter["name"]]}
     return document
 
