@@ -28,6 +28,7 @@ from sidecar.standins.stripe_faults import Fault, Faults
 
 DUE_DAYS = (-30, 60)
 LOST_ANSWERS = 0.3
+ACTS = {"send": 3, "charge": 1, "pay": 4, "void": 2, "give up": 1, "dispute": 2}
 FAULTS = {
     Fault.DROP_BEFORE_COMMIT: 0.05,
     Fault.DROP_AFTER_COMMIT: 0.05,
@@ -125,9 +126,9 @@ class Outside:
         self.bank.move(self.rng)
         account, customer = self.stripe.account, at_stripe(self.rng.choice(customers))
         mine = [one for one in self.invoices() if one["customer"] == customer]
-        open_ones = [one["id"] for one in mine if one["status"] == "open"]
+        owed = [one for one in mine if one["status"] in ("open", "uncollectible")]
         disputes = [one for one in account.disputes.room.items.values() if is_open(one)]
-        act = self.rng.choice(["send", "send", "charge", "pay", "void", "give up", "dispute"])
+        (act,) = self.rng.choices(list(ACTS), list(ACTS.values()))
         if act in ("send", "charge"):
             self._bill(customer, now, sent=act == "send")
         elif act == "dispute":
@@ -135,14 +136,14 @@ class Outside:
                 self.stripe.close_dispute(self.rng.choice(disputes)["id"], won=True)
             else:
                 self._dispute(customer)
-        elif open_ones:
-            name = self.rng.choice(open_ones)
+        elif owed:
+            one = self.rng.choice(owed)
             if act == "pay":
-                account.collection.pay(name, {"paid_out_of_band": True})
+                account.collection.pay(one["id"], {"paid_out_of_band": True})
             elif act == "void":
-                account.collection.void(name)
-            else:
-                account.collection.mark_uncollectible(name)
+                account.collection.void(one["id"])
+            elif one["status"] == "open":
+                account.collection.mark_uncollectible(one["id"])
 
     def _bill(self, customer: str, now: datetime, *, sent: bool) -> None:
         account, params = self.stripe.account, {"collection_method": "charge_automatically"}

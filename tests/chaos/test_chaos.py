@@ -64,7 +64,6 @@ async def test_no_death_of_a_worker_loses_or_doubles_anything(
     try:
         while sum(world.tally.kills.values()) < KILLS:
             await world.use()
-            await world.go_on_outside()
             await world.kill_one()
         await world.finish()
         await check_usage(world)

@@ -48,6 +48,8 @@ SETTLED_FIRST = 0.7
 AT_ANY_MOMENT = 0.25
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
+MEANWHILE_SECONDS = 0.3
+LOOK_LEASE = timedelta(minutes=1)
 QUIET_ROUNDS = 4
 COLLECTING_ROUNDS_MAX = 200
 WEIGHTS = {"settle": 3, "report": 3, "webhooks": 3, "standing": 1, "invoice": 3, "collect": 2}
@@ -165,19 +167,39 @@ class World:
         if job in ("report", "invoice") and self.rng.random() < SETTLED_FIRST:
             await self._run("settle")
             await self.let_time_pass()
-        if job == "webhooks":
-            await self.outside.stripe.deliver()
+        point, nth, kill_after = self._least_killed(job), self.rng.choice([1, 1, 2, 3]), 0.0
         if self.rng.random() < AT_ANY_MOMENT:
             # Inside of a call, too: of a transaction, of an answer that is being read.
-            died = await self._run(job, kill_after=self.rng.uniform(0.0, 0.15))
-        else:
-            died = await self._run(job, self._least_killed(job), self.rng.choice([1, 1, 2, 3]))
+            point, kill_after = "", self.rng.uniform(0.0, 0.15)
+        died, _ = await asyncio.gather(
+            self._run(job, point, nth, kill_after=kill_after), self._meanwhile()
+        )
         if died:
             self.tally.kills[f"{job}: {died}"] += 1
+            if job in ("webhooks", "standing"):
+                await self._check_shown()
         else:
             self.tally.finished += 1
         self.ahead += timedelta(days=self.rng.uniform(0, DAYS_A_STEP))
         await self.let_time_pass()
+
+    async def _check_shown(self) -> None:
+        """Whoever looks next shows what the dead has only written down."""
+        self.ahead += LOOK_LEASE
+        assert not await self._run("standing")
+        for customer, _ in CUSTOMERS:
+            recorded = await self.pool.fetchval(
+                "SELECT standing FROM standings WHERE customer_id = $1", customer
+            )
+            (live,) = await self.store.connection.command(
+                "HMGET", self.store.keyspace.customer(customer), "standing"
+            )
+            assert (recorded or "good") == (live or b"good").decode(), customer
+
+    async def _meanwhile(self) -> None:
+        """Webhooks about what a worker may be handling just now."""
+        await asyncio.sleep(self.rng.uniform(0.0, MEANWHILE_SECONDS))
+        await self.go_on_outside()
 
     def _least_killed(self, job: str) -> str:
         """Of the points that a job was seen to come by, one where fewest died."""
