@@ -156,6 +156,7 @@ class Settings(ReportSettings):
     collect_attempts_max: int = Field(default=4, ge=1, le=50)
     collect_attempt_every_hours: int = Field(default=72, ge=1, le=8_760)
     collect_look_every_seconds: int = Field(default=900, ge=10, le=86_400)
+    collect_due_days: int = Field(default=14, ge=0, le=366)
     policy_watch_seconds: float = Field(default=0.25, gt=0, le=3_600)
     decision_log_buffer: int = Field(default=10_000, ge=1, le=1_000_000)
     decision_stream_max: int = Field(default=5_000, ge=1, le=1_000_000)

@@ -127,6 +127,7 @@ class ControlPlane:
             credit=self.credit,
             owner=owner,
             report_errors=self.reports.use_cases.settlements,
+            news=self.providers.collections,
         )
         plane.foresight.use_postgres(pool)
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)

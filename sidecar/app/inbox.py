@@ -10,11 +10,12 @@ from sidecar.app.credits import CreditParts
 from sidecar.app.keys import read_secret
 from sidecar.app.workers import Run
 from sidecar.domain.errors import ConfigError
-from sidecar.domain.minor_units import STRIPE
+from sidecar.domain.minor_units import PAYSTACK, STRIPE
 from sidecar.domain.money import parse_amount
 from sidecar.domain.standing import StandingTerms
 from sidecar.inbound.http.edge import WebhookUseCases
 from sidecar.inbound.webhooks.stripe import StripeWebhooks
+from sidecar.outbound.paystack.webhooks import PaystackWebhooks
 from sidecar.outbound.postgres.fetched import PostgresFetched
 from sidecar.outbound.postgres.inbox import PostgresInbox
 from sidecar.outbound.postgres.pool import Pool
@@ -24,7 +25,13 @@ from sidecar.outbound.stripe.objects import StripeObjects
 from sidecar.services.control_ports import Accounts, LiveAccounts
 from sidecar.services.inbox import InboxWorker
 from sidecar.services.inbox_handlers import ObjectHandlers
-from sidecar.services.inbox_ports import ReportErrors, WebhookVerifier
+from sidecar.services.inbox_news import NewsHandlers
+from sidecar.services.inbox_ports import (
+    InboxHandler,
+    PaymentNews,
+    ReportErrors,
+    WebhookVerifier,
+)
 from sidecar.services.payments import PaymentHandler
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_sweep import ProviderSweep
@@ -54,6 +61,7 @@ def make_inbox(
     credit: CreditParts,
     owner: str,
     report_errors: ReportErrors | None = None,
+    news: PaymentNews | None = None,
 ) -> InboxParts:
     """
     Make the parts; what has to be closed is registered on the stack.
@@ -74,12 +82,14 @@ def make_inbox(
     )
     inbox, fetched = PostgresInbox(pool), PostgresFetched(pool)
     workers: dict[str, Run] = {}
-    handlers: dict[str, ObjectHandlers] = {}
+    handlers: dict[str, InboxHandler] = {}
     objects = None
     if settings.has(Role.SETTLEMENT):
         pause = settings.standing_interval_seconds
         workers["standing"] = StandingTimer(record, standings, clock, interval_seconds=pause).run
         objects = _stripe_objects(settings, stack)
+        if news is not None and settings.paystack_secret_file is not None:
+            handlers[PAYSTACK] = NewsHandlers(news)
     if objects is not None:
         payments = PaymentHandler(fetched, credit.credit, credit.withdrawals)
         handlers[STRIPE] = ObjectHandlers(
@@ -127,7 +137,7 @@ def _sweep(
 def _worker(
     settings: Settings,
     inbox: PostgresInbox,
-    handlers: dict[str, ObjectHandlers],
+    handlers: dict[str, InboxHandler],
     standings: StandingService,
     *,
     owner: str,
@@ -146,10 +156,14 @@ def _worker(
 
 def _verifiers(settings: Settings) -> dict[str, WebhookVerifier]:
     """Those whose secrets are set; only the admin role listens for them."""
-    path = settings.stripe_webhook_secret_file
-    if path is None or not settings.has(Role.ADMIN):
-        return {}
-    return {STRIPE: StripeWebhooks(read_secrets(path))}
+    found: dict[str, WebhookVerifier] = {}
+    if not settings.has(Role.ADMIN):
+        return found
+    if settings.stripe_webhook_secret_file is not None:
+        found[STRIPE] = StripeWebhooks(read_secrets(settings.stripe_webhook_secret_file))
+    if settings.paystack_secret_file is not None:
+        found[PAYSTACK] = PaystackWebhooks(read_secret(settings.paystack_secret_file))
+    return found
 
 
 def read_secrets(path: Path) -> list[str]:

@@ -54,7 +54,7 @@ def make_providers(
     Raises:
         ConfigError: The settings of a provider cannot be used.
     """
-    record = PostgresCollections(pool)
+    record = PostgresCollections(pool, due_after=timedelta(days=settings.collect_due_days))
     customers = PostgresPayers(pool)
     settles = settings.has(Role.SETTLEMENT)
     webhook = _webhook(settings, stack, clock) if settles else None

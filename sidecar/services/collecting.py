@@ -8,7 +8,6 @@ reference before it sends anything.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -41,6 +40,7 @@ from sidecar.services.provider_ports import (
     Payer,
     Payers,
 )
+from sidecar.services.rounds import run_rounds
 
 ADOPT_MAX = 500
 """Invoices that are taken over in one statement."""
@@ -89,21 +89,14 @@ class CollectingWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Collect until stopped; failures of a store are counted and backed off."""
-        failures = 0
-        while not stop.is_set():
-            pause = self._interval_seconds
-            try:
-                done = await self.collect_once()
-                failures = 0
-                if done:
-                    continue
-            except SidecarError as error:
-                failures += 1
-                pause = min(_BACKOFF_SECONDS_MAX, self._interval_seconds * 2**failures)
-                telemetry.WORKER_FAILURES.labels("collecting").inc()
-                telemetry.get_logger().warning("collecting_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+        await run_rounds(
+            stop,
+            self.collect_once,
+            name="collecting",
+            pause_seconds=self._interval_seconds,
+            backoff_seconds_max=_BACKOFF_SECONDS_MAX,
+            at_once=bool,
+        )
 
     async def collect_once(self) -> int:
         """

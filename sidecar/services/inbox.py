@@ -17,8 +17,7 @@ from collections.abc import Callable, Mapping
 
 from sidecar import telemetry
 from sidecar.domain.errors import ProviderRefused, SidecarError, StoreUnavailable
-from sidecar.services.inbox_handlers import ObjectHandlers
-from sidecar.services.inbox_ports import Inbox, InboxClaim, InboxState
+from sidecar.services.inbox_ports import Inbox, InboxClaim, InboxHandler, InboxState
 from sidecar.services.standing import StandingService
 
 LEASE_SECONDS = 60
@@ -36,7 +35,7 @@ class InboxWorker:
     def __init__(
         self,
         inbox: Inbox,
-        handlers: Mapping[str, ObjectHandlers],
+        handlers: Mapping[str, InboxHandler],
         standings: StandingService,
         *,
         owner: str,
@@ -51,7 +50,7 @@ class InboxWorker:
 
         Args:
             inbox: Port.
-            handlers: By the provider's name.
+            handlers: By the provider's name; objects of other providers are left alone.
             standings: Looks at the customers whose objects have changed.
             owner: This process's name on leases.
             concurrency_max: Objects that are handled at a time.
@@ -98,7 +97,10 @@ class InboxWorker:
             StoreUnavailable: The record is away.
         """
         claims = await self._inbox.claim(
-            self._owner, limit=self._concurrency_max, lease_seconds=LEASE_SECONDS
+            self._owner,
+            limit=self._concurrency_max,
+            lease_seconds=LEASE_SECONDS,
+            providers=sorted(self._handlers),
         )
         async with asyncio.TaskGroup() as group:
             for claim in claims:
@@ -108,11 +110,7 @@ class InboxWorker:
     async def _handle(self, claim: InboxClaim) -> None:
         kind = claim.ref.kind.value
         try:
-            handlers = self._handlers.get(claim.ref.provider)
-            if handlers is None:
-                await self._park(claim, "no_provider_key")
-                return
-            handled = await handlers.handle(claim)
+            handled = await self._handlers[claim.ref.provider].handle(claim)
             customers = await self._inbox.finish(claim, handled)
         except SidecarError as error:
             await self._fail(claim, error)

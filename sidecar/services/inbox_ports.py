@@ -232,8 +232,19 @@ class Inbox(Protocol):
     async def want(self, refs: Sequence[ObjectRef]) -> None:
         """Have objects fetched again without an event."""
 
-    async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[InboxClaim]:
-        """Lease wanted objects whose time has come, the longest wanted first."""
+    async def claim(
+        self,
+        owner: str,
+        *,
+        limit: int,
+        lease_seconds: int,
+        providers: Sequence[str] | None = None,
+    ) -> Sequence[InboxClaim]:
+        """
+        Lease wanted objects whose time has come, the longest wanted first.
+
+        Of these providers only; None is all. Others wait for a process that can handle them.
+        """
 
     async def finish(self, claim: InboxClaim, handled: Handled) -> Sequence[str] | None:
         """
@@ -262,6 +273,30 @@ class Inbox(Protocol):
 
     async def forget(self, *, older_than_days: int, limit: int) -> int:
         """Delete events that were done so long ago, and idle objects; returns how many."""
+
+
+class InboxHandler(Protocol):
+    """What is made of one provider's objects."""
+
+    async def handle(self, claim: InboxClaim) -> Handled:
+        """
+        Do what an object asks for; safe to repeat.
+
+        Raises:
+            SidecarError: It is tried again later.
+        """
+
+
+class PaymentNews(Protocol):
+    """Whoever sent payments off by references."""
+
+    async def hear(self, provider: str, name: str) -> str | None:
+        """
+        Have a reference asked about at once; nothing else is taken from the news.
+
+        Returns:
+            The state of what it pays, None for a name that nothing was sent under.
+        """
 
 
 class ReportErrors(Protocol):

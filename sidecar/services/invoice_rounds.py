@@ -14,12 +14,11 @@ step may be done by several processes at once.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, SidecarError, StoreUnavailable
+from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.invoices import (
     LatePolicy,
     billing_window,
@@ -39,6 +38,7 @@ from sidecar.services.invoicing_ports import (
     InvoicingRound,
 )
 from sidecar.services.ports import Clock
+from sidecar.services.rounds import run_rounds
 
 _INSTANT = timedelta(microseconds=1)
 _BACKOFF_SECONDS_MAX = 300.0
@@ -89,21 +89,17 @@ class InvoicingWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Do rounds until stopped; failures are counted and backed off."""
-        failures = 0
-        while not stop.is_set():
-            try:
-                done = await self.run_once()
-                failures = 0
-                pause = self._options.interval_seconds
-                for problem in done.problems:
-                    telemetry.get_logger().warning("invoice_waits", error=problem)
-            except SidecarError as error:
-                failures += 1
-                pause = min(_BACKOFF_SECONDS_MAX, self._options.interval_seconds * 2**failures)
-                telemetry.WORKER_FAILURES.labels("invoicing").inc()
-                telemetry.get_logger().warning("invoicing_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+        await run_rounds(
+            stop,
+            self._round,
+            name="invoicing",
+            pause_seconds=self._options.interval_seconds,
+            backoff_seconds_max=_BACKOFF_SECONDS_MAX,
+        )
+
+    async def _round(self) -> None:
+        for problem in (await self.run_once()).problems:
+            telemetry.get_logger().warning("invoice_waits", error=problem)
 
     async def run_once(self) -> InvoicingRound:
         """

@@ -12,11 +12,10 @@ nothing is believed of an epoch that is over: its records wait for their replay.
 """
 
 import asyncio
-from contextlib import suppress
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
 from sidecar.services.journal_ports import ShardMark, ShardMarks, UsageJournal
+from sidecar.services.rounds import run_rounds
 
 POLL_SECONDS = 1.0
 
@@ -66,14 +65,12 @@ class JournalWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; failures are counted."""
-        while not stop.is_set():
-            try:
-                await self.look()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("journal_watch").inc()
-                telemetry.get_logger().warning("journal_watch_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._poll_seconds)
+        await run_rounds(
+            stop,
+            self.look,
+            name="journal_watch",
+            pause_seconds=self._poll_seconds,
+        )
 
 
 def _is_same_life(earlier: ShardMark, mark: ShardMark) -> bool:

@@ -7,15 +7,14 @@ has no root; the next one covers it.
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Protocol
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
 from sidecar.domain.ledger_chain import LedgerBreak, LedgerRoot
 from sidecar.services.ports import Clock
+from sidecar.services.rounds import run_rounds
 
 
 class RootSigner(Protocol):
@@ -123,11 +122,10 @@ class DailyRoots:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; failures are counted and tried again."""
-        while not stop.is_set():
-            try:
-                await self.look_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("ledger_roots").inc()
-                telemetry.get_logger().warning("ledger_root_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        await run_rounds(
+            stop,
+            self.look_once,
+            name="ledger_roots",
+            pause_seconds=self._interval_seconds,
+            event="ledger_root_failed",
+        )

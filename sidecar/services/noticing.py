@@ -9,13 +9,13 @@ send one delivery at a time, since the lease is longer than any attempt may take
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from sidecar import telemetry
-from sidecar.domain.errors import NotFound, SidecarError
+from sidecar.domain.errors import NotFound
 from sidecar.domain.notices import Channel
 from sidecar.services.notice_ports import (
     Delivery,
@@ -29,6 +29,7 @@ from sidecar.services.notice_ports import (
     Unrouted,
 )
 from sidecar.services.notice_routes import NoticeRoutes
+from sidecar.services.rounds import run_rounds
 
 ROUTE_BATCH_MAX: Final = 200
 FORGET_BATCH_MAX: Final = 1_000
@@ -113,20 +114,20 @@ class NoticeRouter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Route until stopped; a failed round is counted, and the next one tries again."""
-        rounds = 0
-        while not stop.is_set():
-            routed = 0
-            try:
-                if rounds % FORGET_ROUNDS == 0:
-                    await self._forget()
-                routed = await self.route_once()
-                rounds += 1
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("notice_routing").inc()
-                telemetry.get_logger().warning("notice_routing_failed", error=str(error))
-            if routed < ROUTE_BATCH_MAX:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._poll_seconds)
+        rounds = itertools.count()
+
+        async def route() -> int:
+            if next(rounds) % FORGET_ROUNDS == 0:
+                await self._forget()
+            return await self.route_once()
+
+        await run_rounds(
+            stop,
+            route,
+            name="notice_routing",
+            pause_seconds=self._poll_seconds,
+            at_once=lambda routed: routed >= ROUTE_BATCH_MAX,
+        )
 
     async def _forget(self) -> None:
         while (
@@ -191,17 +192,14 @@ class NoticeSender:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send until stopped; a store that is away is counted, and the next round tries again."""
-        while not stop.is_set():
-            try:
-                while not stop.is_set() and await self.send_once():
-                    pass
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("notice_sending").inc()
-                telemetry.get_logger().warning(
-                    "notice_sending_failed", channel=self._channel.value, error=str(error)
-                )
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._limits.poll_seconds)
+        await run_rounds(
+            stop,
+            self.send_once,
+            name="notice_sending",
+            pause_seconds=self._limits.poll_seconds,
+            at_once=bool,
+            channel=self._channel.value,
+        )
 
     async def send_once(self) -> int:
         """

@@ -8,7 +8,6 @@ the first attempt, the account is looked for before another is made.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -17,12 +16,12 @@ from sidecar import telemetry
 from sidecar.domain.errors import (
     ProviderFailed,
     ProviderRefused,
-    SidecarError,
     StoreUnavailable,
 )
 from sidecar.domain.pricing import Billing
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.report_ports import BudgetSpent
+from sidecar.services.rounds import run_rounds
 
 BATCH = 20
 LEASE_SECONDS = 120
@@ -158,14 +157,12 @@ class Onboarding:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work in rounds until stopped; failures of a store are counted and backed off."""
-        while not stop.is_set():
-            try:
-                await self.run_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("onboarding").inc()
-                telemetry.get_logger().warning("onboarding_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        await run_rounds(
+            stop,
+            self.run_once,
+            name="onboarding",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def run_once(self) -> int:
         """One round over all that are due; how many. Raises StoreUnavailable."""

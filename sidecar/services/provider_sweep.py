@@ -14,7 +14,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
 from sidecar.services.inbox_ports import (
     Inbox,
     InboxState,
@@ -30,6 +29,7 @@ from sidecar.services.provider_objects import (
     FetchedInvoice,
     ProviderObjects,
 )
+from sidecar.services.rounds import run_rounds
 
 EVENTS, INVOICES, OURS, PARKED = "events", "invoices", "ours", "parked"
 PARTS = (EVENTS, INVOICES, OURS, PARKED)
@@ -73,16 +73,12 @@ class ProviderSweep:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep whenever it is due, until stopped."""
-        while not stop.is_set():
-            try:
-                await self.sweep_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("provider_sweep").inc()
-                telemetry.get_logger().warning("provider_sweep_failed", error=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
-            except TimeoutError:
-                continue
+        await run_rounds(
+            stop,
+            self.sweep_once,
+            name="provider_sweep",
+            pause_seconds=POLL_SECONDS,
+        )
 
     async def sweep_once(self) -> int | None:
         """

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError, StoreUnavailable
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.pricing import RateCard
 from sidecar.domain.rebuilding import (
@@ -34,6 +34,7 @@ from sidecar.services.rebuild_ports import (
     RebuildSnapshot,
     RecordedShard,
 )
+from sidecar.services.rounds import run_rounds
 
 PAGE_MAX = 1_000
 """Customers, or ended holds, that are read and written at a time."""
@@ -81,14 +82,12 @@ class Rebuilder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; a failed round is counted, and the next one tries again."""
-        while not stop.is_set():
-            try:
-                await self.look_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("rebuild").inc()
-                telemetry.get_logger().warning("rebuild_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        await run_rounds(
+            stop,
+            self.look_once,
+            name="rebuild",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def look_once(self) -> int:
         """

@@ -8,13 +8,12 @@ and nothing is sent, cancelled or balanced blindly.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
 from sidecar import telemetry
-from sidecar.domain.errors import Conflict, ProviderRefused, SidecarError, StoreUnavailable
+from sidecar.domain.errors import Conflict, ProviderRefused, StoreUnavailable
 from sidecar.domain.report_reconciliation import EXACT_MAX, HourVerdict, agrees, judge_hours
 from sidecar.services.control_ports import ReportState
 from sidecar.services.ports import Clock
@@ -36,6 +35,7 @@ from sidecar.services.report_ports import (
     Reconciliation,
     ReconciliationRecord,
 )
+from sidecar.services.rounds import run_rounds
 
 ROWS_MAX = 50_000
 """Rows of one customer's meter and month; more are not compared."""
@@ -100,14 +100,12 @@ class ReportReconciler:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Compare in rounds until stopped; failures are counted and the lane waits its turn."""
-        while not stop.is_set():
-            try:
-                await self.run_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("report_reconcile").inc()
-                telemetry.get_logger().warning("report_reconcile_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        await run_rounds(
+            stop,
+            self.run_once,
+            name="report_reconcile",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def run_once(
         self, *, customer_id: str = "", correct: bool = False

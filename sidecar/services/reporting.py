@@ -8,11 +8,9 @@ the facts, so every attempt at it is the same event for the provider.
 import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 
 from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
 from sidecar.services.control_ports import (
     MeterReporter,
     Outbox,
@@ -21,6 +19,7 @@ from sidecar.services.control_ports import (
     ReportVerdict,
 )
 from sidecar.services.ports import Clock
+from sidecar.services.rounds import run_rounds
 
 REPORT_EVERY = timedelta(minutes=5)
 """How long usage of a meter gathers that does not say so itself."""
@@ -112,19 +111,13 @@ class Reporter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Report until stopped; failures of the store are counted and backed off."""
-        failures = 0
-        while not stop.is_set():
-            pause = self._poll_seconds
-            try:
-                await self.report_once()
-                failures = 0
-            except SidecarError as error:
-                failures += 1
-                pause = min(_BACKOFF_SECONDS_MAX, self._poll_seconds * 2**failures)
-                telemetry.WORKER_FAILURES.labels("reporting").inc()
-                telemetry.get_logger().warning("reporting_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+        await run_rounds(
+            stop,
+            self.report_once,
+            name="reporting",
+            pause_seconds=self._poll_seconds,
+            backoff_seconds_max=_BACKOFF_SECONDS_MAX,
+        )
 
     async def _send_all(self, rows: Sequence[ReportRow]) -> int:
         """Send leased rows side by side; a failure waits until the others are finished."""

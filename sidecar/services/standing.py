@@ -25,6 +25,7 @@ from sidecar.domain.standing import (
 from sidecar.services.control_ports import Accounts, LiveAccounts
 from sidecar.services.converging import converge, put_customer_live
 from sidecar.services.ports import Clock, Policies
+from sidecar.services.rounds import run_rounds
 from sidecar.services.standing_ports import (
     HeldSubscription,
     StandingDecision,
@@ -215,19 +216,13 @@ class StandingTimer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work in rounds until stopped."""
-        while not stop.is_set():
-            looked = 0
-            try:
-                looked = await self.look_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("standing").inc()
-                telemetry.get_logger().warning("standing_failed", error=str(error))
-            if looked >= ROUND_MAX:
-                continue
-            try:
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
-            except TimeoutError:
-                continue
+        await run_rounds(
+            stop,
+            self.look_once,
+            name="standing",
+            pause_seconds=self._interval_seconds,
+            at_once=lambda looked: looked >= ROUND_MAX,
+        )
 
     async def look_once(self) -> int:
         """

@@ -9,6 +9,7 @@ from sidecar.domain.orphans import OrphanFate
 from sidecar.services.metering import MeteringService
 from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.ports import Balances, CaptureStatus
+from sidecar.services.rounds import run_rounds
 
 _BOOKED = frozenset(
     {
@@ -80,16 +81,12 @@ class Sweeper:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep until stopped; a failed round is counted, and the next one tries again."""
-        while not stop.is_set():
-            try:
-                await self.sweep_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("sweep").inc()
-                telemetry.get_logger().warning("sweep_failed", error=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
-            except TimeoutError:
-                continue
+        await run_rounds(
+            stop,
+            self.sweep_once,
+            name="sweep",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def _try_end(self, customer_id: str, hold_id: str) -> bool:
         """End a hold; False if it could not be, which must not keep the others from ending."""

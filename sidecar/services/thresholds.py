@@ -13,7 +13,6 @@ every customer's current windows.
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -21,7 +20,6 @@ from typing import Protocol
 from sidecar import telemetry
 from sidecar.domain.counters import CounterKind, Level
 from sidecar.domain.customers import CustomerFacts
-from sidecar.domain.errors import SidecarError
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import Quota
@@ -29,6 +27,7 @@ from sidecar.domain.variables import used_percent
 from sidecar.domain.windows import FixedWindow, RollingWindow
 from sidecar.services.control_ports import Accounts
 from sidecar.services.ports import Clock, Policies
+from sidecar.services.rounds import run_rounds
 
 BATCH_MAX = 500
 
@@ -115,14 +114,12 @@ class Thresholds:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; a failed round is counted, and the next one tries again."""
-        while not stop.is_set():
-            try:
-                await self.look_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("thresholds").inc()
-                telemetry.get_logger().warning("thresholds_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        await run_rounds(
+            stop,
+            self.look_once,
+            name="thresholds",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def look_once(self) -> int:
         """

@@ -31,6 +31,7 @@ from sidecar.domain.top_ups import (
 from sidecar.services.control_ports import Accounts, Balance
 from sidecar.services.credits import CreditService
 from sidecar.services.ports import Clock
+from sidecar.services.rounds import run_rounds
 
 ROUND_MAX = 16
 """Rules that are looked at together, and so payments that are asked for at a time."""
@@ -167,19 +168,13 @@ class TopUpWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work in rounds until stopped."""
-        while not stop.is_set():
-            looked = 0
-            try:
-                looked = await self.look_once()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("top_ups").inc()
-                telemetry.get_logger().warning("top_ups_failed", error=str(error))
-            if looked >= ROUND_MAX:
-                continue
-            try:
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
-            except TimeoutError:
-                continue
+        await run_rounds(
+            stop,
+            self.look_once,
+            name="top_ups",
+            pause_seconds=self._interval_seconds,
+            at_once=lambda looked: looked >= ROUND_MAX,
+        )
 
     async def look_once(self) -> int:
         """

@@ -77,6 +77,11 @@ class WebhookReceiver:
             )
             raise InvalidInput(f"the content cannot be read ({event.reason}); it is kept")
         telemetry.WEBHOOKS.labels(provider, receipt.value).inc()
+        if receipt is Receipt.STORED and event.ref is not None and event.reason:
+            telemetry.INBOX.labels(event.ref.kind.value, "parked").inc()
+            telemetry.get_logger().error(
+                "inbox_object_parked", object=event.ref.key, reason=event.reason
+            )
         if receipt is Receipt.STORED and self._wake is not None:
             self._wake()
         return receipt

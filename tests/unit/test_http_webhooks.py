@@ -108,7 +108,7 @@ async def test_a_huge_webhook_is_refused_before_it_is_read_whole():
 async def test_a_provider_without_a_secret_sends_nothing_that_is_taken():
     world = World()
     async with calling(world.admin()) as call:
-        reply = await call("POST", "/webhooks/paystack", **signed(world, event()))
+        reply = await call("POST", "/webhooks/webhook", **signed(world, event()))
     assert reply.status == 404
 
 

@@ -27,7 +27,7 @@ PAYSTACK_API: Final = "https://api.paystack.co"
 TIMEOUT_SECONDS: Final = 20.0
 CONNECTIONS_MAX: Final = 16
 ANSWER_BYTES_MAX: Final = 1_048_576
-_KEY_BEGINS: Final = "sk_"
+KEY_BEGINS: Final = "sk_"
 _PAUSE_SECONDS_MAX: Final = 300.0
 _PAUSE_SECONDS_DEFAULT: Final = 30.0
 _DETAIL_CHARS_MAX: Final = 300
@@ -82,7 +82,7 @@ class PaystackClient:
         Raises:
             ConfigError: The secret is none, or the URL is not safe.
         """
-        if not secret.startswith(_KEY_BEGINS) or not secret.isascii():
+        if not secret.startswith(KEY_BEGINS) or not secret.isascii():
             raise ConfigError("the secret of paystack_secret_file must begin with sk_")
         self._base_url = check_url(base_url, setting="paystack_base_url").rstrip("/")
         self._paused_until = 0.0

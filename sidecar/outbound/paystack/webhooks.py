@@ -1,5 +1,5 @@
 """
-Paystack's webhooks: is it them, and which payment do they name.
+Paystack's webhooks: is it them, and which payment do they name. Implements `WebhookVerifier`.
 
 What they say is never believed: they have neither a time nor an id, so an old one can be sent
 again. They are a hint to ask about a reference.
@@ -10,15 +10,33 @@ Source: https://paystack.com/docs/payments/webhooks/.
 import hashlib
 import hmac
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
-from sidecar.outbound.paystack.client import words
+from sidecar.domain.errors import ConfigError
+from sidecar.domain.minor_units import PAYSTACK
+from sidecar.outbound.paystack.client import KEY_BEGINS, words
+from sidecar.services.inbox_ports import (
+    ObjectKind,
+    ObjectRef,
+    ReceivedEvent,
+    WebhookRefusal,
+    WebhookRefused,
+)
 
 SIGNATURE_HEADER: Final = "x-paystack-signature"
 _SIGNATURE_CHARS: Final = 128
-_NAME_CHARS_MAX: Final = 120
 _EVENT_CHARS_MAX: Final = 100
+# What Paystack takes as a reference. Nothing else can be one of ours, or stand in a path.
+_NAME: Final = re.compile(r"[A-Za-z0-9._=-]{1,120}", re.ASCII)
+_ABOUT_PAYMENTS: Final = ("charge.", "paymentrequest.", "refund.")
+"""Events about money that somebody pays us; transfers and the like are ignored."""
+_ABOUT_REVERSALS: Final = ("charge.dispute.", "refund.")
+REVERSAL: Final = "reversal"
+NO_REFERENCE: Final = "no_reference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +52,59 @@ class PaystackNews:
     name: str
     digest: str
     live: bool | None
+
+
+class PaystackWebhooks:
+    """
+    Accepts what our secret key signed: Paystack has no other secret for webhooks.
+
+    A body that was signed once can be sent again for ever, as it has no time; the same bytes are
+    the same event, and an event asks for no more than a look.
+    """
+
+    provider = PAYSTACK
+
+    def __init__(self, secret: str) -> None:
+        """Take the secret key ("sk_..."). Raises ConfigError; never shows it."""
+        if not secret.startswith(KEY_BEGINS) or not secret.isascii():
+            raise ConfigError("the secret of paystack_secret_file must begin with sk_")
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        """Never shows the secret."""
+        return "PaystackWebhooks()"
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: datetime) -> None:
+        """Check the signature of the bytes as they came; it has no time. Raises WebhookRefused."""
+        del now
+        if not verify_signature(self._secret, headers.get(SIGNATURE_HEADER, ""), body):
+            raise WebhookRefused(
+                WebhookRefusal.BAD_SIGNATURE, f"the header {SIGNATURE_HEADER} is missing or wrong"
+            )
+
+    def parse(self, body: bytes) -> ReceivedEvent:
+        """What a verified body names."""
+        news = read_news(body)
+        if not news.event:
+            return _event(news, ObjectKind.UNREADABLE, news.digest, "not_an_event")
+        if not news.event.startswith(_ABOUT_PAYMENTS):
+            return _event(news, None, "", "")
+        if not news.name:
+            return _event(news, ObjectKind.UNREADABLE, news.digest, NO_REFERENCE)
+        reversal = news.event.startswith(_ABOUT_REVERSALS)
+        return _event(news, ObjectKind.PAYMENT, news.name, REVERSAL if reversal else "")
+
+
+def _event(news: PaystackNews, kind: ObjectKind | None, name: str, reason: str) -> ReceivedEvent:
+    ref = None if kind is None else ObjectRef(provider=PAYSTACK, kind=kind, object_id=name)
+    return ReceivedEvent(
+        provider=PAYSTACK,
+        event_id=f"sha256.{news.digest}",
+        event_type=news.event or "unreadable",
+        ref=ref,
+        livemode=news.live,
+        reason=reason,
+    )
 
 
 def verify_signature(secret: str, signature: str, body: bytes) -> bool:
@@ -77,6 +148,6 @@ def _name(data: dict[str, Any]) -> str:
         data.get("reference"),
     )
     for value in places:
-        if isinstance(value, str) and 0 < len(value) <= _NAME_CHARS_MAX and value.isprintable():
+        if isinstance(value, str) and _NAME.fullmatch(value):
             return value
     return ""

@@ -80,6 +80,7 @@ class PostgresAccounts(PostgresGrants, PostgresSchedules):
                 await connection.execute(query("erase_credentials"), customer_id)
                 await connection.execute(query("erase_standing"), customer_id)
                 await connection.execute(query("erase_withdrawals"), customer_id)
+                await connection.execute(query("erase_credit_notes"), customer_id)
                 await connection.execute(query("erase_notices"), customer_id)
                 # Nobody is to be asked to pay for a customer who asked to be forgotten.
                 await connection.execute(query("delete_top_up_rule"), customer_id)

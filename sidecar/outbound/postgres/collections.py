@@ -13,8 +13,9 @@ from sidecar.domain.collecting import (
     CollectWay,
     collect_reference,
 )
-from sidecar.domain.errors import Conflict, InvariantViolated
-from sidecar.outbound.postgres.pool import Pool, translate_errors
+from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated
+from sidecar.domain.minor_units import from_minor
+from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.collecting_ports import (
     Collection,
@@ -26,14 +27,22 @@ from sidecar.services.provider_ports import CollectAnswer
 
 _DETAIL_CHARS_MAX: Final = 500
 _NAME_BYTES_MAX: Final = 255
+DUE_AFTER: Final = timedelta(days=14)
 
 
 class PostgresCollections:
     """Implements CollectionRecord; leases and waits are counted by Postgres' own clock."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Wire it."""
+    def __init__(self, pool: Pool, *, due_after: timedelta = DUE_AFTER) -> None:
+        """
+        Wire it.
+
+        Args:
+            pool: The database.
+            due_after: From when a customer was first asked for money until it is overdue.
+        """
         self._pool = pool
+        self._due_after = due_after
         self._ledger_id = ""
 
     async def ledger_id(self) -> str:
@@ -71,16 +80,9 @@ class PostgresCollections:
 
     async def note_try(self, collection: Collection, trying: Try) -> Collection:
         """Say that the reference is about to be sent. Raises Conflict if the lease was lost."""
-        with translate_errors():
-            row = await self._pool.fetchrow(
-                query("note_collection_try"),
-                collection.customer_id,
-                collection.invoice_id,
-                collection.claim,
-                trying.amount_minor,
-                trying.way.value,
-            )
-        return _held(row, collection)
+        return await self._change(
+            collection, "note_collection_try", trying.amount_minor, trying.way.value
+        )
 
     async def note_provider_reference(self, collection: Collection, name: str) -> None:
         """Keep the provider's own name. Raises Conflict if the lease was lost or has another."""
@@ -107,23 +109,49 @@ class PostgresCollections:
         next_reference: str,
     ) -> Collection:
         """Keep an answer and end the lease. Raises Conflict if it was lost."""
+        return await self._change(
+            collection,
+            "finish_collection",
+            step.state.value,
+            step.attempt,
+            next_reference,
+            step.wait,
+            answer.outcome.value,
+            _bounded_name(answer.provider_reference),
+            # Postgres refuses NUL in text, and a provider's words may hold anything.
+            answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
+            collection.attempt,
+        )
+
+    async def _change(self, collection: Collection, name: str, *values: object) -> Collection:
+        """Change a claimed row, and with it what standing sees. Raises Conflict if it was lost."""
         with translate_errors():
-            row = await self._pool.fetchrow(
-                query("finish_collection"),
-                collection.customer_id,
-                collection.invoice_id,
-                collection.claim,
-                step.state.value,
-                step.attempt,
-                next_reference,
-                step.wait,
-                answer.outcome.value,
-                _bounded_name(answer.provider_reference),
-                # Postgres refuses NUL in text, and a provider's words may hold anything.
-                answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
-                collection.attempt,
-            )
-        return _held(row, collection)
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(),
+            ):
+                row = await connection.fetchrow(
+                    query(name),
+                    collection.customer_id,
+                    collection.invoice_id,
+                    collection.claim,
+                    *values,
+                )
+                changed = _held(row, collection)
+                await self._show_debt(connection, changed)
+        return changed
+
+    async def _show_debt(self, connection: Connection, changed: Collection) -> None:
+        marked = await connection.fetchrow(
+            query("put_collected_invoice"),
+            changed.customer_id,
+            changed.invoice_id,
+            changed.amount_minor,
+            _asked_nano(changed),
+            self._due_after,
+        )
+        if marked is not None:
+            await connection.execute(query("mark_standing"), changed.customer_id)
 
     async def list(
         self, *, customer_id: str | None, state: CollectState | None, after: str, limit: int
@@ -164,6 +192,14 @@ class PostgresCollections:
         with translate_errors():
             state = await self._pool.fetchval(query("wake_collection"), provider, name)
         return None if state is None else str(state)
+
+
+def _asked_nano(collection: Collection) -> int | None:
+    """What was asked for, in nano; None if it is beyond any balance."""
+    try:
+        return from_minor(collection.amount_minor, collection.currency, collection.provider)
+    except InvalidInput:
+        return None
 
 
 def _bounded_name(name: str) -> str:

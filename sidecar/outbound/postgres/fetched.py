@@ -70,10 +70,11 @@ class PostgresFetched:
         self, provider: str, provider_customer_id: str
     ) -> Sequence[KnownCustomer]:
         """Our customers behind one of the provider's; at most two, which is one too many."""
-        if provider != STRIPE:
-            return []
         with translate_errors():
-            rows = await self._pool.fetch(query("find_stripe_customers"), provider_customer_id)
+            if provider == STRIPE:
+                rows = await self._pool.fetch(query("find_stripe_customers"), provider_customer_id)
+            else:
+                rows = await self._pool.fetch(query("find_payers"), provider, provider_customer_id)
         return [KnownCustomer(**dict(row)) for row in rows]
 
     async def read_customer(self, customer_id: str) -> KnownCustomer | None:

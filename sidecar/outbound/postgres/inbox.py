@@ -62,11 +62,22 @@ class PostgresInbox:
                 for ref in sorted(refs, key=lambda one: one.key):
                     await _want(connection, ref)
 
-    async def claim(self, owner: str, *, limit: int, lease_seconds: int) -> Sequence[InboxClaim]:
+    async def claim(
+        self,
+        owner: str,
+        *,
+        limit: int,
+        lease_seconds: int,
+        providers: Sequence[str] | None = None,
+    ) -> Sequence[InboxClaim]:
         """Lease wanted objects whose time has come, the longest wanted first."""
         with translate_errors():
             rows = await self._pool.fetch(
-                query("inbox_claim"), owner, limit, timedelta(seconds=lease_seconds)
+                query("inbox_claim"),
+                owner,
+                limit,
+                timedelta(seconds=lease_seconds),
+                None if providers is None else list(providers),
             )
         return [
             InboxClaim(

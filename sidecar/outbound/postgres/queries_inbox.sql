@@ -25,6 +25,7 @@ SELECT 1 FROM inbox WHERE provider = $1 AND event_id = $2
 WITH due AS (
     SELECT object_key FROM inbox_objects
     WHERE state = 'pending' AND retry_at <= now() AND lease_until <= now()
+        AND ($4::text[] IS NULL OR provider = ANY ($4))
     ORDER BY retry_at LIMIT $2
     FOR UPDATE SKIP LOCKED
 )
@@ -147,6 +148,11 @@ WHERE p.fence < excluded.fence
 -- name: find_stripe_customers
 SELECT customer_id, currency FROM customers WHERE stripe_customer_id = $1
 ORDER BY customer_id LIMIT 2
+
+-- name: find_payers
+SELECT p.customer_id, c.currency FROM payers p JOIN customers c USING (customer_id)
+WHERE p.provider = $1 AND p.provider_customer_id = $2 AND p.provider_customer_id <> ''
+ORDER BY p.customer_id LIMIT 2
 
 -- name: known_customer
 SELECT customer_id, currency FROM customers WHERE customer_id = $1

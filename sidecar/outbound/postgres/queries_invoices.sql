@@ -379,6 +379,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9)
 SELECT line_number, amount_nano - credit_nano AS due_nano FROM invoice_lines
 WHERE customer_id = $1 AND invoice_id = $2 AND line_number = ANY ($3::integer[])
 
+-- name: erase_credit_notes
+UPDATE credit_notes SET reason = '' WHERE customer_id = $1 AND reason <> ''
+
 -- name: unposted_credit_notes
 SELECT customer_id, credit_note_id FROM credit_notes WHERE posted_at IS NULL
 ORDER BY created_at, credit_note_id LIMIT $1

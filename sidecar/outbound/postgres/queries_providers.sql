@@ -110,6 +110,36 @@ ended AS (
     WHERE a.customer_id = f.customer_id AND a.invoice_id = f.invoice_id AND a.attempt = $11)
 SELECT * FROM finished
 
+-- name: put_collected_invoice
+-- What a customer was asked for, as standing sees it: $3 minor units, $4 nano of the currency
+-- (none: not known), $5 from when it was first asked for until it is due. What nobody was asked for is
+-- no debt. The first due date stays. Stripe's own invoices come from the inbox. Answers a row if
+-- something has changed.
+INSERT INTO provider_invoices AS i (
+    customer_id, provider, invoice_id, provider_customer_id, state, currency, amount_due_minor,
+    amount_nano, due_at, attempts, fence)
+SELECT c.customer_id, c.provider, c.invoice_id, coalesce(p.provider_customer_id, ''),
+    CASE c.state WHEN 'paid' THEN 'paid' WHEN 'withdrawn' THEN 'void' ELSE 'open' END,
+    c.currency, CASE WHEN c.state IN ('paid', 'withdrawn') THEN 0 ELSE $3::bigint END,
+    CASE WHEN c.state IN ('paid', 'withdrawn') THEN 0
+        WHEN u.currency = c.currency THEN $4::bigint END,
+    a.first_at + $5::interval, a.attempts, c.claim
+FROM collections c
+JOIN customers u ON u.customer_id = c.customer_id
+JOIN LATERAL (
+    SELECT min(sent_at) AS first_at, count(*)::integer AS attempts FROM collection_attempts t
+    WHERE t.customer_id = c.customer_id AND t.invoice_id = c.invoice_id
+) a ON a.attempts > 0
+LEFT JOIN payers p ON p.customer_id = c.customer_id AND p.provider = c.provider
+WHERE c.customer_id = $1 AND c.invoice_id = $2 AND c.provider <> 'stripe'
+ON CONFLICT (customer_id, provider, invoice_id) DO UPDATE
+SET provider_customer_id = excluded.provider_customer_id, state = excluded.state,
+    amount_due_minor = excluded.amount_due_minor, amount_nano = excluded.amount_nano,
+    attempts = excluded.attempts, fence = excluded.fence, fetched_at = now()
+WHERE (i.state, i.amount_due_minor, i.amount_nano, i.attempts) IS DISTINCT FROM
+    (excluded.state, excluded.amount_due_minor, excluded.amount_nano, excluded.attempts)
+RETURNING customer_id
+
 -- name: list_collections
 SELECT * FROM collections
 WHERE invoice_id > $1 AND ($2::text IS NULL OR customer_id = $2)

@@ -13,13 +13,25 @@ RETURNING version, shown, plan_shown, subscribed_plan
 SELECT currency, plan FROM customers WHERE customer_id = $1
 
 -- name: standing_invoices
--- Only those that can make a standing worse; the worst first, should there be too many.
-SELECT i.state, i.due_at, i.amount_nano, EXISTS (
+-- Only those that can make a standing worse; the worst first, should there be too many. Of an
+-- invoice of ours that a provider collects, what credit notes took since is not owed any more.
+SELECT i.state, i.due_at, CASE
+    WHEN v.invoice_id IS NULL THEN i.amount_nano
+    WHEN v.state <> 'closed' OR n.void OR v.due_nano <= n.amount_nano THEN 0
+    WHEN i.amount_nano IS NOT NULL THEN least(i.amount_nano, v.due_nano - n.amount_nano)
+END AS amount_nano, EXISTS (
     SELECT FROM provider_payments p
     WHERE p.customer_id = i.customer_id AND p.provider = i.provider
         AND p.invoice_id = i.invoice_id AND p.disputed
 ) AS disputed
 FROM provider_invoices i
+LEFT JOIN invoices v ON v.customer_id = i.customer_id AND v.invoice_id = i.invoice_id
+    AND i.provider <> 'stripe'
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(o.amount_nano), 0)::bigint AS amount_nano,
+        coalesce(bool_or(o.void), false) AS void
+    FROM credit_notes o
+    WHERE o.customer_id = v.customer_id AND o.invoice_id = v.invoice_id) n
 WHERE i.customer_id = $1 AND (i.state IN ('open', 'uncollectible') OR EXISTS (
     SELECT FROM provider_payments p
     WHERE p.customer_id = i.customer_id AND p.provider = i.provider
