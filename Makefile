@@ -66,7 +66,7 @@ bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on thi
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
 
-chaos: $(STAMP)  ## Kill 1,000 workers at every point of settling and reporting, and 300 that collect, with providers that fail 30 % of the time
+chaos: $(STAMP)  ## Kill 1,000 workers at every point of settling, reporting, webhooks, standings, invoices and collecting, and 300 that collect by each provider, with providers that fail 30 % of the time
 	SIDECAR_CHAOS_KILLS=1000 $(BIN)/python -m pytest tests/chaos -q -s -p no:xdist $(ARGS)
 	SIDECAR_COLLECT_INVOICES=100 SIDECAR_COLLECT_KILLS=100 $(BIN)/python -m pytest tests/integration/test_collecting_deaths.py -q --timeout 3600 -p no:xdist $(ARGS)
 

@@ -9,12 +9,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from multiprocessing import forkserver
 from pathlib import Path
 from random import Random
+from typing import Any
 
-from chaos.doomed import JOBS, Task, run
+from chaos.doomed import run
+from chaos.jobs import JOBS
+from chaos.outside import Outside, at_stripe
+from chaos.points import Task
 from fixtures.live_store import LiveStore
 from fixtures.simulation_model import Bill, bill
 from fixtures.simulation_parts import Parts
@@ -26,31 +30,31 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.control_ports import Customer
 from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.services.metering import UsageOutcome
-from sidecar.standins.stripe import StripeStandin
-from sidecar.standins.stripe_faults import Fault, Faults
+from sidecar.standins.stripe_faults import Fault
 
-CUSTOMERS = [
+AT_STRIPE = [
     (f"cus_{plan}_{number}", plan)
     for plan in ("invoiced", "packs", "fractions")
     for number in range(2)
 ]
+COLLECTED = [(f"cus_collected_{number}", "invoiced") for number in range(3)]
+"""Nobody else rates their usage: Paystack collects our invoices of it."""
+CUSTOMERS = AT_STRIPE + COLLECTED
 REPORTED = ("input", "output")
 TOKENS_MAX = 900
 EVENTS_A_ROUND = 6
 JOB_SECONDS_MAX = 60.0
 SETTLED_FIRST = 0.7
 AT_ANY_MOMENT = 0.25
+DAYS_A_STEP = 3.0
+"""How far the clock of invoices and standings goes at the most after each death."""
+MEANWHILE_SECONDS = 0.3
+LOOK_LEASE = timedelta(minutes=1)
+QUIET_ROUNDS = 4
+COLLECTING_ROUNDS_MAX = 200
+WEIGHTS = {"settle": 3, "report": 3, "webhooks": 3, "standing": 1, "invoice": 3, "collect": 2}
 SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
 _TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
-_FAULTS = {
-    Fault.DROP_BEFORE_COMMIT: 0.05,
-    Fault.DROP_AFTER_COMMIT: 0.05,
-    Fault.TRUNCATE_AFTER_COMMIT: 0.05,
-    Fault.ERROR_BEFORE_COMMIT: 0.05,
-    Fault.ERROR_AFTER_COMMIT: 0.05,
-    Fault.RATE_LIMIT: 0.05,
-}
-"""30 % of all requests together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,18 @@ class Tally:
 class World:
     """Gateway and providers live in this process, each worker in one of its own."""
 
-    def __init__(self, rng: Random, store: LiveStore, pool: Pool, urls: tuple[str, str]) -> None:
+    def __init__(
+        self, rng: Random, store: LiveStore, pool: Pool, urls: tuple[str, str], policies: Path
+    ) -> None:
         self.rng = rng
         self.store = store
         self.pool = pool
         self.sent: list[Sent] = []
         self.tally = Tally()
-        self.standin = StripeStandin(
-            faults=Faults(seed=rng.randrange(2**32), probabilities=_FAULTS, paths=None)
-        )
-        self.stripe_url = ""
+        self.totals: dict[str, Any] = {}
+        self.outside = Outside(rng, pool)
+        self.ahead = timedelta(0)
+        self._policy_folder = policies
         self._redis_url, self._dsn = urls
         self.points: dict[str, Counter[str]] = {job: Counter() for job in JOBS}
         self._owners = iter(range(10**9))
@@ -96,17 +102,21 @@ class World:
 
     async def open(self, policies: PolicyHolder) -> None:
         for meter in REPORTED:
-            self.standin.add_meter(meter)
+            self.outside.stripe.add_meter(meter)
         accounts = PostgresAccounts(self.pool)
         for name, plan in CUSTOMERS:
-            self.standin.add_customer(f"{name}_at_stripe")
+            billed = (name, plan) in AT_STRIPE
             customer = Customer(
                 customer_id=name,
                 plan=plan,
                 currency="USD",
-                stripe_customer_id=f"{name}_at_stripe",
+                stripe_customer_id=at_stripe(name) if billed else None,
             )
             await self.store.accounts.put_customer(await accounts.create_customer(customer))
+            if billed:
+                self.outside.add_customer(name)
+            else:
+                await self.outside.add_payer(name, COLLECTED.index((name, plan)))
         for card in policies.loaded().policy.cards.values():
             await self.store.cards.publish(card)
         self._metering = Parts(self.rng, self.store, self.pool, policies).metering(
@@ -140,22 +150,56 @@ class World:
         result = await self._metering.capture(report, SENDER)
         assert result.outcome in _TAKEN, result
 
+    @property
+    def now(self) -> datetime:
+        """By the clock of invoices and standings."""
+        return datetime.now(UTC) + self.ahead
+
+    async def go_on_outside(self) -> None:
+        """Invoices are made, paid or disputed at Stripe, and some of the webhooks get through."""
+        self.outside.go_on([name for name, _ in AT_STRIPE], self.now)
+        if self.rng.random() < 0.5:
+            await self.outside.stripe.deliver()
+
     async def kill_one(self) -> None:
         """A worker begins a job, and dies at a point of it or at any moment."""
-        job = self.rng.choice(list(JOBS))
-        if job != "settle" and self.rng.random() < SETTLED_FIRST:
+        (job,) = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        if job in ("report", "invoice") and self.rng.random() < SETTLED_FIRST:
             await self._run("settle")
             await self.let_time_pass()
+        point, nth, kill_after = self._least_killed(job), self.rng.choice([1, 1, 2, 3]), 0.0
         if self.rng.random() < AT_ANY_MOMENT:
             # Inside of a call, too: of a transaction, of an answer that is being read.
-            died = await self._run(job, kill_after=self.rng.uniform(0.0, 0.15))
-        else:
-            died = await self._run(job, self._least_killed(job), self.rng.choice([1, 1, 2, 3]))
+            point, kill_after = "", self.rng.uniform(0.0, 0.15)
+        died, _ = await asyncio.gather(
+            self._run(job, point, nth, kill_after=kill_after), self._meanwhile()
+        )
         if died:
             self.tally.kills[f"{job}: {died}"] += 1
+            if job in ("webhooks", "standing"):
+                await self._check_shown()
         else:
             self.tally.finished += 1
+        self.ahead += timedelta(days=self.rng.uniform(0, DAYS_A_STEP))
         await self.let_time_pass()
+
+    async def _check_shown(self) -> None:
+        """Whoever looks next shows what the dead has only written down."""
+        self.ahead += LOOK_LEASE
+        assert not await self._run("standing")
+        for customer, _ in CUSTOMERS:
+            recorded = await self.pool.fetchval(
+                "SELECT standing FROM standings WHERE customer_id = $1", customer
+            )
+            (live,) = await self.store.connection.command(
+                "HMGET", self.store.keyspace.customer(customer), "standing"
+            )
+            assert (recorded or "good") == (live or b"good").decode(), customer
+
+    async def _meanwhile(self) -> None:
+        """Webhooks about what a worker may be handling just now."""
+        await asyncio.sleep(self.rng.uniform(0.0, MEANWHILE_SECONDS))
+        await self.go_on_outside()
 
     def _least_killed(self, job: str) -> str:
         """Of the points that a job was seen to come by, one where fewest died."""
@@ -165,11 +209,25 @@ class World:
 
     async def finish(self) -> None:
         """Without faults or deaths, until nobody has anything left to do."""
-        self.standin.faults.stop()
-        for _ in range(3):
-            for job in JOBS:
-                assert not await self._run(job)
-                await self.let_time_pass()
+        await self.outside.calm()
+        for _ in range(QUIET_ROUNDS):
+            await self.run_all()
+            self.ahead += timedelta(days=32)
+        for _ in range(COLLECTING_ROUNDS_MAX):
+            open_ones = await self.pool.fetchval(
+                "SELECT count(*) FROM collections WHERE ended_at IS NULL"
+            )
+            if not open_ones:
+                break
+            self.outside.bank.move(self.rng)
+            assert not await self._run("collect")
+            await self.let_time_pass()
+
+    async def run_all(self) -> None:
+        """Each job once, without a death."""
+        for job in JOBS:
+            assert not await self._run(job)
+            await self.let_time_pass()
 
     async def _run(
         self, job: str, point: str = "", nth: int = 1, *, kill_after: float = 0.0
@@ -182,7 +240,10 @@ class World:
             nth=nth,
             redis_url=self._redis_url,
             dsn=self._dsn,
-            stripe_url=self.stripe_url,
+            stripe_url=self.outside.stripe_url,
+            paystack_url=self.outside.paystack_url,
+            policies=str(self._policy_folder),
+            ahead=self.ahead,
         )
         ours, theirs = self._processes.Pipe(duplex=False)
         process = self._processes.Process(target=run, args=(task, theirs), daemon=True)
@@ -213,6 +274,11 @@ class World:
             "UPDATE shards SET lease_until = now() WHERE lease_owner IS NOT NULL",
             "UPDATE report_lanes SET lease_until = now() WHERE lease_owner IS NOT NULL",
             "UPDATE report_windows SET next_attempt_at = now() WHERE state = 'pending'",
+            "UPDATE inbox_objects SET lease_until = '-infinity' WHERE lease_owner <> ''",
+            "UPDATE inbox_objects SET retry_at = now() WHERE state = 'pending'",
+            "UPDATE invoice_cursors SET leased_until = NULL WHERE leased_until IS NOT NULL",
+            "UPDATE invoices SET leased_until = NULL WHERE state = 'draft'",
+            "UPDATE collections SET lease_until = NULL WHERE lease_until IS NOT NULL",
         ):
             await self.pool.execute(statement)
 
@@ -237,20 +303,28 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def numbers_of(seed: int, world: World) -> str:
     """Seed, kills by point, faults and totals, as JSON."""
-    kills, drawn = world.tally.kills, world.standin.faults.drawn
+    kills, outside = world.tally.kills, world.outside
+    drawn = outside.drawn
     requests = sum(drawn.values())
     failed = {name.value: count for name, count in drawn.items() if name is not Fault.NONE}
+    by_job: Counter[str] = Counter()
+    for point, count in kills.items():
+        by_job[point.split(":")[0]] += count
     numbers = {
         "seed": seed,
         "events": len(world.sent),
         "repeats": world.tally.repeats,
         "kills": sum(kills.values()),
+        "kills_by_job": dict(by_job),
         "kills_by_point": dict(sorted(kills.items())),
-        "requests_to_stripe": requests,
+        "months": round(world.ahead.days / 30.4),
+        "requests_to_providers": requests,
         "faults": failed,
         "faults_percent": round(100 * sum(failed.values()) / max(1, requests)),
+        "webhooks": dict(outside.answers),
+        "totals": world.totals,
         "reported": {
-            f"{who} {meter}": str(n) for (who, meter), n in world.standin.meter_totals().items()
+            f"{who} {meter}": str(n) for (who, meter), n in outside.stripe.meter_totals().items()
         },
     }
     return json.dumps(numbers, indent=1)

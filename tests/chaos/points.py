@@ -1,0 +1,96 @@
+"""The points of a worker's calls, and what its jobs are made of."""
+
+import inspect
+import os
+import signal
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from typing import Any
+
+from sidecar.outbound.postgres.pool import Pool
+from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.keys import Keyspace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """
+    What a worker does, and at which visit of which point it dies.
+
+    `ahead` is how far its clock is before the machine's: periods end and invoices fall due by it.
+    """
+
+    job: str
+    owner: str
+    point: str = ""
+    nth: int = 1
+    redis_url: str
+    dsn: str
+    stripe_url: str
+    paystack_url: str
+    policies: str
+    ahead: timedelta
+
+
+class Points:
+    """Counts the points that a worker comes by, and ends it at one of them."""
+
+    def __init__(self, task: Task, answers: Connection) -> None:
+        self.seen: Counter[str] = Counter()
+        self._task = task
+        self._answers = answers
+
+    def reach(self, name: str, port: Any) -> Any:
+        """The port, with a point before and after each of its calls."""
+        return _Reached(name, port, self)
+
+    def come_by(self, point: str) -> None:
+        self.seen[point] += 1
+        if point == self._task.point and self.seen[point] == self._task.nth:
+            self._answers.send(point)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Reached:
+    def __init__(self, name: str, port: Any, points: Points) -> None:
+        self._name, self._port, self._points = name, port, points
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._port, name)
+        if not inspect.iscoroutinefunction(method):
+            return method
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            self._points.come_by(f"before {self._name}.{name}")
+            answer = await method(*arguments, **options)
+            self._points.come_by(f"after {self._name}.{name}")
+            return answer
+
+        return call
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What a job is made of."""
+
+    task: Task
+    points: Points
+    connection: RedisConnection
+    keyspace: Keyspace
+    pool: Pool
+
+    @property
+    def clock(self) -> "AheadClock":
+        return AheadClock(self.task.ahead)
+
+
+@dataclass(frozen=True, slots=True)
+class AheadClock:
+    """The machine's clock, moved."""
+
+    ahead: timedelta
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
