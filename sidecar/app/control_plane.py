@@ -89,6 +89,17 @@ class ControlPlane:
             clock=plane.clock,
             pool=pool,
         )
+        self._make_billing(accounts, live)
+        plane.foresight.use_postgres(pool)
+        self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
+        self.reconcile_runs = PostgresReconcileRuns(pool)
+        self.ledger_roots = PostgresLedgerRoots(pool, LedgerRootKeys(plane.secrets.ring))
+        if plane.settings.has(Role.SETTLEMENT):
+            self._make_settlement()
+
+    def _make_billing(self, accounts: PostgresAccounts, live: RedisLiveAccounts) -> None:
+        """From settled usage to payments: reports, invoices, webhooks in, and who is told of it."""
+        plane, pool, stack, owner = self._plane, self._pool, self._stack, self._owner
         self.notices = make_notices(
             plane.settings, stack, pool=pool, clock=plane.clock, owner=owner
         )
@@ -129,12 +140,6 @@ class ControlPlane:
             report_errors=self.reports.use_cases.settlements,
             news=self.providers.collections,
         )
-        plane.foresight.use_postgres(pool)
-        self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
-        self.reconcile_runs = PostgresReconcileRuns(pool)
-        self.ledger_roots = PostgresLedgerRoots(pool, LedgerRootKeys(plane.secrets.ring))
-        if plane.settings.has(Role.SETTLEMENT):
-            self._make_settlement()
 
     @property
     def drain_shard(self) -> Callable[[int], Awaitable[int]] | None:

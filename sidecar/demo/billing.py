@@ -8,11 +8,12 @@ out from the meter events that it took in, ours from the ledger.
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from sidecar.app import Application, read_secret
 from sidecar.app.cataloguing import cataloguer_for, load_wanted
+from sidecar.app.parts import SystemClock
 from sidecar.demo.story import CUSTOMERS
 from sidecar.outbound.admin_api import AdminApi
 from sidecar.outbound.admin_invoices import InvoicesApi
@@ -116,10 +117,11 @@ def _lines(invoice: Mapping[str, Any]) -> Lines:
 
 async def _close(invoices: InvoicesApi) -> dict[str, Any]:
     """Let the running period end in a moment, and wait for its invoice."""
-    edge = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    clock = SystemClock()
+    edge = clock.now().replace(microsecond=0) + timedelta(seconds=2)
     await invoices.set_anchor(CUSTOMER, edge.isoformat())
     async with asyncio.timeout(CLOSE_SECONDS_MAX):
-        await asyncio.sleep(max(0.0, (edge - datetime.now(UTC)).total_seconds()) + 0.1)
+        await asyncio.sleep(max(0.0, (edge - clock.now()).total_seconds()) + 0.1)
         await invoices.close(CUSTOMER)
         filters = {"customer_id": CUSTOMER, "state": "closed"}
         found: list[dict[str, Any]] = []
