@@ -1,10 +1,10 @@
 """What must be true of invoices, webhooks, standings and payments, whoever died on the way."""
 
 from collections import Counter
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from chaos.outside import Outside, at_stripe
+from chaos.outside import GRACE, Outside, at_stripe
 from chaos.world import AT_STRIPE, COLLECTED, CUSTOMERS, REPORTED, World
 from fixtures.stripe_world import sdk_client
 
@@ -13,6 +13,8 @@ from sidecar.outbound.postgres.pool import Pool
 PACKAGES = {"input": 5, "output": 7}
 """Cents for each begun 500, as the plan that is invoiced has them."""
 PACKAGE_SIZE = 500
+DUE_AFTER = timedelta(days=14)
+"""From when a customer is first asked until it counts as overdue."""
 # By an event's own time, or by what settlement noted of it: never by what invoicing added up.
 USAGE = """
 SELECT coalesce(u.invoice_id, i.invoice_id) AS invoice_id, u.hold_id IS NOT NULL AS late,
@@ -164,7 +166,9 @@ async def check_inbox(world: World) -> None:
     assert all(row["done_at"] is not None for row in rows)
     left = await pool.fetch("SELECT object_key, reason FROM inbox_objects WHERE state <> 'idle'")
     assert list(left) == []
-    known = await pool.fetch("SELECT invoice_id, state FROM provider_invoices")
+    known = await pool.fetch(
+        "SELECT invoice_id, state FROM provider_invoices WHERE provider = 'stripe'"
+    )
     assert {row["invoice_id"]: row["state"] for row in known} == {
         one["id"]: one["status"] for one in outside.invoices()
     }
@@ -175,8 +179,10 @@ async def check_inbox(world: World) -> None:
 async def check_standings(world: World) -> None:
     """By the provider's invoices as they are, in the ledger's record and at the gateways."""
     found: Counter[str] = Counter()
-    for customer, _ in CUSTOMERS:
+    for customer, plan in CUSTOMERS:
         expected = world.outside.standing(customer, world.now)
+        if (customer, plan) in COLLECTED:
+            expected = await _standing_of_payer(world, customer)
         recorded = await world.pool.fetchval(
             "SELECT standing FROM standings WHERE customer_id = $1", customer
         )
@@ -186,6 +192,22 @@ async def check_standings(world: World) -> None:
         assert (recorded or "good", (live[0] or b"good").decode()) == (expected, expected), customer
         found[expected] += 1
     world.totals["standings"] = dict(found)
+
+
+async def _standing_of_payer(world: World, customer: str) -> str:
+    """By payments that were asked for and never taken, since when they were first asked for."""
+    found = "good"
+    for row in await world.pool.fetch(
+        "SELECT min(t.sent_at) AS first_at FROM collections c"
+        " JOIN collection_attempts t USING (customer_id, invoice_id)"
+        " WHERE c.customer_id = $1 AND c.state = 'failed' GROUP BY c.invoice_id",
+        customer,
+    ):
+        due = row["first_at"] + DUE_AFTER
+        if due + GRACE <= world.now:
+            return "delinquent"
+        found = "grace" if due <= world.now else found
+    return found
 
 
 async def check_collected(world: World) -> None:

@@ -222,6 +222,8 @@ class World:
             self.outside.bank.move(self.rng)
             assert not await self._run("collect")
             await self.let_time_pass()
+        # What was collected last has marked its customers' standings.
+        assert not await self._run("standing")
 
     async def run_all(self) -> None:
         """Each job once, without a death."""
