@@ -356,6 +356,25 @@ async def test_running_totals_of_prices_go_on(world, redis):
     assert await reserve(world, usage_of(later, 0), 1) == 13
 
 
+async def test_totals_of_last_month_go_on_for_usage_that_is_late(world, redis):
+    await world.customer(ADA, 10_000)
+    first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last_month = (first - timedelta(days=20)).replace(day=2)
+    hold = await world.place(ADA, 1, 100)
+    event = replace(usage_of(hold, 0), occurred_at=last_month)
+    assert await reserve(world, event, 13) == 0
+    lines = (replace(event.lines[0], meter="input", quantity=13, amount_nano=14),)
+    assert (
+        await world.capture_event(replace(event, lines=lines), hold, 14) is CaptureStatus.CAPTURED
+    )
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    later = await world.place(ADA, 2, 100)
+    assert await reserve(world, replace(usage_of(later, 0), occurred_at=last_month), 1) == 13
+    assert await reserve(world, usage_of(await world.place(ADA, 3, 100), 0), 1) == 0
+
+
 async def test_a_total_that_two_cards_carry_is_made_anew_from_the_usage_of_both(
     redis, postgres_pool
 ):

@@ -864,7 +864,8 @@ SELECT e.customer_id, e.price_version, e.model, l.meter,
     date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
 FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
 WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
-    AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 day'
+    -- Usage of last month may still be late.
+    AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
 GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
 
 -- name: ended_holds
