@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
-from sidecar import telemetry
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
 from sidecar.app.inbox import make_inbox
@@ -18,7 +17,6 @@ from sidecar.app.recovery import make_claims
 from sidecar.app.reports import make_reports
 from sidecar.app.servers import new_id
 from sidecar.app.workers import Workers
-from sidecar.domain.errors import SidecarError
 from sidecar.inbound.http.edge import AdminUseCases
 from sidecar.outbound.keyed_hashes import LedgerRootKeys
 from sidecar.outbound.postgres.accounts import PostgresAccounts
@@ -40,6 +38,7 @@ from sidecar.services.ledger_roots import DailyRoots
 from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.orphans import OrphanSettlement
 from sidecar.services.reloading import PolicyReloads
+from sidecar.services.rounds import run_rounds
 from sidecar.services.settlement import SettlementWorker
 from sidecar.services.sweeping import Sweeper
 from sidecar.services.thresholds import Thresholds
@@ -180,7 +179,7 @@ class ControlPlane:
         """Start the background work of the process's roles; settlement's once Redis is there."""
         settings, start = self._plane.settings, workers.start
         if settings.has(Role.ADMIN):
-            start("idempotency", partial(self._forget_idempotency_keys, workers))
+            start("idempotency", self._forget_idempotency_keys)
         if settings.has(Role.SETTLEMENT):
             start("sweep", self.sweeper.run, after=after)
             start("settlement", self.settlement.run, after=after)
@@ -244,13 +243,12 @@ class ControlPlane:
         )
         self.roots = DailyRoots(self.ledger_roots, plane.clock)
 
-    async def _forget_idempotency_keys(self, workers: Workers, stop: asyncio.Event) -> None:
+    async def _forget_idempotency_keys(self, stop: asyncio.Event) -> None:
         """Drop answers that have been kept long enough."""
-        keys = PostgresIdempotencyKeys(self._pool)
-        while not stop.is_set():
-            try:
-                await keys.sweep()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("idempotency").inc()
-                telemetry.get_logger().warning("idempotency_sweep_failed", error=str(error))
-            await workers.sleep(FORGET_PAUSE_SECONDS)
+        await run_rounds(
+            stop,
+            PostgresIdempotencyKeys(self._pool).sweep,
+            name="idempotency",
+            pause_seconds=FORGET_PAUSE_SECONDS,
+            event="idempotency_sweep_failed",
+        )

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
 from sidecar import telemetry
 from sidecar.app.keys import read_secret
 from sidecar.app.workers import Run
-from sidecar.domain.errors import ConfigError, SidecarError
+from sidecar.domain.errors import ConfigError
 from sidecar.inbound.http.edge import ReportUseCases
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
@@ -30,6 +30,7 @@ from sidecar.services.onboarding import Onboarding
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.report_reconciling import ReconcileTimes, ReportReconciler
 from sidecar.services.reporting import Reporter
+from sidecar.services.rounds import run_rounds
 from sidecar.services.settlements import SettlementService
 from sidecar.services.top_up_sessions import TopUpSessionService
 from sidecar.settings import Role, Settings
@@ -250,14 +251,7 @@ class _RowsWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Count until stopped."""
-        while not stop.is_set():
-            try:
-                await self._look()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("report_rows").inc()
-                telemetry.get_logger().warning("report_rows_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), WATCH_SECONDS)
+        await run_rounds(stop, self._look, name="report_rows", pause_seconds=WATCH_SECONDS)
 
     async def _look(self) -> None:
         found = await self._record.states()
