@@ -75,6 +75,7 @@ soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered u
 	SIDECAR_CREDIT_EXAMPLES=3000 SIDECAR_CREDIT_SHRINK=1 $(BIN)/python -m pytest tests/property/test_hold_machine.py -q -s --timeout 7200 -p no:xdist $(ARGS)
 	SIDECAR_CREDIT_STATES=100000 $(BIN)/python -m pytest tests/property/test_credit_orders.py -q -s --timeout 1800 -p no:xdist $(ARGS)
 	SIDECAR_LOSS_SEQUENCES=1000 $(BIN)/python -m pytest tests/property/test_loss_machine.py -q -p no:xdist $(ARGS)
+	SIDECAR_WEBHOOK_SHUFFLES=20000 $(BIN)/python -m pytest tests/property/test_webhook_shuffles.py -q -p no:xdist $(ARGS)
 	SIDECAR_LOSS_ORDERS=2000 $(BIN)/python -m pytest tests/property/test_loss_orders.py -q -p no:xdist $(ARGS)
 	SIDECAR_BURST_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_burst.py -q -s -p no:xdist $(ARGS)
 	SIDECAR_REPLAY_DECISIONS=100000 $(BIN)/python -m pytest tests/unit/test_replay_world.py -q -s -p no:xdist $(ARGS)
