@@ -20,12 +20,14 @@ class Task:
     What a worker does, and at which visit of which point it dies.
 
     `ahead` is how far its clock is before the machine's: periods end and invoices fall due by it.
+    With `settle_first` it brings what gateways took to the ledger before it begins.
     """
 
     job: str
     owner: str
     point: str = ""
     nth: int = 1
+    settle_first: bool = False
     redis_url: str
     dsn: str
     stripe_url: str

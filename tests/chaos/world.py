@@ -43,9 +43,16 @@ CUSTOMERS = AT_STRIPE + COLLECTED
 REPORTED = ("input", "output")
 TOKENS_MAX = 900
 EVENTS_A_ROUND = 6
-JOB_SECONDS_MAX = 60.0
+JOB_SECONDS_MAX = 120.0
+SIDE_BY_SIDE = (1, 2, 2, 3)
+"""Workers that live at the same time."""
+AFTER_SETTLING = ("report", "invoice")
 SETTLED_FIRST = 0.7
 AT_ANY_MOMENT = 0.25
+ANY_MOMENT_SECONDS = 0.25
+UNKILLED_FIRST = 0.3
+COMMON = 3
+"""A point that so many workers came by must have killed one in a long run."""
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
 MEANWHILE_SECONDS = 0.3
@@ -72,6 +79,8 @@ class Tally:
     """What a run came to."""
 
     kills: Counter[str] = field(default_factory=Counter)
+    tries: Counter[str] = field(default_factory=Counter)
+    """How often somebody was to die at a point."""
     unfinished: int = 0
     finished: int = 0
     repeats: int = 0
@@ -94,6 +103,7 @@ class World:
         self._policy_folder = policies
         self._redis_url, self._dsn = urls
         self.points: dict[str, Counter[str]] = {job: Counter() for job in JOBS}
+        """How many workers came by each point, of those that came to their end."""
         self._owners = iter(range(10**9))
         self._processes = multiprocessing.get_context("forkserver")
         self._processes.set_forkserver_preload(["chaos.doomed"])
@@ -161,27 +171,45 @@ class World:
         if self.rng.random() < 0.5:
             await self.outside.stripe.deliver()
 
-    async def kill_one(self) -> None:
-        """A worker begins a job, and dies at a point of it or at any moment."""
-        (job,) = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        if job in ("report", "invoice") and self.rng.random() < SETTLED_FIRST:
-            await self._run("settle")
-            await self.let_time_pass()
-        point, nth, kill_after = self._least_killed(job), self.rng.choice([1, 1, 2, 3]), 0.0
-        if self.rng.random() < AT_ANY_MOMENT:
-            # Inside of a call, too: of a transaction, of an answer that is being read.
-            point, kill_after = "", self.rng.uniform(0.0, 0.15)
-        died, _ = await asyncio.gather(
-            self._run(job, point, nth, kill_after=kill_after), self._meanwhile()
-        )
-        if died:
-            self.tally.kills[f"{job}: {died}"] += 1
-            if job in ("webhooks", "standing"):
-                await self._check_shown()
-        else:
-            self.tally.finished += 1
+    async def kill_some(self) -> None:
+        """Some workers begin a job each, and die at a point of it or at any moment."""
+        jobs = [self._next_job() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
+        deaths = [self._kill(job) for job in jobs]
+        died, _ = await asyncio.gather(asyncio.gather(*deaths), self._meanwhile())
+        if any(dead and job in ("webhooks", "standing") for job, dead in zip(jobs, died)):
+            await self._check_shown()
         self.ahead += timedelta(days=self.rng.uniform(0, DAYS_A_STEP))
         await self.let_time_pass()
+
+    def _next_job(self) -> str:
+        unkilled = [job for job, _ in self.unkilled()]
+        if unkilled and self.rng.random() < UNKILLED_FIRST:
+            return self.rng.choice(unkilled)
+        (job,) = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
+        return job
+
+    def unkilled(self) -> list[tuple[str, str]]:
+        """Points that several workers came by and at which nobody has died."""
+        return [
+            (job, point)
+            for job, seen in self.points.items()
+            for point, lives in seen.items()
+            if lives >= COMMON and not self.tally.kills[f"{job}: {point}"]
+        ]
+
+    async def _kill(self, job: str) -> bool:
+        """Whether it died before it came to its end."""
+        point, nth, kill_after = self._least_tried(job), self.rng.choice([1, 1, 2, 3]), 0.0
+        if self.rng.random() < AT_ANY_MOMENT:
+            # Inside of a call, too: of a transaction, of an answer that is being read.
+            point, kill_after = "", self.rng.uniform(0.0, ANY_MOMENT_SECONDS)
+        settles = job in AFTER_SETTLING and self.rng.random() < SETTLED_FIRST
+        died = await self._run(job, point, nth, kill_after=kill_after, settle_first=settles)
+        if died:
+            self.tally.kills[f"{job}: {died}"] += 1
+        else:
+            self.tally.finished += 1
+        return bool(died)
 
     async def _check_shown(self) -> None:
         """Whoever looks next shows what the dead has only written down."""
@@ -201,11 +229,13 @@ class World:
         await asyncio.sleep(self.rng.uniform(0.0, MEANWHILE_SECONDS))
         await self.go_on_outside()
 
-    def _least_killed(self, job: str) -> str:
-        """Of the points that a job was seen to come by, one where fewest died."""
+    def _least_tried(self, job: str) -> str:
+        """Of the points that a job was seen to come by, one where fewest were to die."""
         points = list(self.points[job]) or ["before nothing is known"]
         self.rng.shuffle(points)
-        return min(points, key=lambda point: self.tally.kills[f"{job}: {point}"])
+        point = min(points, key=lambda name: self.tally.tries[f"{job}: {name}"])
+        self.tally.tries[f"{job}: {point}"] += 1
+        return point
 
     async def finish(self) -> None:
         """Without faults or deaths, until nobody has anything left to do."""
@@ -232,7 +262,13 @@ class World:
             await self.let_time_pass()
 
     async def _run(
-        self, job: str, point: str = "", nth: int = 1, *, kill_after: float = 0.0
+        self,
+        job: str,
+        point: str = "",
+        nth: int = 1,
+        *,
+        kill_after: float = 0.0,
+        settle_first: bool = False,
     ) -> str:
         """Where the worker died; empty if it came to its end."""
         task = Task(
@@ -240,6 +276,7 @@ class World:
             owner=f"worker-{next(self._owners)}",
             point=point,
             nth=nth,
+            settle_first=settle_first,
             redis_url=self._redis_url,
             dsn=self._dsn,
             stripe_url=self.outside.stripe_url,
@@ -249,13 +286,14 @@ class World:
         )
         ours, theirs = self._processes.Pipe(duplex=False)
         process = self._processes.Process(target=run, args=(task, theirs), daemon=True)
-        await asyncio.to_thread(process.start)
+        # Never in threads: what starts and what waits read from the same descriptors.
+        process.start()
         theirs.close()
-        if kill_after:
-            await asyncio.to_thread(process.join, kill_after)
+        if kill_after and not await _has_ended(process, kill_after):
             process.kill()
-        await asyncio.to_thread(process.join, JOB_SECONDS_MAX)
-        assert process.exitcode is not None, f"{job} did not end"
+        if not await _has_ended(process, JOB_SECONDS_MAX):
+            process.kill()
+            raise AssertionError(f"{job} did not end")
         answer: str | Counter[str] = "at any moment"
         with suppress(EOFError):
             answer = ours.recv() if ours.poll() else answer
@@ -265,7 +303,7 @@ class World:
         assert process.exitcode in (0, 1), process.exitcode
         if process.exitcode == 0:
             assert isinstance(answer, Counter)
-            self.points[job] |= answer
+            self.points[job].update(answer.keys())
         else:
             self.tally.unfinished += 1
         return ""
@@ -287,6 +325,20 @@ class World:
     def expected(self, customer: str, plan: str) -> Bill:
         """What a customer owes, by Decimal and from the usage alone."""
         return bill(plan, [sent for sent in self.sent if sent.customer == customer])
+
+
+async def _has_ended(process: Any, seconds: float) -> bool:
+    """Whether a process ends in that time."""
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(process.sentinel, ended.set)
+    try:
+        await asyncio.wait_for(ended.wait(), seconds)
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(process.sentinel)
+    process.join()
+    return True
 
 
 @contextmanager
