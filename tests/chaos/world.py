@@ -176,7 +176,7 @@ class World:
         jobs = [self._next_job() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
         deaths = [self._kill(job) for job in jobs]
         died, _ = await asyncio.gather(asyncio.gather(*deaths), self._meanwhile())
-        if any(dead and job in ("webhooks", "standing") for job, dead in zip(jobs, died)):
+        if any(dead and job in ("webhooks", "standing") for job, dead in zip(jobs, died, strict=True)):
             await self._check_shown()
         self.ahead += timedelta(days=self.rng.uniform(0, DAYS_A_STEP))
         await self.let_time_pass()

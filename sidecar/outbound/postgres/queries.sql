@@ -406,13 +406,15 @@ ORDER BY k.chain
 
 -- name: settled_customers
 -- Those whose account at the provider is still to come have ''; whoever is marked as a test, or was
--- erased, is never reported.
+-- erased, is never reported, and nobody waits for an account whose invoices a provider collects.
 SELECT c.customer_id, c.currency,
     CASE WHEN c.labels ->> 'test' = 'true' THEN NULL
         -- Whoever else is told of quantities knows our customers by our ids.
         WHEN $3 <> 'stripe' THEN c.customer_id
         WHEN c.stripe_customer_id IS NOT NULL THEN c.stripe_customer_id
-        WHEN $2 AND p.state IS DISTINCT FROM 'ended' THEN '' END AS account_id,
+        WHEN $2 AND p.state IS DISTINCT FROM 'ended' AND NOT EXISTS (
+            SELECT FROM payers r WHERE r.customer_id = c.customer_id AND r.collect)
+            THEN '' END AS account_id,
     -- Read under the lock of the shard's row, under which it is moved.
     i.closed_until
 FROM customers c

@@ -296,6 +296,7 @@ SELECT used FROM provider_reads
 WHERE provider = $1 AND month = date_trunc('month', now(), 'UTC')::date
 
 -- name: enlist_customers
+-- Not those whose invoices a provider collects: an account that meters their usage would end that.
 INSERT INTO provider_customers (customer_id, provider, next_attempt_at)
 SELECT c.customer_id, $1, now()
 FROM customers c
@@ -303,6 +304,7 @@ WHERE c.stripe_customer_id IS NULL AND c.labels ->> 'test' IS DISTINCT FROM 'tru
     AND NOT EXISTS (
         SELECT FROM provider_customers p
         WHERE p.customer_id = c.customer_id AND p.provider = $1)
+    AND NOT EXISTS (SELECT FROM payers p WHERE p.customer_id = c.customer_id AND p.collect)
 ORDER BY c.customer_id LIMIT $2
 ON CONFLICT (customer_id, provider) DO NOTHING
 RETURNING customer_id
