@@ -1,17 +1,12 @@
 """
-Payments for credit: given once for each payment, taken back when the money goes.
+Payments for credit: given once for each payment; see `credit_returns` for money that goes back.
 
 Everything is named after the payment, a refund or a dispute: a repeat is known by that name, in
-whatever order webhooks come. A refund at the provider is a fact: what of it is spent by now is
-taken all the same, and leaves a deficit.
+whatever order webhooks come.
 """
 
-from collections.abc import Mapping
-
-from sidecar.domain.errors import Conflict, InvalidInput
-from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.minor_units import from_minor
-from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
+from sidecar.services.credit_returns import TAKEN_STATUS, CreditReturns, GivenCredit
 from sidecar.services.credits import TOP_UP_PREFIX, CreditService
 from sidecar.services.inbox_ports import (
     Handled,
@@ -31,9 +26,6 @@ TOP_UP_KEY = "sidecar_top_up"
 """Of metadata: it marks a payment for credit. Its value is the reference to give it under."""
 CUSTOMER_KEY = "sidecar_customer"
 """Of metadata: whose credit it is, where the provider has no customer for it."""
-TAKEN_STATUS = "succeeded"
-GONE_STATUSES = frozenset({"failed", "canceled"})
-_PAGE = 500
 
 
 async def find_customer(
@@ -57,7 +49,7 @@ class PaymentHandler:
         """Wire the port, and credit's services."""
         self._records = records
         self._credit = credit
-        self._withdrawals = withdrawals
+        self._returns = CreditReturns(credit, withdrawals)
 
     async def handle(self, provider: str, found: FetchedPayment) -> Handled:
         """
@@ -152,123 +144,14 @@ class PaymentHandler:
             currency=found.currency,
             reference=reference,
         )
-        taken = _Taken(
+        given = GivenCredit(
             customer_id=customer.customer_id,
             currency=found.currency,
             grant_id=f"{TOP_UP_PREFIX}{reference}",
             amount_nano=amount_nano,
             amount_minor=found.amount_minor,
         )
-        return reference, await self._take_back(provider, found, taken)
-
-    async def _take_back(self, provider: str, found: FetchedPayment, taken: "_Taken") -> str:
-        known: Mapping[str, Withdrawal] | None = None
-        for refund in found.refunds:
-            name = f"{provider}:{refund.refund_id}"
-            if refund.status == TAKEN_STATUS:
-                await self._refund(taken.withdrawal(name, refund.amount_minor, "refund"))
-            elif refund.status in GONE_STATUSES:
-                known = known or await self._known(taken)
-                await self._give_back(known, name, taken)
-        for dispute in found.disputes:
-            name = f"{provider}:{dispute.dispute_id}"
-            if dispute.taken:
-                withdrawal = taken.withdrawal(name, dispute.amount_minor, "dispute")
-                try:
-                    await self._withdrawals.withdraw(withdrawal)
-                except Conflict:
-                    # More than is left of what was given: refunded before, for instance.
-                    return "dispute_beyond_credit"
-            elif dispute.won:
-                known = known or await self._known(taken)
-                await self._give_back(known, name, taken)
-        return ""
-
-    async def _refund(self, withdrawal: Withdrawal) -> None:
-        """What is free goes back as a refund; if part of it is spent, all of it as a reversal."""
-        try:
-            await self._withdrawals.withdraw(
-                Withdrawal(
-                    withdrawal_id=withdrawal.withdrawal_id,
-                    customer_id=withdrawal.customer_id,
-                    grant_id=withdrawal.grant_id,
-                    kind=WithdrawalKind.REFUND,
-                    amount_nano=withdrawal.amount_nano,
-                    reason=withdrawal.reason,
-                )
-            )
-        except Conflict:
-            spent = f"{withdrawal.withdrawal_id}:spent"
-            await self._withdrawals.withdraw(
-                Withdrawal(
-                    withdrawal_id=spent,
-                    customer_id=withdrawal.customer_id,
-                    grant_id=withdrawal.grant_id,
-                    kind=WithdrawalKind.DISPUTE,
-                    amount_nano=withdrawal.amount_nano,
-                    reason=withdrawal.reason,
-                )
-            )
-
-    async def _known(self, taken: "_Taken") -> Mapping[str, Withdrawal]:
-        """What has been taken back of the grant so far, by name."""
-        found: dict[str, Withdrawal] = {}
-        after = ""
-        while page := await self._withdrawals.list(taken.customer_id, after=after, limit=_PAGE):
-            found |= {
-                one.withdrawal_id: one
-                for one in page
-                if one.grant_id == taken.grant_id and one.state is WithdrawalState.APPLIED
-            }
-            after = page[-1].withdrawal_id
-        return found
-
-    async def _give_back(self, known: Mapping[str, Withdrawal], name: str, taken: "_Taken") -> None:
-        """The money came back to us: a dispute was won, or a refund did not reach the customer."""
-        withdrawal = known.get(name) or known.get(f"{name}:spent")
-        if withdrawal is None or withdrawal.withdrawn_nano == 0:
-            return
-        await self._credit.create_grant(
-            Grant(
-                grant_id=f"back:{name}",
-                customer_id=taken.customer_id,
-                amount_nano=withdrawal.withdrawn_nano,
-                currency=taken.currency,
-            )
-        )
-
-
-class _Taken:
-    """A grant and the payment that it was given for; parts of the one are parts of the other."""
-
-    def __init__(
-        self,
-        *,
-        customer_id: str,
-        currency: str,
-        grant_id: str,
-        amount_nano: int,
-        amount_minor: int,
-    ) -> None:
-        self.customer_id = customer_id
-        self.currency = currency
-        self.grant_id = grant_id
-        self._amount_nano = amount_nano
-        self._amount_minor = amount_minor
-
-    def withdrawal(self, name: str, part_minor: int, kind: str) -> Withdrawal:
-        """As much of the credit as a part is of the payment, tax included; rounded down once."""
-        if self._amount_minor <= 0 or part_minor <= 0:
-            raise InvalidInput(f"a {kind} of nothing cannot be taken back")
-        part = min(part_minor, self._amount_minor)
-        return Withdrawal(
-            withdrawal_id=name,
-            customer_id=self.customer_id,
-            grant_id=self.grant_id,
-            kind=WithdrawalKind.DISPUTE,
-            amount_nano=self._amount_nano * part // self._amount_minor,
-            reason=f"{kind} at the provider",
-        )
+        return reference, await self._returns.follow(provider, found, given)
 
 
 def _reference(provider: str, found: FetchedPayment) -> str:

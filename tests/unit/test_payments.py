@@ -8,7 +8,9 @@ import pytest
 from fixtures.fake_provider import AWAY
 from fixtures.inbox_world import InboxWorld
 
+from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.standing import InvoiceState
+from sidecar.services.control_ports import Withdrawal
 from sidecar.services.payments import CUSTOMER_KEY, TOP_UP_KEY
 
 TEN = 10_000_000_000
@@ -133,6 +135,47 @@ async def test_a_refund_that_waits_takes_nothing_and_one_that_failed_gives_it_ba
     world.provider.refund("pi_1", "re_1", 400, status="failed")
     for _ in range(2):
         await world.deliver(3)
+    assert await available(world) == TEN
+
+
+@pytest.mark.parametrize("first", [400, 800, 1_000])
+async def test_money_that_came_back_and_goes_again_takes_the_credit_again(world, first):
+    """A refund that failed gave a grant of its own; the next one takes of both."""
+    world.provider.pay("pi_1", metadata=MARKED)
+    world.provider.refund("pi_1", "re_1", first)
+    await world.deliver()
+    world.provider.refund("pi_1", "re_1", first, status="failed")
+    await world.deliver()
+    assert await available(world) == TEN
+    world.provider.refund("pi_1", "re_2", 600)
+    for _ in range(3):
+        await world.deliver()
+    assert await available(world) == 4 * TEN // 10
+    world.provider.refund("pi_1", "re_2", 600, status="failed")
+    world.provider.dispute("pi_1", "dp_1", 1_000)
+    for _ in range(3):
+        await world.deliver()
+    assert await available(world) == 0
+    assert world.parked() == {}
+
+
+async def test_a_refund_that_failed_before_its_taking_was_finished_takes_nothing(world):
+    """Whoever takes it dies after it is intended; others would finish that, later."""
+    world.provider.pay("pi_1", metadata=MARKED)
+    await world.deliver()
+    await world.cases.record.create_withdrawal(
+        Withdrawal(
+            withdrawal_id="stripe:re_1",
+            customer_id="cus_1",
+            grant_id="top:stripe:pi_1",
+            kind=WithdrawalKind.REFUND,
+            amount_nano=4 * TEN // 10,
+            reason="refund at the provider",
+        )
+    )
+    world.provider.refund("pi_1", "re_1", 400, status="failed")
+    await world.deliver()
+    await world.cases.pending.apply_withdrawals()
     assert await available(world) == TEN
 
 
