@@ -27,7 +27,7 @@ KILLS = int(os.environ.get("SIDECAR_WEBHOOK_KILLS", "10"))
 DAY = timedelta(days=1)
 MINOR_NANO = 10_000_000
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(900 + 60 * KILLS)
 
 
 async def work_off(dsn: str, redis_url: str, stripe_url: str, last: int) -> int | None:
