@@ -4,8 +4,8 @@ from collections import Counter
 from datetime import datetime, timedelta
 from typing import Any
 
-from chaos.outside import GRACE, Outside, at_stripe
-from chaos.world import AT_STRIPE, COLLECTED, CUSTOMERS, REPORTED, World
+from chaos.outside import GRACE, Outside
+from chaos.world import COLLECTED, REPORTED, World
 from fixtures.stripe_world import sdk_client
 
 from sidecar.outbound.postgres.pool import Pool
@@ -27,6 +27,7 @@ LEFT JOIN invoices i ON u.hold_id IS NULL AND i.customer_id = e.customer_id AND 
 """
 KEPT = ("invoices", "invoice_lines", "invoice_parts", "late_usage", "ledger_entries", "inbox")
 KEPT += ("usage_events", "provider_invoices", "standings", "collections", "collection_attempts")
+KEPT += ("grants", "withdrawals", "customers", "report_windows")
 
 
 async def check_invoices(world: World) -> None:
@@ -42,7 +43,7 @@ async def check_invoices(world: World) -> None:
         == 1
     )
     await _check_parts(pool)
-    for customer, plan in CUSTOMERS:
+    for customer, plan in world.customers:
         expected = world.expected(customer, plan).nano
         lines = await pool.fetch(
             "SELECT meter, sum(amount_nano)::bigint AS amount, sum(quantity)::bigint AS quantity"
@@ -108,13 +109,11 @@ async def _check_previews(world: World) -> None:
     )
     async with sdk_client(world.outside.stripe_url) as client:
         prices = {meter: await _price(world, client, meter) for meter in REPORTED}
-        for customer, plan in AT_STRIPE:
-            if plan != "invoiced":
-                continue
+        for customer in metered_customers(world):
             for month in months:
                 told = await client.v1.invoices.create_preview_async(
                     {
-                        "customer": at_stripe(customer),
+                        "customer": world.outside.account_of(customer),
                         "subscription_details": {
                             "items": [{"price": price} for price in prices.values()],
                             "start_date": int(month.timestamp()),
@@ -156,16 +155,25 @@ async def _minor_units(pool: Pool, customer: str, month: datetime) -> dict[str, 
     return dict.fromkeys(REPORTED, 0) | {row["meter"]: row["minor"] for row in rows}
 
 
+def metered_customers(world: World) -> list[str]:
+    """Those whose quantities Stripe is told."""
+    return [
+        name for name, plan in world.users if plan == "invoiced" and (name, plan) not in COLLECTED
+    ]
+
+
 async def check_inbox(world: World) -> None:
     """Each webhook is there once and done, and what is on record is what Stripe has."""
     outside, pool = world.outside, world.pool
+    left = await pool.fetch(
+        "SELECT object_key, state, reason FROM inbox_objects WHERE state <> 'idle'"
+    )
+    assert [tuple(row) for row in left] == []
     rows = await pool.fetch("SELECT event_id, done_at FROM inbox")
     assert {row["event_id"] for row in rows} == {
         event["id"] for event in outside.stripe.snapshot_events
     }
     assert all(row["done_at"] is not None for row in rows)
-    left = await pool.fetch("SELECT object_key, reason FROM inbox_objects WHERE state <> 'idle'")
-    assert list(left) == []
     known = await pool.fetch(
         "SELECT invoice_id, state FROM provider_invoices WHERE provider = 'stripe'"
     )
@@ -179,7 +187,7 @@ async def check_inbox(world: World) -> None:
 async def check_standings(world: World) -> None:
     """By the provider's invoices as they are, in the ledger's record and at the gateways."""
     found: Counter[str] = Counter()
-    for customer, plan in CUSTOMERS:
+    for customer, plan in world.customers:
         expected = world.outside.standing(customer, world.now)
         if (customer, plan) in COLLECTED:
             expected = await _standing_of_payer(world, customer)

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import stripe
-from chaos.jobs import JOBS, SHARDS, STRIPE_KEY, settle
+from chaos.jobs import JOBS, settle
+from chaos.parts import SHARDS, STRIPE_KEY
 from chaos.points import Points, Stores, Task
 from stripe._object_classes import get_object_class
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
+from chaos.parts import SHARDS, SHORT_SECONDS, STRIPE_KEY, policies_of
 from chaos.points import Stores
+from chaos.stripe_jobs import compare, finish_credit, onboard, open_pages, top_up
 from fixtures.collecting_banks import PaystackBank
 from fixtures.collecting_parts import RULES
 from fixtures.live_store import SystemClock
@@ -41,11 +42,11 @@ from sidecar.services.settlement import SettlementWorker
 from sidecar.services.standing import PlanMap, StandingService, StandingTimer
 from sidecar.services.withdrawals import WithdrawalService
 
-SHARDS = 4
 BATCH_MAX = 20
 LEASE_SECONDS = 600
-STRIPE_KEY = "sk_test_standin"
 GRACE = timedelta(days=20)
+ENDED_PLAN = "fractions"
+"""Of customers whose subscriptions have all ended."""
 TRIES_MAX = 10_000
 """The dead count as tries, too, and here most die."""
 COLLECT_ROUNDS = 2
@@ -55,7 +56,7 @@ async def settle(stores: Stores) -> None:
     reach = stores.points.reach
     worker = SettlementWorker(
         reach("stream", RedisUsageStream(stores.connection, stores.keyspace)),
-        reach("ledger", PostgresLedger(stores.pool)),
+        reach("ledger", PostgresLedger(stores.pool, accounts_come=True)),
         reach("rate_cards", RedisRateCards(stores.connection)),
         SystemClock(),
         owner=stores.task.owner,
@@ -87,7 +88,7 @@ async def report(stores: Stores) -> None:
 async def webhooks(stores: Stores) -> None:
     """Work the inbox off; what fails waits, and is due by the time of the next worker."""
     reach = stores.points.reach
-    policies = await _policies(stores)
+    policies = await policies_of(stores)
     connection = StripeConnection(STRIPE_KEY, base_url=stores.task.stripe_url, timeout_seconds=1.0)
     accounts: Any = PostgresAccounts(stores.pool)
     live: Any = reach("live", RedisLiveAccounts(stores.connection, stores.keyspace))
@@ -98,7 +99,12 @@ async def webhooks(stores: Stores) -> None:
     )
     objects: Any = reach("stripe", StripeObjects(connection))
     handlers = ObjectHandlers(
-        objects, fetched, payments, policies, plans=PlanMap({}), report_errors=None
+        objects,
+        fetched,
+        payments,
+        policies,
+        plans=PlanMap(stores.task.plans, ended_plan=ENDED_PLAN),
+        report_errors=None,
     )
     worker = InboxWorker(
         reach("inbox", PostgresInbox(stores.pool)),
@@ -107,7 +113,7 @@ async def webhooks(stores: Stores) -> None:
         owner=stores.task.owner,
         concurrency_max=4,
         attempts_max=TRIES_MAX,
-        interval_seconds=0.01,
+        interval_seconds=SHORT_SECONDS,
         retention_days=30,
     )
     try:
@@ -119,9 +125,9 @@ async def webhooks(stores: Stores) -> None:
 
 async def standing(stores: Stores) -> None:
     """Look at whoever's time has come."""
-    standings = _standings(stores, await _policies(stores))
+    standings = _standings(stores, await policies_of(stores))
     record: Any = stores.points.reach("timer", PostgresStandings(stores.pool))
-    await StandingTimer(record, standings, stores.clock, interval_seconds=0.01).look_once()
+    await StandingTimer(record, standings, stores.clock, interval_seconds=SHORT_SECONDS).look_once()
 
 
 async def invoice(stores: Stores) -> None:
@@ -133,7 +139,7 @@ async def invoice(stores: Stores) -> None:
         book=book,
         stream=reach("stream", RedisUsageStream(stores.connection, stores.keyspace)),
         maker=InvoiceMaker(
-            record=book, cards=CardShelf(book, cards), policies=await _policies(stores)
+            record=book, cards=CardShelf(book, cards), policies=await policies_of(stores)
         ),
         clock=stores.clock,
         shard_of=stores.keyspace.shard_of,
@@ -164,12 +170,6 @@ async def collect(stores: Stores) -> None:
         await close()
 
 
-async def _policies(stores: Stores) -> PolicyHolder:
-    policies = PolicyHolder(Path(stores.task.policies))
-    await policies.load_initial()
-    return policies
-
-
 def _standings(stores: Stores, policies: PolicyHolder) -> StandingService:
     reach = stores.points.reach
     return StandingService(
@@ -179,7 +179,7 @@ def _standings(stores: Stores, policies: PolicyHolder) -> StandingService:
         policies=policies,
         clock=stores.clock,
         terms=StandingTerms(grace=GRACE),
-        plans=PlanMap({}),
+        plans=PlanMap(stores.task.plans, ended_plan=ENDED_PLAN),
     )
 
 
@@ -190,4 +190,9 @@ JOBS: dict[str, Callable[[Stores], Awaitable[None]]] = {
     "standing": standing,
     "invoice": invoice,
     "collect": collect,
+    "onboard": onboard,
+    "compare": compare,
+    "top_up": top_up,
+    "open_pages": open_pages,
+    "finish_credit": finish_credit,
 }

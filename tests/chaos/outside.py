@@ -55,6 +55,10 @@ class Outside:
         )
         self.bank = PaystackBank()
         self.stripe_url = self.paystack_url = ""
+        self.prices: dict[str, list[str]] = {}
+        """What may be subscribed to, by the plan that it gives."""
+        self.plans: dict[str, str] = {}
+        """The same the other way round."""
         self.answers: Counter[str] = Counter()
         self.drawn: Counter[Fault] = Counter()
         """Of both providers, up to the calm."""
@@ -121,6 +125,31 @@ class Outside:
     def add_customer(self, customer_id: str) -> None:
         self.stripe.add_customer(at_stripe(customer_id), card="pm_card_visa")
 
+    def add_price(self, plan: str, meter: str) -> None:
+        """A price that is paid for what was used, as the catalog would have made it."""
+        made = self.stripe.account.catalog.create_price(
+            {
+                "product_data": {"name": plan},
+                "currency": "usd",
+                "unit_amount": 1,
+                "recurring": {
+                    "interval": "month",
+                    "usage_type": "metered",
+                    "meter": self.stripe.account.meters.find(meter).id,
+                },
+                "metadata": {"sidecar_plan": plan},
+            }
+        )
+        self.prices.setdefault(plan, []).append(made["id"])
+        self.plans[made["id"]] = plan
+
+    def account_of(self, customer_id: str) -> str:
+        """Where Stripe bills a customer: as told from the start, or as was made for it."""
+        for one in self.stripe.account.customers.room.items.values():
+            if one["metadata"].get("sidecar_customer") == customer_id:
+                return str(one["id"])
+        return at_stripe(customer_id)
+
     def go_on(self, customers: list[str], now: datetime) -> None:
         """Something happens to one customer's invoice; who pays at Paystack may do so, too."""
         self.bank.move(self.rng)
@@ -170,7 +199,7 @@ class Outside:
 
     def standing(self, customer_id: str, now: datetime) -> str:
         """What a customer's invoices at Stripe come to, by the rules in docs and from there."""
-        customer, found = at_stripe(customer_id), "good"
+        customer, found = self.account_of(customer_id), "good"
         for one in self.invoices():
             if one["customer"] != customer:
                 continue
@@ -181,9 +210,14 @@ class Outside:
                 if due + GRACE <= now:
                     return "delinquent"
                 found = "grace" if due <= now else found
-        charges = self.stripe.account.payments.charges.items
+        charges = {
+            name: one
+            for name, one in self.stripe.account.payments.charges.items.items()
+            # What was paid for credit is a matter of credit.
+            if one["customer"] == customer and "sidecar_top_up" not in one["metadata"]
+        }
         disputes = self.stripe.account.disputes.room.items.values()
-        if any(is_open(one) and charges[one["charge"]]["customer"] == customer for one in disputes):
+        if any(is_open(one) and one["charge"] in charges for one in disputes):
             return "delinquent"
         return found
 

@@ -4,6 +4,7 @@ import inspect
 import os
 import signal
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -33,6 +34,10 @@ class Task:
     stripe_url: str
     paystack_url: str
     policies: str
+    plans: Mapping[str, str]
+    """From a price at Stripe to the plan that it gives."""
+    pages: tuple[tuple[str, str], ...]
+    """Customers who wait for a page to pay on, with the payment's reference."""
     ahead: timedelta
 
 

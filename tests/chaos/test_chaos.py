@@ -20,10 +20,14 @@ from chaos.billing_checks import (
     check_invoices,
     check_standings,
     contents,
+    metered_customers,
 )
-from chaos.jobs import SHARDS
-from chaos.outside import at_stripe
-from chaos.world import AT_STRIPE, CUSTOMERS, REPORTED, World, numbers_of
+from chaos.buyers import Buyers
+from chaos.losses import Losses
+from chaos.newcomers import Newcomers, Subscribers
+from chaos.parts import SHARDS
+from chaos.telling import numbers_of
+from chaos.world import REPORTED, World
 from fixtures.live_store import LiveStore, SystemClock
 from fixtures.simulation_model import write_policy
 
@@ -54,6 +58,7 @@ async def world(
     await policies.load_initial()
     world = World(Random(SEED), store, postgres_pool, (redis_url, postgres_dsn), tmp_path)
     async with world.outside.serving():
+        world.stories += [Newcomers(world), Subscribers(world), Buyers(world), Losses(world)]
         await world.open(policies)
         yield world
 
@@ -75,6 +80,8 @@ async def test_no_death_of_a_worker_loses_or_doubles_anything(
         await check_inbox(world)
         await check_standings(world)
         await check_collected(world)
+        for story in world.stories:
+            await story.check()
         before = await contents(world.pool)
         await world.run_all()
         assert await contents(world.pool) == before  # To do it all again changes nothing.
@@ -112,7 +119,7 @@ async def check_usage(world: World) -> None:
     quantities: Counter[tuple[str, str]] = Counter()
     for row in await world.pool.fetch("SELECT customer_id, meter, quantity FROM usage_lines"):
         quantities[row["customer_id"], row["meter"]] += row["quantity"]
-    for customer, plan in CUSTOMERS:
+    for customer, plan in world.customers:
         expected = world.expected(customer, plan).quantities
         assert all(quantities[customer, meter] == expected[meter] for meter in REPORTED)
     assert await world.pool.fetchval("SELECT count(*) FROM quarantine") == 0
@@ -121,10 +128,13 @@ async def check_usage(world: World) -> None:
 async def check_ledger(world: World) -> None:
     """To the nano the price of the totals, and what the live store says."""
     ledger = PostgresLedger(world.pool)
-    for customer, plan in CUSTOMERS:
+    buyers = next(story for story in world.stories if isinstance(story, Buyers))
+    for customer, plan in world.customers:
         expected = world.expected(customer, plan).total_nano
+        left = buyers.given_nano(customer) - expected
         (_, used, held, available) = await world.store.numbers(customer)
-        assert (used, held, available) == (expected, 0, -expected)
+        found = (used, held, available)
+        assert found == (expected, 0, left), await buyers.story_of(customer)
         assert await ledger.read_available(customer) == available
         revenue = await world.pool.fetchval(
             "SELECT revenue_nano FROM account_balances WHERE customer_id = $1", customer
@@ -141,10 +151,9 @@ async def check_provider(world: World) -> None:
     states = await world.pool.fetch("SELECT state, count(*) AS n FROM report_windows GROUP BY 1")
     assert {row["state"] for row in states} <= {"sent"}
     expected = {
-        (at_stripe(customer), meter): Decimal(quantity)
-        for customer, plan in AT_STRIPE
-        if plan == "invoiced"
-        for meter, quantity in world.expected(customer, plan).quantities.items()
+        (world.outside.account_of(customer), meter): Decimal(quantity)
+        for customer in metered_customers(world)
+        for meter, quantity in world.expected(customer, "invoiced").quantities.items()
         if meter in REPORTED and quantity
     }
     assert world.outside.stripe.meter_totals() == expected

@@ -1,24 +1,17 @@
 """A deployment whose workers are killed all the time, and what must be true of it all the same."""
 
 import asyncio
-import json
-import multiprocessing
-import os
-import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from multiprocessing import forkserver
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Protocol
 
-from chaos.doomed import run
 from chaos.jobs import JOBS
 from chaos.outside import Outside, at_stripe
 from chaos.points import Task
+from chaos.workers import TIME_PASSES, Workers
 from fixtures.live_store import LiveStore
 from fixtures.simulation_model import Bill, bill
 from fixtures.simulation_parts import Parts
@@ -30,7 +23,6 @@ from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.control_ports import Customer
 from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.services.metering import UsageOutcome
-from sidecar.standins.stripe_faults import Fault
 
 AT_STRIPE = [
     (f"cus_{plan}_{number}", plan)
@@ -43,23 +35,34 @@ CUSTOMERS = AT_STRIPE + COLLECTED
 REPORTED = ("input", "output")
 TOKENS_MAX = 900
 EVENTS_A_ROUND = 6
-JOB_SECONDS_MAX = 120.0
 SIDE_BY_SIDE = (1, 2, 2, 3)
 """Workers that live at the same time."""
 AFTER_SETTLING = ("report", "invoice")
 SETTLED_FIRST = 0.7
 AT_ANY_MOMENT = 0.25
 ANY_MOMENT_SECONDS = 0.25
-UNKILLED_FIRST = 0.3
+UNKILLED_FIRST = 0.5
+KILLS_IN_TURN = 500
+SHOWING = frozenset({"webhooks", "standing"})
 COMMON = 3
 """A point that so many workers came by must have killed one in a long run."""
+HOURS_LATE_MAX = 3.0
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
 MEANWHILE_SECONDS = 0.3
 LOOK_LEASE = timedelta(minutes=1)
+FIRST_AND_LAST = ("settle", "standing", "compare")
+AT_ONCE = 3
 QUIET_ROUNDS = 4
 COLLECTING_ROUNDS_MAX = 200
-WEIGHTS = {"settle": 3, "report": 3, "webhooks": 3, "standing": 1, "invoice": 3, "collect": 2}
+OPEN_COLLECTIONS = "SELECT count(*) FROM collections WHERE ended_at IS NULL"
+SENDING_ROUNDS_MAX = 12
+OPEN_COMPARISONS = """
+SELECT (SELECT count(*) FROM report_reconciliations WHERE outcome <> 'same')
+    + (SELECT count(*) FROM report_windows WHERE state <> 'sent')
+"""
+WEIGHTS = {"settle": 3, "report": 3, "webhooks": 4, "standing": 1, "invoice": 3, "collect": 2}
+WEIGHTS |= {"onboard": 2, "compare": 2, "top_up": 2, "open_pages": 1, "finish_credit": 1}
 SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
 _TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
 
@@ -86,6 +89,16 @@ class Tally:
     repeats: int = 0
 
 
+class Story(Protocol):
+    """Some more customers, what happens to them, and what must be true of them in the end."""
+
+    async def open(self) -> None: ...
+
+    async def go_on(self) -> None: ...
+
+    async def check(self) -> None: ...
+
+
 class World:
     """Gateway and providers live in this process, each worker in one of its own."""
 
@@ -102,30 +115,28 @@ class World:
         self.ahead = timedelta(0)
         self._policy_folder = policies
         self._redis_url, self._dsn = urls
+        self.reported = REPORTED
+        self.customers = list(CUSTOMERS)
+        """With their plan, who came later included."""
+        self.users = list(CUSTOMERS)
+        """Who uses what is sold."""
+        self.stories: list[Story] = []
+        self.pages: tuple[tuple[str, str], ...] = ()
+        """Whose page is to be opened, and under which reference."""
         self.points: dict[str, Counter[str]] = {job: Counter() for job in JOBS}
         """How many workers came by each point, of those that came to their end."""
         self._owners = iter(range(10**9))
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["chaos.doomed"])
-        with _importable(Path(__file__).parents[1]):
-            forkserver.ensure_running()
+        self._workers = Workers()
 
     async def open(self, policies: PolicyHolder) -> None:
         for meter in REPORTED:
             self.outside.stripe.add_meter(meter)
-        accounts = PostgresAccounts(self.pool)
         for name, plan in CUSTOMERS:
-            billed = (name, plan) in AT_STRIPE
-            customer = Customer(
-                customer_id=name,
-                plan=plan,
-                currency="USD",
-                stripe_customer_id=at_stripe(name) if billed else None,
-            )
-            await self.store.accounts.put_customer(await accounts.create_customer(customer))
-            if billed:
+            if (name, plan) in AT_STRIPE:
                 self.outside.add_customer(name)
+                await self._put(name, plan, at_stripe(name))
             else:
+                await self._put(name, plan, None)
                 await self.outside.add_payer(name, COLLECTED.index((name, plan)))
         for card in policies.loaded().policy.cards.values():
             await self.store.cards.publish(card)
@@ -133,12 +144,25 @@ class World:
             lambda port: port
         )
 
+        for story in self.stories:
+            await story.open()
+
+    async def add_customer(self, name: str, plan: str, account: str | None = None) -> None:
+        """Somebody comes."""
+        self.customers.append((name, plan))
+        await self._put(name, plan, account)
+
+    async def _put(self, name: str, plan: str, account: str | None) -> None:
+        accounts = PostgresAccounts(self.pool)
+        customer = Customer(customer_id=name, plan=plan, currency="USD", stripe_customer_id=account)
+        await self.store.accounts.put_customer(await accounts.create_customer(customer))
+
     async def use(self) -> None:
         """Some usage reaches the gateway, parts of it twice."""
         for _ in range(self.rng.randint(1, EVENTS_A_ROUND)):
-            customer, _plan = self.rng.choice(CUSTOMERS)
+            customer, _plan = self.rng.choice(self.users)
             tokens = self.rng.randint(0, TOKENS_MAX), self.rng.randint(1, TOKENS_MAX)
-            sent = Sent(customer, f"event-{len(self.sent)}", tokens, datetime.now(UTC))
+            sent = Sent(customer, f"event-{len(self.sent)}", tokens, self._some_time_ago())
             self.sent.append(sent)
             await self._send(sent)
             if self.rng.random() < 0.1:
@@ -160,6 +184,12 @@ class World:
         result = await self._metering.capture(report, SENDER)
         assert result.outcome in _TAKEN, result
 
+    def _some_time_ago(self) -> datetime:
+        """In this month, for a package is of one month."""
+        now = datetime.now(UTC)
+        month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        return max(month, now - timedelta(hours=self.rng.uniform(0, HOURS_LATE_MAX)))
+
     @property
     def now(self) -> datetime:
         """By the clock of invoices and standings."""
@@ -168,25 +198,29 @@ class World:
     async def go_on_outside(self) -> None:
         """Invoices are made, paid or disputed at Stripe, and some of the webhooks get through."""
         self.outside.go_on([name for name, _ in AT_STRIPE], self.now)
+        for story in self.stories:
+            await story.go_on()
         if self.rng.random() < 0.5:
             await self.outside.stripe.deliver()
 
     async def kill_some(self) -> None:
         """Some workers begin a job each, and die at a point of it or at any moment."""
-        jobs = [self._next_job() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
-        deaths = [self._kill(job) for job in jobs]
+        chosen = [self._next_death() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
+        deaths = [self._kill(job, point) for job, point in chosen]
         died, _ = await asyncio.gather(asyncio.gather(*deaths), self._meanwhile())
-        if any(dead and job in ("webhooks", "standing") for job, dead in zip(jobs, died, strict=True)):
+        if SHOWING & {job for (job, _), dead in zip(chosen, died, strict=True) if dead}:
             await self._check_shown()
         self.ahead += timedelta(days=self.rng.uniform(0, DAYS_A_STEP))
         await self.let_time_pass()
 
-    def _next_job(self) -> str:
-        unkilled = [job for job, _ in self.unkilled()]
-        if unkilled and self.rng.random() < UNKILLED_FIRST:
+    def _next_death(self) -> tuple[str, str]:
+        """A job and a point of it, in turn; late in a run more often one that killed nobody yet."""
+        late = self.tally.kills.total() >= KILLS_IN_TURN
+        unkilled = self.unkilled() if late and self.rng.random() < UNKILLED_FIRST else []
+        if unkilled:
             return self.rng.choice(unkilled)
         (job,) = self.rng.choices(list(WEIGHTS), list(WEIGHTS.values()))
-        return job
+        return job, self._least_tried(job)
 
     def unkilled(self) -> list[tuple[str, str]]:
         """Points that several workers came by and at which nobody has died."""
@@ -197,9 +231,9 @@ class World:
             if lives >= COMMON and not self.tally.kills[f"{job}: {point}"]
         ]
 
-    async def _kill(self, job: str) -> bool:
+    async def _kill(self, job: str, point: str) -> bool:
         """Whether it died before it came to its end."""
-        point, nth, kill_after = self._least_tried(job), self.rng.choice([1, 1, 2, 3]), 0.0
+        nth, kill_after = self.rng.choice([1, 1, 2, 3]), 0.0
         if self.rng.random() < AT_ANY_MOMENT:
             # Inside of a call, too: of a transaction, of an answer that is being read.
             point, kill_after = "", self.rng.uniform(0.0, ANY_MOMENT_SECONDS)
@@ -215,7 +249,7 @@ class World:
         """Whoever looks next shows what the dead has only written down."""
         self.ahead += LOOK_LEASE
         assert not await self._run("standing")
-        for customer, _ in CUSTOMERS:
+        for customer, _ in self.customers:
             recorded = await self.pool.fetchval(
                 "SELECT standing FROM standings WHERE customer_id = $1", customer
             )
@@ -242,24 +276,35 @@ class World:
         await self.outside.calm()
         for _ in range(QUIET_ROUNDS):
             await self.run_all()
+            await self.outside.stripe.drain()
             self.ahead += timedelta(days=32)
         for _ in range(COLLECTING_ROUNDS_MAX):
-            open_ones = await self.pool.fetchval(
-                "SELECT count(*) FROM collections WHERE ended_at IS NULL"
-            )
-            if not open_ones:
+            if not await self.pool.fetchval(OPEN_COLLECTIONS):
                 break
             self.outside.bank.move(self.rng)
-            assert not await self._run("collect")
+            await self.end("collect")
+        for _ in range(SENDING_ROUNDS_MAX):
+            if not await self.pool.fetchval(OPEN_COMPARISONS):
+                break
+            await self.end("compare", "report")
+        # What was collected or bought last has marked its customers' standings.
+        await self.end("webhooks", "standing")
+
+    async def end(self, *jobs: str) -> None:
+        """Some jobs in turn, which nobody disturbs."""
+        for job in jobs:
+            assert not await self._run(job)
             await self.let_time_pass()
-        # What was collected last has marked its customers' standings.
-        assert not await self._run("standing")
 
     async def run_all(self) -> None:
         """Each job once, without a death."""
-        for job in JOBS:
-            assert not await self._run(job)
-            await self.let_time_pass()
+        await self.end("settle")
+        jobs = [job for job in JOBS if job not in FIRST_AND_LAST]
+        for start in range(0, len(jobs), AT_ONCE):
+            died = await asyncio.gather(*map(self._run, jobs[start : start + AT_ONCE]))
+            assert not any(died)
+        await self.let_time_pass()
+        await self.end("standing", "compare")
 
     async def _run(
         self,
@@ -282,103 +327,22 @@ class World:
             stripe_url=self.outside.stripe_url,
             paystack_url=self.outside.paystack_url,
             policies=str(self._policy_folder),
+            plans=dict(self.outside.plans),
+            pages=self.pages,
             ahead=self.ahead,
         )
-        ours, theirs = self._processes.Pipe(duplex=False)
-        process = self._processes.Process(target=run, args=(task, theirs), daemon=True)
-        # Never in threads: what starts and what waits read from the same descriptors.
-        process.start()
-        theirs.close()
-        if kill_after and not await _has_ended(process, kill_after):
-            process.kill()
-        if not await _has_ended(process, JOB_SECONDS_MAX):
-            process.kill()
-            raise AssertionError(f"{job} did not end")
-        answer: str | Counter[str] = "at any moment"
-        with suppress(EOFError):
-            answer = ours.recv() if ours.poll() else answer
-        ours.close()
-        if process.exitcode == -signal.SIGKILL:
-            return answer if isinstance(answer, str) else "at its end"
-        assert process.exitcode in (0, 1), process.exitcode
-        if process.exitcode == 0:
-            assert isinstance(answer, Counter)
-            self.points[job].update(answer.keys())
-        else:
+        end = await self._workers.live(task, kill_after)
+        if end.came_by is not None:
+            self.points[job].update(end.came_by.keys())
+        elif not end.died:
             self.tally.unfinished += 1
-        return ""
+        return end.died
 
     async def let_time_pass(self) -> None:
         """Leases of the dead end, and what waits for another attempt is due."""
-        for statement in (
-            "UPDATE shards SET lease_until = now() WHERE lease_owner IS NOT NULL",
-            "UPDATE report_lanes SET lease_until = now() WHERE lease_owner IS NOT NULL",
-            "UPDATE report_windows SET next_attempt_at = now() WHERE state = 'pending'",
-            "UPDATE inbox_objects SET lease_until = '-infinity' WHERE lease_owner <> ''",
-            "UPDATE inbox_objects SET retry_at = now() WHERE state = 'pending'",
-            "UPDATE invoice_cursors SET leased_until = NULL WHERE leased_until IS NOT NULL",
-            "UPDATE invoices SET leased_until = NULL WHERE state = 'draft'",
-            "UPDATE collections SET lease_until = NULL WHERE lease_until IS NOT NULL",
-        ):
+        for statement in TIME_PASSES:
             await self.pool.execute(statement)
 
     def expected(self, customer: str, plan: str) -> Bill:
         """What a customer owes, by Decimal and from the usage alone."""
         return bill(plan, [sent for sent in self.sent if sent.customer == customer])
-
-
-async def _has_ended(process: Any, seconds: float) -> bool:
-    """Whether a process ends in that time."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(process.sentinel, ended.set)
-    try:
-        await asyncio.wait_for(ended.wait(), seconds)
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(process.sentinel)
-    process.join()
-    return True
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """A server of forks imports what its children need once, if it can find it."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
-def numbers_of(seed: int, world: World) -> str:
-    """Seed, kills by point, faults and totals, as JSON."""
-    kills, outside = world.tally.kills, world.outside
-    drawn = outside.drawn
-    requests = sum(drawn.values())
-    failed = {name.value: count for name, count in drawn.items() if name is not Fault.NONE}
-    by_job: Counter[str] = Counter()
-    for point, count in kills.items():
-        by_job[point.split(":")[0]] += count
-    numbers = {
-        "seed": seed,
-        "events": len(world.sent),
-        "repeats": world.tally.repeats,
-        "kills": sum(kills.values()),
-        "kills_by_job": dict(by_job),
-        "kills_by_point": dict(sorted(kills.items())),
-        "months": round(world.ahead.days / 30.4),
-        "requests_to_providers": requests,
-        "faults": failed,
-        "faults_percent": round(100 * sum(failed.values()) / max(1, requests)),
-        "webhooks": dict(outside.answers),
-        "totals": world.totals,
-        "reported": {
-            f"{who} {meter}": str(n) for (who, meter), n in outside.stripe.meter_totals().items()
-        },
-    }
-    return json.dumps(numbers, indent=1)
