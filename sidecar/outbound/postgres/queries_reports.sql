@@ -2,12 +2,13 @@
 
 -- name: seal_windows
 -- Rows that settlement is adding to are skipped until the next round. Stripe takes at most five
--- minutes of future, and an event must not leave its window, hence event_at's two bounds.
+-- minutes of future, and an event must not leave its window, hence event_at's two bounds; a window
+-- whose hour is still to come, by the clock of a client that is ahead, waits for it.
 -- Meters that have an instant of their own ($4, $5) go by that. Lanes are inserted in key order,
 -- so that two seals cannot wait for each other.
 WITH due AS (
     SELECT customer_id, row_id FROM report_windows
-    WHERE state = 'open' AND provider = $1
+    WHERE state = 'open' AND provider = $1 AND window_start <= now()
         AND opened_at < coalesce(($5::timestamptz[])[array_position($4::text[], meter)], $2)
     ORDER BY opened_at LIMIT $3
     FOR UPDATE SKIP LOCKED),
