@@ -30,7 +30,7 @@ from sidecar.services.withdrawals import WithdrawalService
 
 AT_ONCE = ReconcileTimes(every_seconds=3_600, lag_seconds=0, reread_seconds=0)
 """The stand-in's sums do not lag, and time is let pass between two readings by the world."""
-PAGE_NANO = 5 * 10**9
+PAGE_NANO = 600_000_000
 PAGES_READ_MAX = 10
 
 

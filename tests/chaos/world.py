@@ -50,6 +50,8 @@ HOURS_LATE_MAX = 3.0
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
 MEANWHILE_SECONDS = 0.3
+LEASES_END = 0.3
+"""How often leases end while those who hold them live."""
 LOOK_LEASE = timedelta(minutes=1)
 FIRST_AND_LAST = ("settle", "standing", "compare")
 AT_ONCE = 3
@@ -62,7 +64,7 @@ SELECT (SELECT count(*) FROM report_reconciliations WHERE outcome <> 'same')
     + (SELECT count(*) FROM report_windows WHERE state <> 'sent')
 """
 WEIGHTS = {"settle": 3, "report": 3, "webhooks": 4, "standing": 1, "invoice": 3, "collect": 2}
-WEIGHTS |= {"onboard": 2, "compare": 2, "top_up": 2, "open_pages": 1, "finish_credit": 1}
+WEIGHTS |= {"onboard": 2, "compare": 3, "top_up": 2, "open_pages": 1, "finish_credit": 1}
 SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
 _TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
 
@@ -259,9 +261,11 @@ class World:
             assert (recorded or "good") == (live or b"good").decode(), customer
 
     async def _meanwhile(self) -> None:
-        """Webhooks about what a worker may be handling just now."""
+        """Webhooks about what a worker may be handling just now; leases end that it still needs."""
         await asyncio.sleep(self.rng.uniform(0.0, MEANWHILE_SECONDS))
         await self.go_on_outside()
+        if self.rng.random() < LEASES_END:
+            await self.let_time_pass()
 
     def _least_tried(self, job: str) -> str:
         """Of the points that a job was seen to come by, one where fewest were to die."""
