@@ -67,10 +67,12 @@ async def world(
 async def test_no_death_of_a_worker_loses_or_doubles_anything(
     world: World, capsys: pytest.CaptureFixture[str]
 ):
+    told = 0
     try:
         while world.tally.kills.total() < KILLS or is_to_go_on(world):
             await world.use()
             await world.kill_some()
+            told = tell(told, world, capsys)
         unkilled = world.unkilled()
         await world.finish()
         await check_usage(world)
@@ -93,6 +95,15 @@ async def test_no_death_of_a_worker_loses_or_doubles_anything(
         raise
     with capsys.disabled():
         print(f"\n{numbers_of(SEED, world)}")  # noqa: T201
+
+
+def tell(told: int, world: World, capsys: pytest.CaptureFixture[str]) -> int:
+    """How far a long run has come, for whoever waits for it."""
+    hundreds = world.tally.kills.total() // 100
+    if hundreds > told:
+        with capsys.disabled():
+            print(f"{world.tally.kills.total()} kills, {len(world.unkilled())} points to go")  # noqa: T201
+    return hundreds
 
 
 def is_to_go_on(world: World) -> bool:

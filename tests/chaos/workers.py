@@ -1,19 +1,12 @@
 """Processes of workers: how they begin and end, and what waits for others after their death."""
 
-import asyncio
-import multiprocessing
-import os
 import signal
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
-from pathlib import Path
-from typing import Any
 
 from chaos.doomed import run
 from chaos.points import Task
+from fixtures.forks import Forks
 
 JOB_SECONDS_MAX = 120.0
 TIME_PASSES = (
@@ -48,59 +41,23 @@ class Workers:
     """Forks of one process that has imported everything."""
 
     def __init__(self) -> None:
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(["chaos.doomed"])
-        with _importable(Path(__file__).parents[1]):
-            forkserver.ensure_running()
+        self._forks = Forks("chaos.doomed")
 
     async def live(self, task: Task, kill_after: float) -> End:
         """One worker's life; it is killed after so many seconds, if that is not 0."""
-        ours, theirs = self._processes.Pipe(duplex=False)
-        process = self._processes.Process(target=run, args=(task, theirs), daemon=True)
-        # Never in threads: what starts and what waits read from the same descriptors.
-        process.start()
-        theirs.close()
-        if kill_after and not await _has_ended(process, kill_after):
-            process.kill()
-        if not await _has_ended(process, JOB_SECONDS_MAX):
-            process.kill()
+        worker = self._forks.start(run, task)
+        if kill_after and not await worker.has_ended(kill_after):
+            worker.kill()
+        if not await worker.has_ended(JOB_SECONDS_MAX):
+            worker.kill()
             raise AssertionError(f"{task.job} did not end")
-        answer: str | Counter[str] = "at any moment"
-        with suppress(EOFError):
-            answer = ours.recv() if ours.poll() else answer
-        ours.close()
-        if process.exitcode == -signal.SIGKILL:
-            return End(died=answer if isinstance(answer, str) else "at its end")
-        assert process.exitcode in (0, 1), process.exitcode
-        if process.exitcode == 1:
+        answer = worker.take_answer()
+        if worker.exit_code == -signal.SIGKILL:
+            if isinstance(answer, str):
+                return End(died=answer)
+            return End(died="at any moment" if answer is None else "at its end")
+        assert worker.exit_code in (0, 1), worker.exit_code
+        if worker.exit_code == 1:
             return End()
         assert isinstance(answer, Counter)
         return End(came_by=answer)
-
-
-async def _has_ended(process: Any, seconds: float) -> bool:
-    """Whether a process ends in that time."""
-    loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(process.sentinel, ended.set)
-    try:
-        await asyncio.wait_for(ended.wait(), seconds)
-    except TimeoutError:
-        return False
-    finally:
-        loop.remove_reader(process.sentinel)
-    process.join()
-    return True
-
-
-@contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """A server of forks imports what its children need once, if it can find it."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(folder), before)))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before

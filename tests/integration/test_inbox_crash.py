@@ -1,16 +1,16 @@
 """SIGKILL at each step of handling webhooks: nothing lost, nothing twice, on real stores."""
 
-import asyncio
 import os
 import random
 import signal
 import sys
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from fixtures.fake_provider import CUSTOMER, FakeProvider
 from fixtures.fake_stripe import FakeStripe, serving
+from fixtures.forks import Forks
+from fixtures.inbox_process import live
 from fixtures.live_store import LiveStore
 from fixtures.memory_store import MemoryClock
 
@@ -21,36 +21,27 @@ from sidecar.outbound.postgres.inbox import PostgresInbox
 from sidecar.services.control_ports import Customer
 from sidecar.services.payments import TOP_UP_KEY
 
-ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("SIDECAR_WEBHOOK_KILLS", "10"))
 """How many of the steps are killed at; all of them if there are no more."""
+LIFE_SECONDS_MAX = 120.0
 DAY = timedelta(days=1)
 MINOR_NANO = 10_000_000
 
 pytestmark = pytest.mark.timeout(900 + 60 * KILLS)
 
 
-async def work_off(dsn: str, redis_url: str, stripe_url: str, last: int) -> int | None:
+async def work_off(forks: Forks, where: tuple[str, str, str], last: int) -> int | None:
     """A worker process that dies at a step; how many steps it took, None if it died."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(ROOT / "tests" / "fixtures" / "inbox_process.py")),
-        *(dsn, redis_url, stripe_url, str(last)),
-        env=os.environ | {"PYTHONPATH": paths},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(120):
-            out, err = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode == -signal.SIGKILL:
+    process = forks.start(live, *where, last)
+    if not await process.has_ended(LIFE_SECONDS_MAX):
+        process.kill()
+        raise AssertionError("it did not end")
+    answer = process.take_answer()
+    if process.exit_code == -signal.SIGKILL:
         return None
-    assert process.returncode == 0, err.decode()[-3_000:]
-    return int(out)
+    assert process.exit_code == 0
+    assert isinstance(answer, int)
+    return answer
 
 
 class Life:
@@ -110,6 +101,7 @@ async def test_a_worker_that_is_killed_at_any_step_loses_nothing_and_does_nothin
     provider = FakeProvider(MemoryClock(SystemClock().now()))
     accounts, inbox = PostgresAccounts(postgres_pool), PostgresInbox(postgres_pool)
     store = await LiveStore.open(redis_url)
+    forks = Forks("fixtures.inbox_process")
     async with serving(FakeStripe(provider)) as stripe_url:
         where = (postgres_dsn, redis_url, stripe_url)
 
@@ -119,21 +111,21 @@ async def test_a_worker_that_is_killed_at_any_step_loses_nothing_and_does_nothin
             return life
 
         whole = await begin(0)
-        steps = await work_off(*where, 0)
+        steps = await work_off(forks, where, 0)
         assert steps is not None
         await whole.check(accounts, store, postgres_pool)
         assert steps > 40
         chosen = random.Random(seed).sample(range(1, steps + 1), min(KILLS, steps))
         for number, last in enumerate(chosen, start=1):
             life = await begin(number)
-            assert await work_off(*where, last) is None, (seed, last)
+            assert await work_off(forks, where, last) is None, (seed, last)
             await postgres_pool.execute(  # The leases of whoever died run out.
                 "UPDATE inbox_objects SET lease_until = '-infinity'"
             )
             await postgres_pool.execute(
                 "UPDATE standing_looks SET look_at = '-infinity' WHERE look_at IS NOT NULL"
             )
-            assert await work_off(*where, 0) is not None
+            assert await work_off(forks, where, 0) is not None
             try:
                 await life.check(accounts, store, postgres_pool)
             except AssertionError as error:
