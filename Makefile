@@ -66,9 +66,10 @@ bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on thi
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)
 
-chaos: $(STAMP)  ## Kill 1,000 workers at every point of settling, reporting, webhooks, standings, invoices and collecting, and 300 that collect by each provider, with providers that fail 30 % of the time
+chaos: $(STAMP)  ## Kill 1,000 workers at every point of eleven jobs, from settling to top-ups, and 300 that collect by each provider, with providers that fail 30 % of the time; and one at each step of a webhook
 	SIDECAR_CHAOS_KILLS=1000 $(BIN)/python -m pytest tests/chaos -q -s -p no:xdist $(ARGS)
 	SIDECAR_COLLECT_INVOICES=100 SIDECAR_COLLECT_KILLS=100 $(BIN)/python -m pytest tests/integration/test_collecting_deaths.py -q --timeout 3600 -p no:xdist $(ARGS)
+	SIDECAR_WEBHOOK_KILLS=1000 $(BIN)/python -m pytest tests/integration/test_inbox_crash.py -q -s -p no:xdist $(ARGS)
 
 soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; all orders of credit; losses of the store; bursts; replay 100,000 decisions
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)

@@ -17,7 +17,9 @@ BUYERS = {
 TOP_UP = "sidecar_top_up"
 MINOR_NANO = 10_000_000
 WANTED_MAX = 3
-ACTS = {"want": 2, "pay": 3, "refund": 2, "fail": 1, "dispute": 1, "close": 2, "rest": 3}
+ACTS = {"want": 4, "pay": 4, "refund": 2, "fail": 1, "dispute": 1, "close": 2, "rest": 1}
+USES = 3
+"""Times as often as others, so that credit runs out."""
 
 
 class Buyers:
@@ -34,7 +36,7 @@ class Buyers:
         for name, rule in BUYERS.items():
             world.outside.add_customer(name)
             await world.add_customer(name, PLAN, at_stripe(name))
-            world.users.append((name, PLAN))
+            world.users += [(name, PLAN)] * USES
             await rules.put_rule(name, rule)
 
     async def go_on(self) -> None:

@@ -64,7 +64,7 @@ SELECT (SELECT count(*) FROM report_reconciliations WHERE outcome <> 'same')
     + (SELECT count(*) FROM report_windows WHERE state <> 'sent')
 """
 WEIGHTS = {"settle": 3, "report": 3, "webhooks": 4, "standing": 1, "invoice": 3, "collect": 2}
-WEIGHTS |= {"onboard": 2, "compare": 3, "top_up": 2, "open_pages": 1, "finish_credit": 1}
+WEIGHTS |= {"onboard": 2, "compare": 3, "top_up": 3, "open_pages": 2, "finish_credit": 1}
 SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
 _TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
 
@@ -145,7 +145,6 @@ class World:
         self._metering = Parts(self.rng, self.store, self.pool, policies).metering(
             lambda port: port
         )
-
         for story in self.stories:
             await story.open()
 
