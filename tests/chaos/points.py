@@ -18,7 +18,7 @@ from sidecar.outbound.redis.keys import Keyspace
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """
-    What a worker does, and at which visit of which point it dies.
+    What a worker does, and at which visit of which point it dies, or stands still until it is told.
 
     `ahead` is how far its clock is before the machine's: periods end and invoices fall due by it.
     With `settle_first` it brings what gateways took to the ledger before it begins.
@@ -28,6 +28,7 @@ class Task:
     owner: str
     point: str = ""
     nth: int = 1
+    stands_still: bool = False
     settle_first: bool = False
     redis_url: str
     dsn: str
@@ -57,7 +58,8 @@ class Points:
         self.seen[point] += 1
         if point == self._task.point and self.seen[point] == self._task.nth:
             self._answers.send(point)
-            os.kill(os.getpid(), signal.SIGKILL)
+            stops = self._task.stands_still
+            os.kill(os.getpid(), signal.SIGSTOP if stops else signal.SIGKILL)
 
 
 class _Reached:

@@ -22,6 +22,7 @@ def numbers_of(seed: int, world: World) -> str:
         "events": len(world.sent),
         "repeats": world.tally.repeats,
         "kills": sum(kills.values()),
+        "stood_still": world.tally.stood,
         "kills_by_job": dict(by_job),
         "kills_by_point": dict(sorted(kills.items())),
         "months": round(world.ahead.days / 30.4),

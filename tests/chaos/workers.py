@@ -2,11 +2,13 @@
 
 import signal
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 from chaos.doomed import run
 from chaos.points import Task
-from fixtures.forks import Forks
+from fixtures.forks import Fork, Forks
 
 JOB_SECONDS_MAX = 120.0
 TIME_PASSES = (
@@ -31,9 +33,14 @@ TIME_PASSES = (
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a worker ended: `died` says where, `came_by` what it saw if it came to its end."""
+    """
+    How a worker ended.
+
+    `died` and `stood` say where it did, `came_by` what it saw if it came to its end.
+    """
 
     died: str = ""
+    stood: str = ""
     came_by: Counter[str] | None = None
 
 
@@ -51,13 +58,37 @@ class Workers:
         if not await worker.has_ended(JOB_SECONDS_MAX):
             worker.kill()
             raise AssertionError(f"{task.job} did not end")
-        answer = worker.take_answer()
-        if worker.exit_code == -signal.SIGKILL:
-            if isinstance(answer, str):
-                return End(died=answer)
-            return End(died="at any moment" if answer is None else "at its end")
-        assert worker.exit_code in (0, 1), worker.exit_code
-        if worker.exit_code == 1:
-            return End()
-        assert isinstance(answer, Counter)
-        return End(came_by=answer)
+        return _end_of(worker)
+
+    async def outlive(self, task: Task, meanwhile: Callable[[], Awaitable[None]]) -> End:
+        """A worker that stands still at its point, as in a long pause, and then goes on."""
+        worker = self._forks.start(run, replace(task, stands_still=True))
+        stands = ""
+        if await worker.has_spoken(JOB_SECONDS_MAX):
+            answer = worker.take_answer()
+            if not isinstance(answer, str):
+                await worker.has_ended(JOB_SECONDS_MAX)
+                return _end_of(worker, answer)
+            stands = answer
+            try:
+                await meanwhile()
+            finally:
+                worker.go_on()
+        if not await worker.has_ended(JOB_SECONDS_MAX):
+            worker.kill()
+            raise AssertionError(f"{task.job} did not end after it stood {stands}")
+        return replace(_end_of(worker), stood=stands)
+
+
+def _end_of(worker: Fork, answer: Any = None) -> End:
+    answer = worker.take_answer() if answer is None else answer
+    worker.close()
+    if worker.exit_code == -signal.SIGKILL:
+        if isinstance(answer, str):
+            return End(died=answer)
+        return End(died="at any moment" if answer is None else "at its end")
+    assert worker.exit_code in (0, 1), worker.exit_code
+    if worker.exit_code == 1:
+        return End()
+    assert isinstance(answer, Counter)
+    return End(came_by=answer)

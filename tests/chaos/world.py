@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from chaos.jobs import JOBS
 from chaos.outside import Outside, at_stripe
 from chaos.points import Task
-from chaos.workers import TIME_PASSES, Workers
+from chaos.workers import TIME_PASSES, End, Workers
 from fixtures.live_store import LiveStore
 from fixtures.simulation_model import Bill, bill
 from fixtures.simulation_parts import Parts
@@ -50,6 +50,7 @@ HOURS_LATE_MAX = 3.0
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
 MEANWHILE_SECONDS = 0.3
+STANDS_STILL = 0.15
 LEASES_END = 0.3
 """How often leases end while those who hold them live."""
 LOOK_LEASE = timedelta(minutes=1)
@@ -86,6 +87,7 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
     """How often somebody was to die at a point."""
+    stood: int = 0
     unfinished: int = 0
     finished: int = 0
     repeats: int = 0
@@ -206,6 +208,9 @@ class World:
 
     async def kill_some(self) -> None:
         """Some workers begin a job each, and die at a point of it or at any moment."""
+        if self.rng.random() < STANDS_STILL:
+            await self._outlive(*self._next_death())
+            return
         chosen = [self._next_death() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
         deaths = [self._kill(job, point) for job, point in chosen]
         died, _ = await asyncio.gather(asyncio.gather(*deaths), self._meanwhile())
@@ -245,6 +250,22 @@ class World:
         else:
             self.tally.finished += 1
         return bool(died)
+
+    async def _outlive(self, job: str, point: str) -> None:
+        """A worker stands still for long; others do its work, then it goes on as if nobody had."""
+
+        async def meanwhile() -> None:
+            await self.let_time_pass()
+            await self.go_on_outside()
+            await self.outside.stripe.deliver()
+            assert not await self._run(job)
+
+        end = await self._workers.outlive(self._task(job, point), meanwhile)
+        self._note(job, end)
+        self.tally.stood += bool(end.stood)
+        await self.let_time_pass()
+        if end.stood and job in SHOWING:
+            await self._check_shown()
 
     async def _check_shown(self) -> None:
         """Whoever looks next shows what the dead has only written down."""
@@ -319,12 +340,16 @@ class World:
         settle_first: bool = False,
     ) -> str:
         """Where the worker died; empty if it came to its end."""
-        task = Task(
+        task = replace(self._task(job, point), nth=nth, settle_first=settle_first)
+        end = await self._workers.live(task, kill_after)
+        self._note(job, end)
+        return end.died
+
+    def _task(self, job: str, point: str) -> Task:
+        return Task(
             job=job,
             owner=f"worker-{next(self._owners)}",
             point=point,
-            nth=nth,
-            settle_first=settle_first,
             redis_url=self._redis_url,
             dsn=self._dsn,
             stripe_url=self.outside.stripe_url,
@@ -334,12 +359,12 @@ class World:
             pages=self.pages,
             ahead=self.ahead,
         )
-        end = await self._workers.live(task, kill_after)
+
+    def _note(self, job: str, end: End) -> None:
         if end.came_by is not None:
             self.points[job].update(end.came_by.keys())
         elif not end.died:
             self.tally.unfinished += 1
-        return end.died
 
     async def let_time_pass(self) -> None:
         """Leases of the dead end, and what waits for another attempt is due."""

@@ -37,6 +37,7 @@ async def work_off(forks: Forks, where: tuple[str, str, str], last: int) -> int 
         process.kill()
         raise AssertionError("it did not end")
     answer = process.take_answer()
+    process.close()
     if process.exit_code == -signal.SIGKILL:
         return None
     assert process.exit_code == 0
