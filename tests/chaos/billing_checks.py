@@ -168,7 +168,7 @@ async def check_inbox(world: World) -> None:
     left = await pool.fetch(
         "SELECT object_key, state, reason FROM inbox_objects WHERE state <> 'idle'"
     )
-    assert [tuple(row) for row in left] == []
+    assert not left, [tuple(row) for row in left]
     rows = await pool.fetch("SELECT event_id, done_at FROM inbox")
     assert {row["event_id"] for row in rows} == {
         event["id"] for event in outside.stripe.snapshot_events

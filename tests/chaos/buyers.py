@@ -17,6 +17,9 @@ BUYERS = {
 TOP_UP = "sidecar_top_up"
 MINOR_NANO = 10_000_000
 WANTED_MAX = 3
+GRANTS_MAX = 20
+USES_A_PAGE = 40
+"""Requests that use up what a page gives."""
 ACTS = {"want": 4, "pay": 4, "refund": 2, "fail": 1, "dispute": 1, "close": 2, "rest": 1}
 USES = 3
 """Times as often as others, so that credit runs out."""
@@ -53,10 +56,17 @@ class Buyers:
         acts[act]()
 
     def _want(self) -> None:
+        # There is room for so many grants that are not used up, and no more is given until then.
+        if len(self._charges()) + len(self._refunds()) >= self._bought_max():
+            return
         self._wanted += 1
         wanted = (self._world.rng.choice(list(BUYERS)), f"page_{self._wanted}")
         # Whose page does not come gives up in the end.
         self._world.pages = (*self._world.pages, wanted)[-WANTED_MAX:]
+
+    def _bought_max(self) -> int:
+        used = [one for one in self._world.sent if one.customer in BUYERS]
+        return GRANTS_MAX + len(used) // USES_A_PAGE
 
     def _pay(self) -> None:
         for one in list(self._account.checkout.room.items.values()):
@@ -78,6 +88,8 @@ class Buyers:
             self._stripe.close_dispute(self._world.rng.choice(mine)["id"], won=won)
 
     def _refund(self) -> None:
+        if len(self._charges()) + len(self._refunds()) >= self._bought_max():
+            return
         charges = [one for one in self._charges() if not one["disputed"] and not one["refunded"]]
         if charges:
             charge = self._world.rng.choice(charges)

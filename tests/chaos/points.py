@@ -1,5 +1,6 @@
 """The points of a worker's calls, and what its jobs are made of."""
 
+import asyncio
 import inspect
 import os
 import signal
@@ -19,6 +20,7 @@ from sidecar.outbound.redis.keys import Keyspace
 class Task:
     """
     What a worker does, and at which visit of which point it dies, or stands still until it is told.
+    With `within` that is so many seconds later, while it waits for the call's answer.
 
     `ahead` is how far its clock is before the machine's: periods end and invoices fall due by it.
     With `settle_first` it brings what gateways took to the ledger before it begins.
@@ -29,6 +31,7 @@ class Task:
     point: str = ""
     nth: int = 1
     stands_still: bool = False
+    within: float = 0.0
     settle_first: bool = False
     redis_url: str
     dsn: str
@@ -57,9 +60,17 @@ class Points:
     def come_by(self, point: str) -> None:
         self.seen[point] += 1
         if point == self._task.point and self.seen[point] == self._task.nth:
-            self._answers.send(point)
-            stops = self._task.stands_still
-            os.kill(os.getpid(), signal.SIGSTOP if stops else signal.SIGKILL)
+            if self._task.within:
+                asyncio.get_running_loop().call_later(
+                    self._task.within, self._die, point.replace("before", "in")
+                )
+            else:
+                self._die(point)
+
+    def _die(self, point: str) -> None:
+        self._answers.send(point)
+        stops = self._task.stands_still
+        os.kill(os.getpid(), signal.SIGSTOP if stops else signal.SIGKILL)
 
 
 class _Reached:

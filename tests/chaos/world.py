@@ -41,6 +41,8 @@ AFTER_SETTLING = ("report", "invoice")
 SETTLED_FIRST = 0.7
 AT_ANY_MOMENT = 0.25
 ANY_MOMENT_SECONDS = 0.25
+WITHIN = 0.4
+WITHIN_SECONDS_MAX = 0.1
 UNKILLED_FIRST = 0.5
 KILLS_IN_TURN = 500
 SHOWING = frozenset({"webhooks", "standing"})
@@ -50,7 +52,8 @@ HOURS_LATE_MAX = 3.0
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
 MEANWHILE_SECONDS = 0.3
-STANDS_STILL = 0.15
+STANDS_STILL = 0.2
+LOCKED_SECONDS_MAX = 3.0
 LEASES_END = 0.3
 """How often leases end while those who hold them live."""
 LOOK_LEASE = timedelta(minutes=1)
@@ -243,8 +246,13 @@ class World:
         if self.rng.random() < AT_ANY_MOMENT:
             # Inside of a call, too: of a transaction, of an answer that is being read.
             point, kill_after = "", self.rng.uniform(0.0, ANY_MOMENT_SECONDS)
+        within = 0.0
+        if point.startswith("before ") and self.rng.random() < WITHIN:
+            # Transactions are of several statements, most of them of few milliseconds.
+            within = WITHIN_SECONDS_MAX ** self.rng.uniform(1.0, 3.0)
         settles = job in AFTER_SETTLING and self.rng.random() < SETTLED_FIRST
-        died = await self._run(job, point, nth, kill_after=kill_after, settle_first=settles)
+        task = replace(self._task(job, point), nth=nth, within=within, settle_first=settles)
+        died = await self._live(task, kill_after)
         if died:
             self.tally.kills[f"{job}: {died}"] += 1
         else:
@@ -255,7 +263,10 @@ class World:
         """A worker stands still for long; others do its work, then it goes on as if nobody had."""
 
         async def meanwhile() -> None:
-            await self.let_time_pass()
+            try:
+                await asyncio.wait_for(self.let_time_pass(), LOCKED_SECONDS_MAX)
+            except TimeoutError:
+                return  # It stands in a transaction, and whoever needs those rows waits.
             await self.go_on_outside()
             await self.outside.stripe.deliver()
             assert not await self._run(job)
@@ -330,22 +341,17 @@ class World:
         await self.let_time_pass()
         await self.end("standing", "compare")
 
-    async def _run(
-        self,
-        job: str,
-        point: str = "",
-        nth: int = 1,
-        *,
-        kill_after: float = 0.0,
-        settle_first: bool = False,
-    ) -> str:
-        """Where the worker died; empty if it came to its end."""
-        task = replace(self._task(job, point), nth=nth, settle_first=settle_first)
+    async def _run(self, job: str) -> str:
+        """One that nobody disturbs: where it died all the same; empty if it came to its end."""
+        return await self._live(self._task(job))
+
+    async def _live(self, task: Task, kill_after: float = 0.0) -> str:
+        """Where it died; empty if it came to its end."""
         end = await self._workers.live(task, kill_after)
-        self._note(job, end)
+        self._note(task.job, end)
         return end.died
 
-    def _task(self, job: str, point: str) -> Task:
+    def _task(self, job: str, point: str = "") -> Task:
         return Task(
             job=job,
             owner=f"worker-{next(self._owners)}",
