@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from fixtures.redis_fixture import ask_redis
 from redis.exceptions import (
     AskError,
@@ -276,3 +277,20 @@ async def test_nobody_there_is_told_to_all_who_wait(tmp_path):
             *(ask(server, "PING") for _ in range(10)), return_exceptions=True
         )
         assert all(isinstance(one, OSError) for one in replies), replies
+
+
+def test_the_same_holds_on_uvloop(redis_url, redis_socket, tmp_path):
+    """Its transports are others than asyncio's."""
+    uvloop.run(test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url))
+    uvloop.run(test_it_signs_in_and_works_in_the_urls_database(redis_url, redis_socket))
+    scenarios = (
+        test_the_calls_of_one_turn_are_one_write,
+        test_a_late_reply_is_nobody_elses,
+        test_a_connection_that_is_lost_fails_who_waits_and_the_next_call_opens_another,
+        test_what_is_no_reply_reaches_nobody,
+        test_nobody_there_is_told_to_all_who_wait,
+    )
+    for number, scenario in enumerate(scenarios):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        uvloop.run(scenario(folder))
