@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from fixtures.redis_fixture import ask_redis
 from redis.exceptions import (
     AskError,
@@ -237,12 +238,17 @@ async def test_a_refusal_is_told_as_its_kind_and_the_connection_goes_on(tmp_path
 async def test_more_unanswered_calls_than_the_maximum_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "UNANSWERED_MAX", 5)
 
+    asked = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(5):
+            await reader.readuntil(b"PING\r\n")
+        asked.set()
         await reader.read()
 
     async with serving(tmp_path, serve) as url, connected(url) as server:
         waiting = [asyncio.create_task(ask(server, "PING")) for _ in range(5)]
-        await asyncio.sleep(0.01)
+        await asked.wait()
         with pytest.raises(TimeoutError):
             await ask(server, "PING")
         for task in waiting:
@@ -276,3 +282,20 @@ async def test_nobody_there_is_told_to_all_who_wait(tmp_path):
             *(ask(server, "PING") for _ in range(10)), return_exceptions=True
         )
         assert all(isinstance(one, OSError) for one in replies), replies
+
+
+def test_the_same_holds_on_uvloop(redis_url, redis_socket, tmp_path):
+    """Its transports are others than asyncio's."""
+    uvloop.run(test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url))
+    uvloop.run(test_it_signs_in_and_works_in_the_urls_database(redis_url, redis_socket))
+    scenarios = (
+        test_the_calls_of_one_turn_are_one_write,
+        test_a_late_reply_is_nobody_elses,
+        test_a_connection_that_is_lost_fails_who_waits_and_the_next_call_opens_another,
+        test_what_is_no_reply_reaches_nobody,
+        test_nobody_there_is_told_to_all_who_wait,
+    )
+    for number, scenario in enumerate(scenarios):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        uvloop.run(scenario(folder))
