@@ -54,6 +54,20 @@ DAYS_A_STEP = 3.0
 MEANWHILE_SECONDS = 0.3
 STANDS_STILL = 0.2
 LOCKED_SECONDS_MAX = 3.0
+ACTS_MEANWHILE = 6
+AT_GUARDS = 0.7
+GUARDS = [
+    ("settle", "before ledger.settle"),
+    ("report", "before outbox.finish"),
+    ("webhooks", "before inbox.finish"),
+    ("standing", "before standings.settle"),
+    ("invoice", "before book.close"),
+    ("collect", "before collections.finish"),
+    ("onboard", "before newcomers.map"),
+    ("compare", "before comparisons.put"),
+    ("top_up", "before top_ups.note_state"),
+]
+"""Where a worker is about to write what it may have no right to any more."""
 LEASES_END = 0.3
 """How often leases end while those who hold them live."""
 LOOK_LEASE = timedelta(minutes=1)
@@ -212,7 +226,8 @@ class World:
     async def kill_some(self) -> None:
         """Some workers begin a job each, and die at a point of it or at any moment."""
         if self.rng.random() < STANDS_STILL:
-            await self._outlive(*self._next_death())
+            guarded = self.rng.random() < AT_GUARDS
+            await self._outlive(*(self.rng.choice(GUARDS) if guarded else self._next_death()))
             return
         chosen = [self._next_death() for _ in range(self.rng.choice(SIDE_BY_SIDE))]
         deaths = [self._kill(job, point) for job, point in chosen]
@@ -267,7 +282,8 @@ class World:
                 await asyncio.wait_for(self.let_time_pass(), LOCKED_SECONDS_MAX)
             except TimeoutError:
                 return  # It stands in a transaction, and whoever needs those rows waits.
-            await self.go_on_outside()
+            for _ in range(ACTS_MEANWHILE):
+                await self.go_on_outside()
             await self.outside.stripe.deliver()
             assert not await self._run(job)
 

@@ -9,14 +9,13 @@ import asyncio
 import os
 import random
 import secrets
-import signal
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from fixtures.collecting_banks import BANKS
 from fixtures.collecting_parts import NANO, CollectingWorld, Fuse, Lot
+from fixtures.collecting_process import live
+from fixtures.forks import Forks
 from fixtures.invoice_tables import TABLES, close
 
 SEED = int(os.environ.get("SIDECAR_COLLECT_SEED") or secrets.randbelow(2**32))
@@ -25,7 +24,7 @@ INVOICES = int(os.environ.get("SIDECAR_COLLECT_INVOICES") or 9)
 KILLS = int(os.environ.get("SIDECAR_COLLECT_KILLS") or 4)
 CHANCE = 0.05
 CALLS = ("due", "adopt", "claim", "note_try", "collect", "finish")
-ROOT = Path(__file__).parents[2]
+BEGIN_SECONDS_MAX = 60.0
 
 
 @pytest.fixture(params=BANKS)
@@ -118,16 +117,12 @@ async def test_processes_that_are_killed(bank, world, postgres_dsn):
     # They ended this month, and the customers' providers collect since before.
     await world.pool.execute("UPDATE payers SET collect_since = '2026-01-01'")
     bank.storm(SEED)
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    forks = Forks("fixtures.collecting_process")
     for life in range(KILLS + 1):
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "fixtures.collecting_process"),
-            *(bank.provider, postgres_dsn, bank.url),
-            stdout=asyncio.subprocess.PIPE,
-            env=environment,
-        )
+        process = forks.start(live, bank.provider, postgres_dsn, bank.url)
         try:
-            assert await process.stdout.readline() == b"begins\n"
+            assert await process.has_spoken(BEGIN_SECONDS_MAX)
+            assert process.take_answer() == "begins"
             if life == KILLS:
                 bank.calm()
             for _ in range(4_000):
@@ -139,7 +134,8 @@ async def test_processes_that_are_killed(bank, world, postgres_dsn):
                 if life < KILLS and dice.random() < 0.1:
                     break
         finally:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
+            process.kill()
+            assert await process.has_ended(BEGIN_SECONDS_MAX)
+            process.close()
     states = await check(bank, world.pool, STORY)
     assert states.total() == INVOICES, STORY
