@@ -196,3 +196,18 @@ JOBS: dict[str, Callable[[Stores], Awaitable[None]]] = {
     "open_pages": open_pages,
     "finish_credit": finish_credit,
 }
+WEIGHTS = {"settle": 3, "report": 3, "webhooks": 4, "standing": 1, "invoice": 3, "collect": 2}
+WEIGHTS |= {"onboard": 2, "compare": 3, "top_up": 3, "open_pages": 2, "finish_credit": 1}
+"""How often each is done."""
+GUARDS = [
+    ("settle", "before ledger.settle"),
+    ("report", "before outbox.finish"),
+    ("webhooks", "before inbox.finish"),
+    ("standing", "before standings.settle"),
+    ("invoice", "before book.close"),
+    ("collect", "before collections.finish"),
+    ("onboard", "before newcomers.map"),
+    ("compare", "before comparisons.put"),
+    ("top_up", "before top_ups.note_state"),
+]
+"""Where a worker is about to write what it may have no right to any more."""

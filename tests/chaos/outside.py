@@ -174,6 +174,16 @@ class Outside:
             elif one["status"] == "open":
                 account.collection.mark_uncollectible(one["id"])
 
+    async def pay_what_is_looked_at(self) -> None:
+        """Invoices are paid that a worker has just fetched as open."""
+        rows = await self._pool.fetch(
+            "SELECT object_id FROM inbox_objects WHERE kind = 'invoice' AND lease_owner <> ''"
+        )
+        looked_at = {row["object_id"] for row in rows}
+        for one in self.invoices():
+            if one["id"] in looked_at and one["status"] == "open":
+                self.stripe.account.collection.pay(one["id"], {"paid_out_of_band": True})
+
     def _bill(self, customer: str, now: datetime, *, sent: bool) -> None:
         account, params = self.stripe.account, {"collection_method": "charge_automatically"}
         if sent:

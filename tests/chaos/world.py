@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
-from chaos.jobs import JOBS
+from chaos.jobs import GUARDS, JOBS, WEIGHTS
 from chaos.outside import Outside, at_stripe
 from chaos.points import Task
 from chaos.workers import TIME_PASSES, End, Workers
@@ -46,8 +46,9 @@ WITHIN_SECONDS_MAX = 0.1
 UNKILLED_FIRST = 0.5
 KILLS_IN_TURN = 500
 SHOWING = frozenset({"webhooks", "standing"})
-COMMON = 3
-"""A point that so many workers came by must have killed one in a long run."""
+COMMON = 0.05
+LIVES_MIN = 3
+"""A point that such a share of a job's workers came by must have killed one in a long run."""
 HOURS_LATE_MAX = 3.0
 DAYS_A_STEP = 3.0
 """How far the clock of invoices and standings goes at the most after each death."""
@@ -56,18 +57,6 @@ STANDS_STILL = 0.2
 LOCKED_SECONDS_MAX = 3.0
 ACTS_MEANWHILE = 6
 AT_GUARDS = 0.7
-GUARDS = [
-    ("settle", "before ledger.settle"),
-    ("report", "before outbox.finish"),
-    ("webhooks", "before inbox.finish"),
-    ("standing", "before standings.settle"),
-    ("invoice", "before book.close"),
-    ("collect", "before collections.finish"),
-    ("onboard", "before newcomers.map"),
-    ("compare", "before comparisons.put"),
-    ("top_up", "before top_ups.note_state"),
-]
-"""Where a worker is about to write what it may have no right to any more."""
 LEASES_END = 0.3
 """How often leases end while those who hold them live."""
 LOOK_LEASE = timedelta(minutes=1)
@@ -81,8 +70,6 @@ OPEN_COMPARISONS = """
 SELECT (SELECT count(*) FROM report_reconciliations WHERE outcome <> 'same')
     + (SELECT count(*) FROM report_windows WHERE state <> 'sent')
 """
-WEIGHTS = {"settle": 3, "report": 3, "webhooks": 4, "standing": 1, "invoice": 3, "collect": 2}
-WEIGHTS |= {"onboard": 2, "compare": 3, "top_up": 3, "open_pages": 2, "finish_credit": 1}
 SENDER = MeterPrincipal(name="gateway", may_send_unheld=True)
 _TAKEN = {UsageOutcome.UNHELD, UsageOutcome.DUPLICATE, UsageOutcome.CAPTURED, UsageOutcome.LATE}
 
@@ -104,6 +91,8 @@ class Tally:
     kills: Counter[str] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
     """How often somebody was to die at a point."""
+    lives: Counter[str] = field(default_factory=Counter)
+    """How many workers came to the end of a job."""
     stood: int = 0
     unfinished: int = 0
     finished: int = 0
@@ -252,17 +241,20 @@ class World:
             (job, point)
             for job, seen in self.points.items()
             for point, lives in seen.items()
-            if lives >= COMMON and not self.tally.kills[f"{job}: {point}"]
+            if lives >= max(LIVES_MIN, COMMON * self.tally.lives[job])
+            and not self.tally.kills[f"{job}: {point}"]
         ]
 
     async def _kill(self, job: str, point: str) -> bool:
         """Whether it died before it came to its end."""
-        nth, kill_after = self.rng.choice([1, 1, 2, 3]), 0.0
-        if self.rng.random() < AT_ANY_MOMENT:
+        late = self.tally.kills.total() >= KILLS_IN_TURN
+        nth, kill_after, within = self.rng.choice([1, 1, 2, 3]), 0.0, 0.0
+        if late and not self.tally.kills[f"{job}: {point}"]:
+            nth = 1
+        elif self.rng.random() < AT_ANY_MOMENT:
             # Inside of a call, too: of a transaction, of an answer that is being read.
             point, kill_after = "", self.rng.uniform(0.0, ANY_MOMENT_SECONDS)
-        within = 0.0
-        if point.startswith("before ") and self.rng.random() < WITHIN:
+        elif point.startswith("before ") and self.rng.random() < WITHIN:
             # Transactions are of several statements, most of them of few milliseconds.
             within = WITHIN_SECONDS_MAX ** self.rng.uniform(1.0, 3.0)
         settles = job in AFTER_SETTLING and self.rng.random() < SETTLED_FIRST
@@ -278,6 +270,7 @@ class World:
         """A worker stands still for long; others do its work, then it goes on as if nobody had."""
 
         async def meanwhile() -> None:
+            await self.outside.pay_what_is_looked_at()
             try:
                 await asyncio.wait_for(self.let_time_pass(), LOCKED_SECONDS_MAX)
             except TimeoutError:
@@ -385,6 +378,7 @@ class World:
     def _note(self, job: str, end: End) -> None:
         if end.came_by is not None:
             self.points[job].update(end.came_by.keys())
+            self.tally.lives[job] += 1
         elif not end.died:
             self.tally.unfinished += 1
 
