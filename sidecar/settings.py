@@ -96,7 +96,8 @@ class Settings(ReportSettings):
     policy_dir: Path = Path("config/policy")
     data_dir: Path | None = None
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    workers: int = Field(default=1, ge=1, le=1)
+    workers: int = Field(default=1, ge=1, le=64)
+    supervisor_listen: str = "127.0.0.1:9005"
     allotments: Allotments = Allotments.OFF
 
     secret_keys_file: Path | None = None
@@ -197,7 +198,7 @@ class Settings(ReportSettings):
             raise ValueError(f"must be at least twice journal_segment_bytes ({segment})")
         return value
 
-    @field_validator("grpc_listen", "http_listen", "admin_listen")
+    @field_validator("grpc_listen", "http_listen", "admin_listen", "supervisor_listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
         parse_listen(value)
