@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.app.application import Application
+from sidecar.app.collector import calm_collector
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import SystemClock
 from sidecar.app.reports import make_report_reconciler
@@ -36,6 +37,7 @@ async def serve_until_signal(settings: Settings) -> None:
     Raises:
         ConfigError: It cannot start.
     """
+    calm_collector()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
