@@ -8,7 +8,6 @@ from datetime import timedelta
 
 from sidecar import telemetry
 from sidecar.app.application import Application
-from sidecar.app.collector import calm_collector
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import SystemClock
 from sidecar.app.reports import make_report_reconciler
@@ -24,6 +23,7 @@ from sidecar.inbound.envoy.policy_routes import (
     policy_routes,
 )
 from sidecar.outbound.embedded import default_data_dir
+from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.report_ports import Reconciliation

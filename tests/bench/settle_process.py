@@ -13,7 +13,7 @@ from pathlib import Path
 
 import uvloop
 
-from sidecar.app.collector import calm_collector
+from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards

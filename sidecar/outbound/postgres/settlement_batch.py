@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
@@ -38,6 +38,11 @@ EVENT_COLUMNS: Final = (
     *("occurred_at", "received_at", "decided_at"),
 )
 """Of `event_row`."""
+LINE_COLUMNS: Final = (
+    *("customer_id", "day", "hold_id", "kind", "meter", "quantity", "amount_nano"),
+    *("groups", "text_hash", "window_start", "window_seq"),
+)
+"""Of `Line`."""
 _NO_USAGE: Final = TokenUsage()
 _NOWHERE: Final[tuple[None, frozenset[str]]] = (None, frozenset())
 _SECOND_DIGITS: Final = 8
@@ -67,25 +72,15 @@ class Batch:
     aside: tuple[SetAsideRecord | UnreadableRecord, ...]
 
 
-class Line(NamedTuple):
-    """
-    What one record changes of one meter: a row of `usage_lines`, whose columns these are.
+Line: TypeAlias = tuple[
+    str, date, str, str, str, int, int, str | None, str | None, datetime | None, int | None
+]
+"""
+What one record changes of one meter: a row of `usage_lines`, in the order of LINE_COLUMNS.
 
-    `window_start` is where it is reported, if anywhere; the window's seq is known once the window
-    has taken the quantity in. `groups` is JSON.
-    """
-
-    customer_id: str
-    day: date
-    hold_id: str
-    kind: str
-    meter: str
-    quantity: int
-    amount_nano: int
-    window_start: datetime | None = None
-    window_seq: int | None = None
-    groups: str | None = None
-    text_hash: str | None = None
+Its window is where it is reported, if anywhere; the window's seq is known once the window has
+taken the quantity in. Plain, because an event has several of them.
+"""
 
 
 def make_batch(
@@ -234,7 +229,7 @@ def make_lines(
         hold = record.customer_id, record.hold_id
         changed = _differences(wanted, current[hold]) if hold in current else wanted
         current[hold] = wanted
-        amount = sum(amount for _, amount in changed.values())
+        amount = sum([amount for _, amount in changed.values()])
         if amount != record.amount_nano:
             raise InvalidInput(
                 f"entry {record.entry_id}: its lines come to {amount}, "
@@ -252,7 +247,7 @@ def late_rows(
     """Rows of `late_usage`: events that have lines, of before their customer's instant."""
     if not closed_until:
         return []
-    lined = {(line.customer_id, line.hold_id, line.kind) for line in lines}
+    lined = {(customer_id, hold_id, kind) for customer_id, _, hold_id, kind, *_ in lines}
     return [
         (
             record.customer_id,
@@ -273,19 +268,16 @@ def late_rows(
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
     """What the batch adds to each report window."""
     return summed(
-        ((line.customer_id, line.meter, line.window_start), line.quantity)
-        for line in lines
-        if line.window_start is not None
+        ((customer_id, meter, start), quantity)
+        for customer_id, _, _, _, meter, quantity, _, _, _, start, _ in lines
+        if start is not None
     )
 
 
 def in_windows(lines: Iterable[Line], seqs: Mapping[WindowKey, int]) -> list[Line]:
     """The same lines, with the seq of the window that took each quantity in."""
     return [
-        line
-        if line.window_start is None
-        else line._replace(window_seq=seqs[line.customer_id, line.meter, line.window_start])
-        for line in lines
+        line if line[9] is None else (*line[:10], seqs[line[0], line[4], line[9]]) for line in lines
     ]
 
 
@@ -333,9 +325,9 @@ def _differences(
 def _lines(
     record: StreamRecord,
     changed: Mapping[str, tuple[int, int]],
-    told: Iterable[RatedLine],
+    told: Sequence[RatedLine],
     reported: tuple[datetime, frozenset[str]] | None,
-) -> Iterable[Line]:
+) -> list[Line]:
     """The record's rows, by meter. All that is stored of a line is put together here."""
     customer_id, day, hold_id, kind = (
         record.customer_id,
@@ -343,30 +335,28 @@ def _lines(
         record.hold_id,
         record.kind,
     )
+    hour, meters = reported or _NOWHERE
     # A meter's first line tells of it.
-    by_meter = {line.meter: line for line in reversed(tuple(told))}
+    by_meter = {line.meter: line for line in reversed(told)}
+    lines: list[Line] = []
     for meter in sorted(changed):
         quantity, amount = changed[meter]
-        line = by_meter.get(meter)
-        groups = None if line is None else line.groups
-        # A query takes a hold's newest line for its groups, so what follows tells them again.
-        tells = line is not None and (line.observed or (bool(groups) and kind != EventKind.CAPTURE))
-        if not (quantity or amount or tells):
-            continue
-        hour, meters = reported or _NOWHERE
-        yield Line(
-            customer_id,
-            day,
-            hold_id,
-            kind,
-            meter,
-            quantity,
-            amount,
-            hour if quantity and meter in meters else None,
-            None,
-            json.dumps(dict(groups)) if groups else None,
-            (line.text_hash or None) if line is not None else None,
-        )
+        groups = text_hash = None
+        is_told = False
+        if (line := by_meter.get(meter)) is not None:
+            groups = json.dumps(dict(line.groups)) if line.groups else None
+            text_hash = line.text_hash or None
+            # A query takes a hold's newest line for its groups, so what follows tells them again.
+            is_told = line.observed or (groups is not None and kind != EventKind.CAPTURE)
+        if quantity or amount or is_told:
+            start = hour if quantity and meter in meters else None
+            lines.append(
+                (
+                    *(customer_id, day, hold_id, kind, meter, quantity, amount),
+                    *(groups, text_hash, start, None),
+                )
+            )
+    return lines
 
 
 def _reported(

@@ -19,6 +19,7 @@ from sidecar.outbound.postgres.posting import post_transactions
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
     EVENT_COLUMNS,
+    LINE_COLUMNS,
     UNREADABLE,
     Batch,
     HoldKey,
@@ -108,8 +109,7 @@ class SettlementSteps:
         events = await self._insert_events()
         await self._insert_client_keys(events)
         await add_counted(self._connection, events)
-        # In the order of the keys, so that neighbours in the index are written one after another;
-        # what is of one hold stays in the order of the stream.
+        # In the order of the keys, as the events; what is of one hold in the order of the stream.
         lines = make_lines(
             sorted(events, key=attrgetter("customer_id", "hold_id")),
             await self._stored_lines(events),
@@ -175,22 +175,28 @@ class SettlementSteps:
 
     async def _insert_events(self) -> list[StreamRecord]:
         """Insert what is not there; the first of two records with one key counts."""
-        records = {event_key(record): record for record in reversed(self._batch.usage)}
+        usage = self._batch.usage
+        if not usage:
+            return []
+        records = {event_key(record): record for record in reversed(usage)}
+        # In the order of the keys, so that neighbours in the index are written one after another.
         rows = [
             event_row(
                 record,
                 shard=self._batch.shard,
                 transaction_id=self._transaction_ids[record.customer_id, record.currency],
             )
-            for record in sorted(records.values(), key=event_key)
+            for _, record in sorted(records.items())
         ]
-        if not rows or await self._copy_events(rows):
+        if await self._copy_events(rows):
+            if len(records) == len(usage):
+                return list(usage)
             inserted = set(records)
         else:
             inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
         new: list[StreamRecord] = []
         repeated: list[StreamRecord] = []
-        for record in self._batch.usage:
+        for record in usage:
             key = event_key(record)
             (new if key in inserted else repeated).append(record)
             inserted.discard(key)
@@ -279,7 +285,7 @@ class SettlementSteps:
 
     async def _insert_lines(self, lines: Sequence[Line], seqs: Mapping[WindowKey, int]) -> None:
         if lines:
-            await copy_rows(self._connection, "usage_lines", Line._fields, in_windows(lines, seqs))
+            await copy_rows(self._connection, "usage_lines", LINE_COLUMNS, in_windows(lines, seqs))
 
     async def _note_late(
         self,
