@@ -260,6 +260,10 @@ SET fence = fence + CASE WHEN lease_owner = $2 THEN 0 ELSE 1 END,
 FROM free WHERE shards.shard = free.shard
 RETURNING fence, stream_offset, epoch
 
+-- name: lease_left
+SELECT greatest(0, extract(epoch FROM lease_until - now()))::float8
+FROM shards WHERE shard = $1 AND lease_owner <> $2
+
 -- name: lock_shard
 -- now() is the database transaction's, so it is posted_at of whatever the batch writes.
 SELECT epoch, stream_offset, fence, lease_owner, chain_seq, chain_hash, chain_began,
