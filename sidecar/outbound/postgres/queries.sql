@@ -294,11 +294,6 @@ WHERE t.shard = $1
         WHERE c.chain = $1 AND c.seq = $2), '-infinity')
 ORDER BY t.posted_at, t.customer_id, t.transaction_id LIMIT $3
 
--- name: insert_chain
-INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-SELECT * FROM unnest(
-    $1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
-
 -- name: read_transactions
 SELECT t.customer_id, t.transaction_id, t.kind, t.currency, t.shard, t.first_entry_id,
     t.last_entry_id, t.event_count, t.posted_at
@@ -501,18 +496,6 @@ JOIN grants g USING (customer_id, grant_id)
 SELECT w.customer_id, w.withdrawal_id, w.grant_id, w.kind
 FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
 JOIN withdrawals w USING (customer_id, withdrawal_id)
-
--- name: insert_transactions
--- With their links: neither can be there without the other.
-WITH linked AS (
-    INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-    SELECT * FROM unnest(
-        $5::integer[], $9::bigint[], $1::text[], $2::text[], $10::bytea[], $11::bytea[]))
-INSERT INTO ledger_transactions (
-    customer_id, transaction_id, kind, currency, shard, first_entry_id, last_entry_id, event_count)
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[],
-    $8::integer[])
 
 -- name: insert_entries
 -- With their movements: the triggers, which fire at the statement's end, compare the two. An
