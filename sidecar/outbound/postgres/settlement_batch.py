@@ -269,16 +269,18 @@ def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
     """What the batch adds to each report window."""
     return summed(
         ((customer_id, meter, start), quantity)
-        for customer_id, _, _, _, meter, quantity, _, _, _, start, _ in lines
+        for customer_id, _, _, _, meter, quantity, *_, start, _ in lines
         if start is not None
     )
 
 
 def in_windows(lines: Iterable[Line], seqs: Mapping[WindowKey, int]) -> list[Line]:
     """The same lines, with the seq of the window that took each quantity in."""
-    return [
-        line if line[9] is None else (*line[:10], seqs[line[0], line[4], line[9]]) for line in lines
-    ]
+    placed: list[Line] = []
+    for line in lines:
+        customer_id, _, _, _, meter, _, _, _, _, start, _ = line
+        placed.append(line if start is None else (*line[:-1], seqs[customer_id, meter, start]))
+    return placed
 
 
 def columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[Sequence[Any]]:
