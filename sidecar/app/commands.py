@@ -27,6 +27,7 @@ from sidecar.inbound.envoy.policy_routes import (
     policy_routes,
 )
 from sidecar.outbound.embedded import default_data_dir
+from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.report_ports import Reconciliation
@@ -74,6 +75,7 @@ async def serve_as_worker(settings: Settings, number: int, channel: socket.socke
 
 
 async def _serve(application: Application, channel: socket.socket | None = None) -> None:
+    calm_collector()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
