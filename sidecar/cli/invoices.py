@@ -131,6 +131,8 @@ def _print_invoice(invoice: dict[str, Any], *, as_json: bool) -> None:
         )
     for version in invoice["unknown_versions"]:
         print(f"price version {version} is not known: nothing is worked out")
+    for plan in invoice["unknown_plans"]:
+        print(f"plan {plan} is not in the policy: nothing is worked out")
 
 
 def _line(text: str) -> dict[str, Any]:

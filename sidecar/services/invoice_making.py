@@ -1,10 +1,13 @@
 """From drafts to what they come to: usage added up, priced lines, findings. Writes no invoice."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sidecar.domain.invoice_charges import charges_of
 from sidecar.domain.invoice_content import Material, make_content, months_to_sum
 from sidecar.domain.invoices import Charge, UsagePart
+from sidecar.domain.periods import Period
+from sidecar.domain.plan_history import PlanStart, cards_within, plan_spans
 from sidecar.domain.pricing import RateCard, parse_rate_card
 from sidecar.services.invoicing_ports import Closing, Draft, InvoiceRecord
 from sidecar.services.ports import Policies, RateCards
@@ -64,6 +67,32 @@ class CardShelf:
         self._cards[version] = card
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """What keeps a draft from being worked out: price versions, and plans that are in no policy."""
+
+    versions: frozenset[str] = frozenset()
+    plans: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.versions or self.plans)
+
+    def __str__(self) -> str:
+        """For people."""
+        named = (("price version", self.versions), ("plan", self.plans))
+        return "; ".join(f"unknown {what} {', '.join(sorted(of))}" for what, of in named if of)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PricedPeriod:
+    """A customer's period: which cards were in force in it, and plans that nobody knows."""
+
+    period: Period
+    in_force: tuple[tuple[RateCard, Period], ...] = ()
+    unknown_plans: frozenset[str] = frozenset()
+
+
 class InvoiceMaker:
     """Works out what drafts come to; the same drafts come out the same."""
 
@@ -83,9 +112,9 @@ class InvoiceMaker:
         """Write down the prices that are in force. Raises StoreUnavailable."""
         await self._shelf.note(self._policies.current().all_cards)
 
-    async def make(self, drafts: Sequence[Draft]) -> list[Closing | frozenset[str]]:
+    async def make(self, drafts: Sequence[Draft]) -> list[Closing | Unknown]:
         """
-        What each draft comes to, or the price versions that nobody knows.
+        What each draft comes to, or what nobody knows.
 
         Raises:
             StoreUnavailable: Make them again.
@@ -100,15 +129,13 @@ class InvoiceMaker:
             for month in months_to_sum(draft.period, parts)
         }
         totals = await self._record.sum_months(sorted(months))
-        prepaid = [
-            draft
-            for draft, parts in zip(drafts, sums, strict=True)
-            if any(part.prepaid for part in parts)
-        ]
-        overages = dict(zip(map(id, prepaid), await self._record.overage(prepaid), strict=True))
-        made: list[Closing | frozenset[str]] = []
-        for draft, parts in zip(drafts, sums, strict=True):
-            unknown = frozenset({part.price_version for part in parts} - cards.keys())
+        priced = await self._price([draft for draft in drafts if not draft.sequence])
+        overages = await self._overages(drafts, sums)
+        made: list[Closing | Unknown] = []
+        for draft, parts, overage in zip(drafts, sums, overages, strict=True):
+            own = priced.get(draft.customer_id, PricedPeriod(period=draft.period))
+            versions = {part.price_version for part in parts}
+            unknown = Unknown(versions=frozenset(versions - cards.keys()), plans=own.unknown_plans)
             if unknown:
                 made.append(unknown)
                 continue
@@ -119,26 +146,56 @@ class InvoiceMaker:
                     provider=draft.provider,
                     parts=parts,
                     cards=cards,
-                    charges=self._charges(draft, parts, cards),
+                    charges=_charges(draft, own, parts, cards),
                     totals=totals.get(draft.customer_id, {}),
                 )
             )
-            made.append(
-                Closing(draft=draft, content=content, overage_nano=overages.get(id(draft), 0))
-            )
+            made.append(Closing(draft=draft, content=content, overage_nano=overage))
         return made
 
-    def _charges(
-        self, draft: Draft, parts: Sequence[UsagePart], cards: Mapping[str, RateCard]
-    ) -> Sequence[Charge]:
-        """Once a period: by its own invoice."""
-        if draft.sequence:
-            return ()
-        timeline = self._policies.current().timeline_for(draft.plan, draft.customer_id)
-        in_force = [] if timeline is None else list(timeline.within(draft.period))
-        return charges_of(
-            draft.period,
-            [one for one in in_force if one[0].currency == draft.currency],
-            {part.price_version: cards[part.price_version] for part in parts if not part.late},
-            [part for part in parts if not part.late],
+    async def _overages(
+        self, drafts: Sequence[Draft], sums: Sequence[Sequence[UsagePart]]
+    ) -> list[int]:
+        """What no credit was there for, of each; only what is prepaid is asked for."""
+        places = [place for place, parts in enumerate(sums) if any(part.prepaid for part in parts)]
+        found = [0] * len(drafts)
+        asked = await self._record.overage([drafts[place] for place in places])
+        for place, overage in zip(places, asked, strict=True):
+            found[place] = overage
+        return found
+
+    async def _price(self, drafts: Sequence[Draft]) -> dict[str, PricedPeriod]:
+        """By customer what was in force in the period; a customer has one draft at a time."""
+        histories = await self._record.plans_within(
+            [(draft.customer_id, draft.period) for draft in drafts]
         )
+        return {
+            draft.customer_id: self._priced(draft, draft.period, history)
+            for draft, history in zip(drafts, histories, strict=True)
+        }
+
+    def _priced(self, draft: Draft, period: Period, history: Sequence[PlanStart]) -> PricedPeriod:
+        policy = self._policies.current()
+        begun = history or [PlanStart(since=period.start, plan=draft.plan)]
+        spans = plan_spans(begun, period)
+        timelines = {plan: policy.timeline_for(plan, draft.customer_id) for plan, _ in spans}
+        in_force = cards_within(spans, timelines.get)
+        return PricedPeriod(
+            period=period,
+            in_force=tuple(one for one in in_force if one[0].currency == draft.currency),
+            unknown_plans=frozenset(plan for plan, found in timelines.items() if found is None),
+        )
+
+
+def _charges(
+    draft: Draft,
+    own: PricedPeriod,
+    parts: Sequence[UsagePart],
+    cards: Mapping[str, RateCard],
+) -> Sequence[Charge]:
+    """Once a period: by its own invoice."""
+    if draft.sequence:
+        return ()
+    used = [part for part in parts if not part.late]
+    versions = {part.price_version: cards[part.price_version] for part in used}
+    return charges_of(draft.period, own.in_force, versions, used)

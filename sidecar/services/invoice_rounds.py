@@ -28,7 +28,7 @@ from sidecar.domain.invoices import (
 )
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.services.control_ports import StreamRecord, UsageStream
-from sidecar.services.invoice_making import InvoiceMaker
+from sidecar.services.invoice_making import InvoiceMaker, Unknown
 from sidecar.services.invoicing_ports import (
     Closing,
     Cursor,
@@ -217,8 +217,7 @@ class InvoicingWorker:
                 if isinstance(made, Closing):
                     ready.setdefault(self._shard_of(draft.customer_id), []).append(made)
                 else:
-                    versions = ", ".join(sorted(made))
-                    self._wait(done, f"{draft.customer_id}: unknown price version {versions}")
+                    self._wait(done, f"{draft.customer_id}: {made}")
             for shard, closings in sorted(ready.items()):
                 count = await self._book.close(shard, closings)
                 closed += count
@@ -228,7 +227,7 @@ class InvoicingWorker:
 
     async def _make(
         self, drafts: Sequence[Draft], done: InvoicingRound
-    ) -> list[tuple[Draft, Closing | frozenset[str]]]:
+    ) -> list[tuple[Draft, Closing | Unknown]]:
         """Drafts with what they come to; one that cannot be made keeps no other from it."""
         try:
             return list(zip(drafts, await self._maker.make(drafts), strict=True))

@@ -13,6 +13,7 @@ from sidecar.domain.invoices import (
     UsagePart,
 )
 from sidecar.domain.periods import Period
+from sidecar.domain.plan_history import PlanStart
 
 PeriodOf = Callable[[datetime], Period]
 
@@ -193,6 +194,9 @@ class InvoiceRecord(Protocol):
         self, wanted: Sequence[tuple[str, datetime]]
     ) -> dict[str, dict[TotalKey, MonthTotal]]:
         """By customer all usage of months (customer, month's start)."""
+
+    async def plans_within(self, wanted: Sequence[tuple[str, Period]]) -> list[list[PlanStart]]:
+        """For each (customer, period) the plan at its start, and those that begin in it."""
 
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""

@@ -10,7 +10,8 @@ from sidecar.domain.holds import hold_day
 from sidecar.domain.invoice_content import MonthTotal, TotalKey
 from sidecar.domain.invoices import PRICE_MONTH, Invoice, InvoiceState, UsagePart
 from sidecar.domain.minor_units import to_minor
-from sidecar.domain.periods import EPOCH
+from sidecar.domain.periods import EPOCH, Period
+from sidecar.domain.plan_history import PlanStart
 from sidecar.outbound.postgres.invoice_rows import (
     credit_note_of,
     cursor_of,
@@ -106,6 +107,21 @@ class PostgresInvoiceRecord:
                 corrections=row["corrections"],
             )
         return totals
+
+    async def plans_within(self, wanted: Sequence[tuple[str, Period]]) -> list[list[PlanStart]]:
+        """For each (customer, period) the plan at its start, and those that begin in it."""
+        if not wanted:
+            return []
+        asked = [
+            (place, customer_id, period.start, period.end)
+            for place, (customer_id, period) in enumerate(wanted)
+        ]
+        with translate_errors():
+            rows = await self._pool.fetch(query("plans_within"), *columns(asked))
+        found: list[list[PlanStart]] = [[] for _ in wanted]
+        for row in rows:
+            found[row["place"]].append(PlanStart(since=row["since"], plan=row["plan"]))
+        return found
 
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""

@@ -75,6 +75,10 @@ made AS (
     SELECT k.customer_id, k.invoice_id, k.currency, 0, k.provider, k.period_start, k.period_end
     FROM wanted k JOIN moved USING (customer_id)
     RETURNING customer_id, invoice_id),
+noted AS (
+    INSERT INTO invoice_periods (customer_id, period_start, period_end)
+    SELECT k.customer_id, k.period_start, k.period_end FROM wanted k JOIN moved USING (customer_id)
+    ON CONFLICT (customer_id, period_start) DO NOTHING),
 late AS (
     UPDATE late_usage u SET invoice_id = made.invoice_id
     FROM made
@@ -136,6 +140,19 @@ JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.mont
 JOIN usage_lines l ON l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
     AND l.kind = e.kind
 GROUP BY e.customer_id, k.month, e.price_version, l.meter, e.model
+
+-- name: plans_within
+-- The plan that runs when a period starts (the customer's first one, if it began later), and those
+-- that begin within.
+SELECT k.place, p.since, p.plan
+FROM unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+    AS k (place, customer_id, starts, ends)
+CROSS JOIN LATERAL (
+    SELECT coalesce(max(b.since) FILTER (WHERE b.since <= k.starts), min(b.since)) AS since
+    FROM customer_plans b WHERE b.customer_id = k.customer_id) f
+JOIN customer_plans p ON p.customer_id = k.customer_id AND p.since >= f.since
+    AND (p.since = f.since OR p.since < k.ends)
+ORDER BY k.place, p.since
 
 -- name: sum_overage
 SELECT k.place, coalesce((
