@@ -39,6 +39,7 @@ def make_invoicing(
         record=book,
         cards=CardShelf(book, rate_cards),
         policies=policies,
+        late=settings.invoice_late_usage,
     )
     worker = InvoicingWorker(
         book=book,
@@ -48,7 +49,6 @@ def make_invoicing(
         shard_of=shard_of,
         options=InvoicingOptions(
             grace=timedelta(seconds=settings.invoice_grace_seconds),
-            late=settings.invoice_late_usage,
             since=settings.invoice_from,
             batch_max=settings.invoice_batch_max,
             interval_seconds=settings.invoice_interval_seconds,

@@ -8,7 +8,7 @@ price of the total, but never decides them again. Amounts are nano, minor units 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -43,6 +43,23 @@ class LatePolicy(StrEnum):
     INVOICE_ITEM = "invoice_item"
     """To an invoice of its own, for the period that was closed last."""
     WRITE_OFF = "write_off"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateRule:
+    """Where late usage of each plan's customers goes; `default` where a plan does not say."""
+
+    default: LatePolicy = LatePolicy.NEXT_PERIOD
+    plans: Mapping[str, LatePolicy] = field(default_factory=dict)
+
+    def of(self, plan: str) -> LatePolicy:
+        """The plan's, which may be in no policy."""
+        return self.plans.get(plan, self.default)
+
+    def plans_with(self, policy: LatePolicy) -> tuple[list[str], bool]:
+        """The plans that a policy is for; with True: all but those."""
+        all_but = policy is self.default
+        return [plan for plan, own in self.plans.items() if (own is policy) is not all_but], all_but
 
 
 class FindingKind(StrEnum):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sidecar.domain.invoice_charges import charges_of
 from sidecar.domain.invoice_content import Material, make_content, months_to_sum
-from sidecar.domain.invoices import Charge, UsagePart
+from sidecar.domain.invoices import Charge, LatePolicy, LateRule, UsagePart
 from sidecar.domain.periods import Period
 from sidecar.domain.plan_history import PlanStart, cards_within, plan_spans
 from sidecar.domain.pricing import RateCard, parse_rate_card
@@ -102,11 +102,18 @@ class InvoiceMaker:
         record: InvoiceRecord,
         cards: CardShelf,
         policies: Policies,
+        late: LatePolicy = LatePolicy.NEXT_PERIOD,
     ) -> None:
-        """Wire it."""
+        """Wire it; `late` is where late usage goes on plans that do not say it themselves."""
         self._record = record
         self._shelf = cards
         self._policies = policies
+        self._late = late
+
+    @property
+    def late_rule(self) -> LateRule:
+        """Where late usage goes by now."""
+        return LateRule(default=self._late, plans=self._policies.current().late_usage)
 
     async def note_current_cards(self) -> None:
         """Write down the prices that are in force. Raises StoreUnavailable."""

@@ -21,6 +21,7 @@ from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.invoices import (
     LatePolicy,
+    LateRule,
     billing_window,
     invoice_id_of,
     period_from,
@@ -58,7 +59,6 @@ class InvoicingOptions:
     """
 
     grace: timedelta = timedelta(hours=1)
-    late: LatePolicy = LatePolicy.NEXT_PERIOD
     since: datetime | None = None
     batch_max: int = 200
     rounds_max: int = 1_000
@@ -138,7 +138,7 @@ class InvoicingWorker:
 
     async def _cut(self, done: InvoicingRound) -> int:
         """Cut what is due of one batch; whose shard is not settled so far waits."""
-        options, now = self._options, self._clock.now()
+        options, now, rule = self._options, self._clock.now(), self._maker.late_rule
         cursors = await self._book.due(
             ended_before=now - options.grace,
             asked_before=now,
@@ -155,10 +155,7 @@ class InvoicingWorker:
                 if not await self._is_settled(shard, until):
                     self._wait(done, f"shard {shard} is not settled up to {until.isoformat()}")
                     continue
-                cuts = [self._plan(cursor) for cursor in found]
-                cut += await self._book.cut(
-                    shard, cuts, all_late=options.late is LatePolicy.NEXT_PERIOD
-                )
+                cut += await self._book.cut(shard, [self._plan(cursor, rule) for cursor in found])
             except StoreUnavailable as error:
                 self._wait(done, f"shard {shard}: {error}")
         done.cut += cut
@@ -173,37 +170,47 @@ class InvoicingWorker:
         return isinstance(record, StreamRecord) and from_epoch_ms(record.decided_at_ms) >= until
 
     @staticmethod
-    def _plan(cursor: Cursor) -> Cut:
+    def _plan(cursor: Cursor, rule: LateRule) -> Cut:
         following = period_from(cursor.period_end, cursor.anchor)
         return Cut(
             cursor=cursor,
             invoice_id=invoice_id_of(cursor.customer_id, cursor.currency, cursor.closed_until, 0),
             provider=provider_of(cursor.currency, cursor.provider),
             next_end=following.end,
+            late=rule.of(cursor.plan),
         )
 
     async def _late(self, done: InvoicingRound) -> None:
-        """Give late usage that waits an invoice of its own, or write it off."""
-        options = self._options
-        if options.late is LatePolicy.NEXT_PERIOD:
-            return
-        waits = options.grace if options.late is LatePolicy.INVOICE_ITEM else timedelta(0)
-        for cursor in await self._book.late_customers(
-            noted_before=self._clock.now() - waits, limit=options.batch_max
-        ):
+        """Give late usage that waits an invoice of its own, or write it off, as its plan says."""
+        rule, now = self._maker.late_rule, self._clock.now()
+        for cursor in await self._waiting(rule, LatePolicy.WRITE_OFF, now):
+            await self._write_off(cursor, done)
+        for cursor in await self._waiting(rule, LatePolicy.INVOICE_ITEM, now - self._options.grace):
             shard = self._shard_of(cursor.customer_id)
-            if options.late is LatePolicy.WRITE_OFF:
-                while (
-                    made := await self._book.write_off(
-                        shard, cursor.customer_id, limit=options.batch_max
-                    )
-                ) is not None:
-                    done.written_off += made.events
-                    telemetry.INVOICE_EVENTS.labels("written_off").inc(made.events)
-            else:
-                last = billing_window(cursor.anchor).at(cursor.closed_until - _INSTANT)
-                provider = provider_of(cursor.currency, cursor.provider)
-                done.cut += await self._book.cut_late(shard, cursor, last, provider)
+            last = billing_window(cursor.anchor).at(cursor.closed_until - _INSTANT)
+            provider = provider_of(cursor.currency, cursor.provider)
+            done.cut += await self._book.cut_late(shard, cursor, last, provider)
+
+    async def _waiting(
+        self, rule: LateRule, policy: LatePolicy, noted_before: datetime
+    ) -> Sequence[Cursor]:
+        plans, all_but = rule.plans_with(policy)
+        if not plans and not all_but:
+            return ()
+        return await self._book.late_customers(
+            noted_before=noted_before,
+            plans=plans,
+            all_but=all_but,
+            limit=self._options.batch_max,
+        )
+
+    async def _write_off(self, cursor: Cursor, done: InvoicingRound) -> None:
+        shard, limit = self._shard_of(cursor.customer_id), self._options.batch_max
+        while (
+            made := await self._book.write_off(shard, cursor.customer_id, limit=limit)
+        ) is not None:
+            done.written_off += made.events
+            telemetry.INVOICE_EVENTS.labels("written_off").inc(made.events)
 
     async def _close(self, done: InvoicingRound) -> int:
         """Close drafts batch by batch until none is left that can be closed."""

@@ -10,6 +10,7 @@ from sidecar.domain.invoices import (
     Content,
     Invoice,
     InvoiceState,
+    LatePolicy,
     UsagePart,
 )
 from sidecar.domain.periods import Period
@@ -42,12 +43,18 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A period to be cut: its invoice, and where the next period ends."""
+    """
+    A period to be cut: its invoice, and where the next period ends.
+
+    With `late` next_period the late usage that waits goes on the invoice too; else only what
+    is prepaid or does not raise it, of which invoice_item leaves out what a period's end prices.
+    """
 
     cursor: Cursor
     invoice_id: str
     provider: str
     next_end: datetime
+    late: LatePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,15 +265,13 @@ class InvoiceBook(InvoiceRecord, Protocol):
     async def offset_of(self, shard: int) -> str:
         """Up to where a shard's stream is settled."""
 
-    async def cut(self, shard: int, cuts: Sequence[Cut], *, all_late: bool) -> int:
+    async def cut(self, shard: int, cuts: Sequence[Cut]) -> int:
         """
         Settle for good which usage is on the invoices: what is posted later is late.
 
         Args:
             shard: Of all these customers.
             cuts: Periods that run.
-            all_late: Late usage that waits goes on them too; else only what is prepaid or
-                reduces the amount.
         """
 
     async def drafts(self, *, limit: int, lease: timedelta) -> Sequence[Draft]:
@@ -275,8 +280,10 @@ class InvoiceBook(InvoiceRecord, Protocol):
     async def close(self, shard: int, closings: Sequence[Closing]) -> int:
         """Number and freeze drafts, and post what they charge; those that are closed are left."""
 
-    async def late_customers(self, *, noted_before: datetime, limit: int) -> Sequence[Cursor]:
-        """Customers with postpaid late usage that waits."""
+    async def late_customers(
+        self, *, noted_before: datetime, plans: Sequence[str], all_but: bool, limit: int
+    ) -> Sequence[Cursor]:
+        """Customers on these plans, or on any other, with postpaid late usage that waits."""
 
     async def cut_late(self, shard: int, cursor: Cursor, period: Period, provider: str) -> bool:
         """Put late usage that waits on an invoice of its own."""

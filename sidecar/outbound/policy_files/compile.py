@@ -7,6 +7,7 @@ import re2
 
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.matching import RouteSet
 from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule, OrphanSettling
 from sidecar.domain.policy import Policy
@@ -131,6 +132,11 @@ def compile_parts(
             name: _orphans(plan.either("orphans"))
             for name, plan in context.plans.items()
             if plan.given("orphans")
+        },
+        late_usage={
+            name: LatePolicy(plan.text("late_usage"))
+            for name, plan in context.plans.items()
+            if plan.given("late_usage")
         },
         meters=meter_rules,
         rules=rules,

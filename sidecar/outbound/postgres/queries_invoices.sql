@@ -60,8 +60,9 @@ SELECT stream_offset FROM shards WHERE shard = $1
 -- Under the lock of the shard's row: whatever settlement posts from here on reads the new instant.
 WITH wanted AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
-        $6::timestamptz[], $7::timestamptz[])
-        AS k (customer_id, invoice_id, currency, provider, period_start, period_end, next_end)),
+        $6::timestamptz[], $7::timestamptz[], $8::text[])
+        AS k (customer_id, invoice_id, currency, provider, period_start, period_end, next_end,
+            late)),
 moved AS (
     UPDATE invoice_cursors i
     SET closed_until = k.period_end, period_end = k.next_end, asked_at = NULL, leased_until = NULL
@@ -81,9 +82,10 @@ noted AS (
     ON CONFLICT (customer_id, period_start) DO NOTHING),
 late AS (
     UPDATE late_usage u SET invoice_id = made.invoice_id
-    FROM made
+    FROM made JOIN wanted k USING (customer_id)
     WHERE u.customer_id = made.customer_id AND u.invoice_id IS NULL AND u.write_off_id IS NULL
-        AND ($8 OR u.prepaid OR u.amount_nano <= 0))
+        AND (k.late = 'next_period' OR u.prepaid OR u.amount_nano < 0
+            OR (u.amount_nano = 0 AND NOT (u.of_period AND k.late = 'invoice_item'))))
 SELECT count(*) FROM made
 
 -- name: lease_drafts
@@ -234,18 +236,34 @@ SELECT * FROM unnest(
     $7::text[], $8::text[], $9::boolean[], $10::bigint[], $11::numeric[], $12::bigint[])
 
 -- name: insert_late_usage
-INSERT INTO late_usage (customer_id, day, hold_id, kind, amount_nano, prepaid)
-SELECT * FROM unnest(
-    $1::text[], $2::date[], $3::text[], $4::text[], $5::bigint[], $6::boolean[])
+-- A volume price comes to 0 in the ledger, so that the amount does not say whether something is due.
+WITH noted AS (
+    SELECT k.*, e.price_version
+    FROM unnest($1::text[], $2::date[], $3::text[], $4::text[], $5::bigint[], $6::boolean[])
+        AS k (customer_id, day, hold_id, kind, amount_nano, prepaid)
+    JOIN usage_events e USING (customer_id, day, hold_id, kind)),
+volumes AS MATERIALIZED (
+    SELECT DISTINCT v.price_version, line ->> 'meter' AS meter
+    FROM invoice_price_versions v
+    CROSS JOIN LATERAL json_array_elements(v.content::json -> 'lines') AS line
+    WHERE v.price_version IN (SELECT n.price_version FROM noted n)
+        AND line -> 'price' ->> 'model' = 'volume')
+INSERT INTO late_usage (customer_id, day, hold_id, kind, amount_nano, prepaid, of_period)
+SELECT n.customer_id, n.day, n.hold_id, n.kind, n.amount_nano, n.prepaid, EXISTS (
+    SELECT FROM volumes v JOIN usage_lines l ON l.meter = v.meter
+    WHERE v.price_version = n.price_version AND l.customer_id = n.customer_id AND l.day = n.day
+        AND l.hold_id = n.hold_id AND l.kind = n.kind)
+FROM noted n
 
 -- name: late_customers
 SELECT i.customer_id, i.currency, i.anchor, i.closed_until, i.period_end, c.plan,
     c.stripe_customer_id IS NOT NULL AS at_stripe
 FROM (
-    SELECT customer_id FROM late_usage
-    WHERE invoice_id IS NULL AND write_off_id IS NULL AND noted_at <= $1
-        AND NOT prepaid AND amount_nano > 0
-    GROUP BY customer_id ORDER BY min(noted_at) LIMIT $2) u
+    SELECT l.customer_id FROM late_usage l JOIN customers o USING (customer_id)
+    WHERE l.invoice_id IS NULL AND l.write_off_id IS NULL AND l.noted_at <= $1
+        AND NOT l.prepaid AND (l.amount_nano > 0 OR (l.amount_nano = 0 AND l.of_period))
+        AND (o.plan = ANY ($3::text[])) <> $4::boolean
+    GROUP BY l.customer_id ORDER BY min(l.noted_at) LIMIT $2) u
 JOIN invoice_cursors i USING (customer_id)
 JOIN customers c USING (customer_id)
 WHERE NOT EXISTS (
@@ -263,7 +281,7 @@ WITH made AS (
     WHERE EXISTS (
         SELECT FROM late_usage
         WHERE customer_id = $1 AND invoice_id IS NULL AND write_off_id IS NULL
-            AND NOT prepaid AND amount_nano > 0)
+            AND NOT prepaid AND (amount_nano > 0 OR (amount_nano = 0 AND of_period)))
     RETURNING customer_id, invoice_id)
 UPDATE late_usage u SET invoice_id = made.invoice_id
 FROM made
