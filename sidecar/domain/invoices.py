@@ -72,12 +72,14 @@ class FindingKind(StrEnum):
     UNPRICED_AMOUNT = "unpriced_amount"
     """Usage without a price line has an amount."""
     LATE_CHARGE = "late_charge"
-    """Usage of a price that the period's end decides came late; its amount is not worked out."""
+    """Usage of a price that the period's end decides came late, and nobody knows its period."""
+    LATE_WRITTEN_OFF = "late_written_off"
+    """What late usage would have raised prices of a period's end by, and is not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What differs, in nano, and on which line."""
+    """What differs, in nano, and on which line; 0 is none of them."""
 
     kind: FindingKind
     line_number: int
@@ -107,12 +109,19 @@ class UsagePart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """An amount that the period's end decides, of a line of a card, for a quantity."""
+    """
+    An amount that the period's end decides, of a line of a card, for a quantity.
+
+    One that is `late` is what usage that came late changed of it, of either sign; `period` is then
+    the one that the usage is of (None: that of the invoice).
+    """
 
     card: RateCard
     index: int
     quantity: int
     amount_nano: int
+    period: Period | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,11 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.domain.invoice_charges import charges_of
-from sidecar.domain.invoice_content import Material, make_content, months_to_sum
+from sidecar.domain.invoice_content import (
+    Material,
+    MonthTotal,
+    TotalKey,
+    make_content,
+    months_to_sum,
+)
 from sidecar.domain.invoices import Charge, LatePolicy, LateRule, UsagePart
-from sidecar.domain.periods import Period
-from sidecar.domain.plan_history import PlanStart, cards_within, plan_spans
+from sidecar.domain.late_charges import LateWork, work_out
 from sidecar.domain.pricing import RateCard, parse_rate_card
+from sidecar.services.invoice_periods import LateUsage, PeriodReader, PricedPeriod
 from sidecar.services.invoicing_ports import Closing, Draft, InvoiceRecord
 from sidecar.services.ports import Policies, RateCards
 
@@ -84,15 +90,6 @@ class Unknown:
         return "; ".join(f"unknown {what} {', '.join(sorted(of))}" for what, of in named if of)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PricedPeriod:
-    """A customer's period: which cards were in force in it, and plans that nobody knows."""
-
-    period: Period
-    in_force: tuple[tuple[RateCard, Period], ...] = ()
-    unknown_plans: frozenset[str] = frozenset()
-
-
 class InvoiceMaker:
     """Works out what drafts come to; the same drafts come out the same."""
 
@@ -108,6 +105,7 @@ class InvoiceMaker:
         self._record = record
         self._shelf = cards
         self._policies = policies
+        self._periods = PeriodReader(record, policies)
         self._late = late
 
     @property
@@ -130,19 +128,19 @@ class InvoiceMaker:
             return []
         sums = await self._record.sum_usage(drafts)
         cards = await self._shelf.find(part.price_version for parts in sums for part in parts)
-        months = {
-            (draft.customer_id, month)
-            for draft, parts in zip(drafts, sums, strict=True)
-            for month in months_to_sum(draft.period, parts)
-        }
-        totals = await self._record.sum_months(sorted(months))
-        priced = await self._price([draft for draft in drafts if not draft.sequence])
+        totals = await self._month_totals(drafts, sums)
+        priced = await self._periods.price([(draft, draft.period) for draft in drafts])
+        late = await self._periods.late(drafts, sums, cards)
+        cards |= await self._shelf.find(version for one in late for version in one.versions)
         overages = await self._overages(drafts, sums)
         made: list[Closing | Unknown] = []
-        for draft, parts, overage in zip(drafts, sums, overages, strict=True):
-            own = priced.get(draft.customer_id, PricedPeriod(period=draft.period))
-            versions = {part.price_version for part in parts}
-            unknown = Unknown(versions=frozenset(versions - cards.keys()), plans=own.unknown_plans)
+        for place, (draft, parts) in enumerate(zip(drafts, sums, strict=True)):
+            versions = late[place].versions | {part.price_version for part in parts}
+            unknown = Unknown(
+                versions=versions - cards.keys(),
+                # What came late has no fees; its own periods may be of other plans.
+                plans=frozenset() if draft.sequence else priced[place].unknown_plans,
+            )
             if unknown:
                 made.append(unknown)
                 continue
@@ -153,12 +151,29 @@ class InvoiceMaker:
                     provider=draft.provider,
                     parts=parts,
                     cards=cards,
-                    charges=_charges(draft, own, parts, cards),
+                    charges=_charges(draft, priced[place], parts, cards),
+                    late=self._late_work(draft, late[place], cards),
                     totals=totals.get(draft.customer_id, {}),
                 )
             )
-            made.append(Closing(draft=draft, content=content, overage_nano=overage))
+            made.append(Closing(draft=draft, content=content, overage_nano=overages[place]))
         return made
+
+    async def _month_totals(
+        self, drafts: Sequence[Draft], sums: Sequence[Sequence[UsagePart]]
+    ) -> dict[str, dict[TotalKey, MonthTotal]]:
+        """By customer, of months of which some usage may be on another invoice."""
+        months = {
+            (draft.customer_id, month)
+            for draft, parts in zip(drafts, sums, strict=True)
+            for month in months_to_sum(draft.period, parts)
+        }
+        return await self._record.sum_months(sorted(months))
+
+    def _late_work(self, draft: Draft, late: LateUsage, cards: Mapping[str, RateCard]) -> LateWork:
+        # What has an invoice of its own is asked for by it, whatever was said since.
+        writes_off = self.late_rule.of(draft.plan) is LatePolicy.WRITE_OFF and not draft.sequence
+        return work_out(late.periods, cards, written_off=writes_off, is_open=late.open)
 
     async def _overages(
         self, drafts: Sequence[Draft], sums: Sequence[Sequence[UsagePart]]
@@ -170,28 +185,6 @@ class InvoiceMaker:
         for place, overage in zip(places, asked, strict=True):
             found[place] = overage
         return found
-
-    async def _price(self, drafts: Sequence[Draft]) -> dict[str, PricedPeriod]:
-        """By customer what was in force in the period; a customer has one draft at a time."""
-        histories = await self._record.plans_within(
-            [(draft.customer_id, draft.period) for draft in drafts]
-        )
-        return {
-            draft.customer_id: self._priced(draft, draft.period, history)
-            for draft, history in zip(drafts, histories, strict=True)
-        }
-
-    def _priced(self, draft: Draft, period: Period, history: Sequence[PlanStart]) -> PricedPeriod:
-        policy = self._policies.current()
-        begun = history or [PlanStart(since=period.start, plan=draft.plan)]
-        spans = plan_spans(begun, period)
-        timelines = {plan: policy.timeline_for(plan, draft.customer_id) for plan, _ in spans}
-        in_force = cards_within(spans, timelines.get)
-        return PricedPeriod(
-            period=period,
-            in_force=tuple(one for one in in_force if one[0].currency == draft.currency),
-            unknown_plans=frozenset(plan for plan, found in timelines.items() if found is None),
-        )
 
 
 def _charges(

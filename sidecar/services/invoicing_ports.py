@@ -205,6 +205,16 @@ class InvoiceRecord(Protocol):
     async def plans_within(self, wanted: Sequence[tuple[str, Period]]) -> list[list[PlanStart]]:
         """For each (customer, period) the plan at its start, and those that begin in it."""
 
+    async def late_periods(self, drafts: Sequence[Draft]) -> list[list[Period | None]]:
+        """For each draft the periods that its late usage is of; None: one that was never cut."""
+
+    async def sum_periods(self, wanted: Sequence[tuple[Draft, Period]]) -> list[list[UsagePart]]:
+        """
+        For each (draft, period that was cut) its usage on invoices, added up.
+
+        What is late on this draft is `late`, what is late on others is not.
+        """
+
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""
 

@@ -123,6 +123,34 @@ class PostgresInvoiceRecord:
             found[row["place"]].append(PlanStart(since=row["since"], plan=row["plan"]))
         return found
 
+    async def late_periods(self, drafts: Sequence[Draft]) -> list[list[Period | None]]:
+        """For each draft the periods that its late usage is of; None: one that was never cut."""
+        if not drafts:
+            return []
+        asked = [(place, draft.customer_id, draft.invoice_id) for place, draft in enumerate(drafts)]
+        with translate_errors():
+            rows = await self._pool.fetch(query("late_periods"), *columns(asked))
+        found: list[list[Period | None]] = [[] for _ in drafts]
+        for row in rows:
+            start, end = row["period_start"], row["period_end"]
+            found[row["place"]].append(None if start is None else Period(start=start, end=end))
+        return found
+
+    async def sum_periods(self, wanted: Sequence[tuple[Draft, Period]]) -> list[list[UsagePart]]:
+        """For each (draft, period that was cut) its usage on invoices; see the port."""
+        if not wanted:
+            return []
+        asked = [
+            (place, draft.customer_id, draft.invoice_id, period.start, period.end)
+            for place, (draft, period) in enumerate(wanted)
+        ]
+        with translate_errors():
+            rows = await self._pool.fetch(query("sum_periods"), *columns(asked))
+        parts: list[list[UsagePart]] = [[] for _ in wanted]
+        for row in rows:
+            parts[row["place"]].append(part_of(row))
+        return parts
+
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""
         if not drafts:

@@ -156,6 +156,39 @@ JOIN customer_plans p ON p.customer_id = k.customer_id AND p.since >= f.since
     AND (p.since = f.since OR p.since < k.ends)
 ORDER BY k.place, p.since
 
+-- name: late_periods
+-- The periods that late usage of an invoice is of; null where it is of none that was cut.
+SELECT DISTINCT k.place, p.period_start, p.period_end
+FROM unnest($1::integer[], $2::text[], $3::text[]) AS k (place, customer_id, invoice_id)
+JOIN late_usage u ON u.customer_id = k.customer_id AND u.write_off_id IS NULL
+    AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id
+JOIN usage_events e ON e.customer_id = u.customer_id AND e.day = u.day AND e.hold_id = u.hold_id
+    AND e.kind = u.kind
+LEFT JOIN LATERAL (
+    SELECT i.period_start, i.period_end FROM invoice_periods i
+    WHERE i.customer_id = e.customer_id AND i.period_start <= e.occurred_at
+    ORDER BY i.period_start DESC LIMIT 1) p ON p.period_end > e.occurred_at
+ORDER BY k.place, p.period_start
+
+-- name: sum_periods
+-- All usage of a period that is on invoices, and apart from it what is late on this one.
+SELECT k.place, u.hold_id IS NOT NULL AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id AS late,
+    k.starts AS month, e.price_version, l.meter, e.model, e.prepaid, count(*) AS events,
+    count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
+    sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+    AS k (place, customer_id, invoice_id, starts, ends)
+JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.starts
+    AND e.occurred_at < k.ends
+JOIN usage_lines l ON l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+    AND l.kind = e.kind
+LEFT JOIN late_usage u ON u.customer_id = e.customer_id AND u.day = e.day
+    AND u.hold_id = e.hold_id AND u.kind = e.kind
+WHERE u.hold_id IS NULL OR (u.write_off_id IS NULL
+    AND (u.invoice_id IS NOT NULL OR k.invoice_id IS NULL))
+GROUP BY 1, 2, k.starts, e.price_version, l.meter, e.model, e.prepaid
+ORDER BY 1, 2, e.price_version, l.meter, e.model, e.prepaid
+
 -- name: sum_overage
 SELECT k.place, coalesce((
         SELECT sum(e.overage_nano) FROM usage_events e
