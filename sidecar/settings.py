@@ -149,6 +149,7 @@ class Settings(ReportSettings):
     invoice_from: AwareDatetime | None = None
     invoice_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
     invoice_batch_max: int = Field(default=200, ge=1, le=2_000)
+    invoice_sum_seconds: float = Field(default=300.0, ge=1, le=3_600)
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     catalog_objects_max: int = Field(default=10_000, ge=100, le=1_000_000)
