@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.errors import InvalidInput, PricedElsewhere, StoreUnavailable
 from sidecar.domain.hold_events import terms_of_event
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
 from sidecar.domain.pricing import Billing, RateCard
@@ -41,6 +41,10 @@ _BOOKED_NOWHERE = frozenset(
     {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
 )
 """What these name is set aside and not captured, so there is nothing to capture again."""
+
+
+_PRICINGS_MAX = 8
+"""Only reports of one hold that differ and come at once make each other's prices stale."""
 
 
 class UsageOutcome(StrEnum):
@@ -220,9 +224,11 @@ class MeteringService:
             priced = await self._rating.price(report, terms, card)
             if isinstance(priced, str):
                 return await self._set_aside(report, terms.hold_id, priced)
-            outcome = await self._book(priced, terms)
+            priced, outcome = await self._book(priced, terms)
             if outcome.status not in _BOOKED_NOWHERE:
                 captures.append(_journal_record(priced, outcome))
+        except PricedElsewhere:
+            return await self._set_aside(report, terms.hold_id, "priced_elsewhere")
         except InvalidInput:
             # The hold is known, so somebody owes it, however large it is.
             reason = CaptureStatus.OUT_OF_BOUNDS.value
@@ -240,7 +246,7 @@ class MeteringService:
         card = await self._rate_cards.read(event.price_version)
         if card is None:
             raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
-        outcome = await self._book(await self._rating.rate(event, card, terms), terms)
+        _, outcome = await self._book(await self._rating.rate(event, card, terms), terms)
         return outcome.status
 
     async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
@@ -259,7 +265,7 @@ class MeteringService:
         if card is None:
             return None
         try:
-            outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+            _, outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
         except InvalidInput:
             return None
         return outcome.status
@@ -284,19 +290,35 @@ class MeteringService:
         terms = terms_of_event(event)
         priced = await self._rating.rate(event, card, terms)
         lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
-        return (await self._book(replace(priced, quota_lines=lines), terms)).status
+        _, outcome = await self._book(priced, terms, counted=lines)
+        return outcome.status
 
-    async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
-        """Capture, then count a hold that it ended and what no credit or overdraft covered."""
-        outcome = await self._balances.capture_hold(
-            priced.event, priced.quota_lines, prepaid=priced.card.billing is Billing.PREPAID
-        )
+    async def _book(
+        self, priced: Priced, terms: HoldTerms, *, counted: tuple[QuotaLine, ...] | None = None
+    ) -> tuple[Priced, CaptureOutcome]:
+        """
+        Capture, then count a hold that it ended and what no credit or overdraft covered.
+
+        Where another report of the same hold has moved its totals meanwhile, it is priced anew.
+        """
+        for _ in range(_PRICINGS_MAX):
+            outcome = await self._balances.capture_hold(
+                priced.event,
+                priced.quota_lines if counted is None else counted,
+                prepaid=priced.card.billing is Billing.PREPAID,
+                steps=priced.steps,
+            )
+            if outcome.status is not CaptureStatus.MOVED:
+                break
+            priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
+        else:
+            raise StoreUnavailable("other reports of this hold are under way; repeat it")
         if outcome.status is CaptureStatus.CAPTURED:
             telemetry.HOLDS.labels("captured").inc()
         if outcome.overspent_nano > 0:
             bound = _overspend_bound(terms, priced.event, outcome)
             telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
-        return outcome
+        return priced, outcome
 
     async def _word(
         self,
@@ -320,7 +342,7 @@ class MeteringService:
                 result, reason = UsageOutcome.CLAIMED, event.estimate_reason
             case CaptureStatus.CONFLICT:
                 return await self._set_aside(report, terms.hold_id, "capture_conflict")
-            case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS:
+            case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS | CaptureStatus.MOVED:
                 return await self._set_aside(report, terms.hold_id, outcome.status.value)
         return UsageResult(id=terms.hold_id, outcome=result, amount_nano=amount, reason=reason)
 

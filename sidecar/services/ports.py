@@ -166,6 +166,8 @@ class CaptureStatus(StrEnum):
     """A measured event replaced an estimated one; the difference was booked."""
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
+    MOVED = "moved"
+    """The id has moved its running totals meanwhile: price it anew; nothing was booked."""
     CLAIMED = "claimed"
     """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
@@ -198,10 +200,41 @@ class CaptureOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatingDemand:
-    """A quantity to be placed on a running total: the total's field and how much."""
+    """How much of a running total an event takes: the total's name and the whole quantity."""
 
     key: str
     quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalStep:
+    """
+    One move of a running total by an id; its quantity is below 0 where some was given back.
+
+    It was made from `before`, or (what the ledger told of it) is known by its `amount_nano` alone.
+    """
+
+    key: str
+    quantity: int
+    before: int | None = None
+    amount_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedTotals:
+    """
+    All steps of an id, in their order.
+
+    `made` is False where the store moved nothing: what the capture answers does not hang on it.
+    """
+
+    steps: tuple[TotalStep, ...]
+    made: bool = True
+
+    @property
+    def count(self) -> int:
+        """By which a capture tells that there were no others meanwhile."""
+        return len(self.steps) if self.made else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,16 +287,24 @@ class Balances(Protocol):
 
     async def reserve_totals(
         self, customer_id: str, hold_id: str, event: UsageEvent, demands: Sequence[RatingDemand]
-    ) -> tuple[int, ...]:
+    ) -> ReservedTotals:
         """
-        Reserve an interval of each running total for this hold id, once.
+        Move running totals so that this hold id has of each what is demanded, of no other any.
 
-        Returns:
-            Each total before the interval. A repeat returns the same, whatever it asks for.
+        A repeat moves nothing. A captured id moves them once more only where measured usage
+        takes the place of its estimate.
+
+        Raises:
+            PricedElsewhere: What it has is of totals of another price version.
         """
 
     async def capture_hold(
-        self, event: UsageEvent, quota_lines: Sequence[QuotaLine], *, prepaid: bool
+        self,
+        event: UsageEvent,
+        quota_lines: Sequence[QuotaLine],
+        *,
+        prepaid: bool,
+        steps: int | None = None,
     ) -> CaptureOutcome:
         """
         Burn the event's amount, release the rest of its hold, append it to the shard's stream.
@@ -272,6 +313,8 @@ class Balances(Protocol):
             event: Priced; its hold_id is the key.
             quota_lines: Actual quantities for the counters that the hold took.
             prepaid: Whether the plan burns credit; overage is counted only then.
+            steps: How many steps of running totals the amounts were made of, by
+                `ReservedTotals`; None where they are to be booked as they are.
         """
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:

@@ -17,7 +17,7 @@ from fixtures.live_store import (
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import HoldState
 from sidecar.outbound.redis.errors import StoreDamaged
-from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand
+from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand, TotalStep
 
 
 @pytest.fixture
@@ -31,17 +31,19 @@ async def test_intervals_of_a_total_are_disjoint_and_reserved_once(store):
     facts = await store.add_customer(granted=100)
     holds = [hold_of(facts, n, 10) for n in range(20)]
 
-    async def reserve(number: int) -> tuple[int, ...]:
+    async def reserve(number: int) -> dict[str, int | None]:
         demands = [
             RatingDemand(key="v:0:1", quantity=3),
             RatingDemand(key="v:1:1", quantity=number),
         ]
         event = event_of(holds[number], 0)
-        return await store.balances.reserve_totals(CUSTOMER, hold_id_of(number), event, demands)
+        reserved = await store.balances.reserve_totals(CUSTOMER, hold_id_of(number), event, demands)
+        assert reserved.made
+        return {step.key: step.before for step in reserved.steps}
 
     totals = await asyncio.gather(*(reserve(n % 20) for n in range(60)))
     assert totals[:20] == totals[20:40] == totals[40:]
-    assert sorted(total[0] for total in totals[:20]) == list(range(0, 60, 3))
+    assert sorted(total["v:0:1"] for total in totals[:20]) == list(range(0, 60, 3))
     assert (await store.fields())[b"t:v:0:1"] == b"60"
     assert (await store.fields())[b"t:v:1:1"] == str(sum(range(20))).encode()
 
@@ -55,14 +57,15 @@ async def test_a_captured_id_keeps_its_interval(store):
     await store.balances.reserve_totals(
         CUSTOMER, hold_id_of(9), event_of(hold_of(facts, 9, 0), 0), [demand]
     )
-    assert await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand]) == (4,)
-    await store.balances.capture_hold(event, (), prepaid=True)
-    again = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
-    assert again == (4,)
+    first = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
+    assert first.steps == (TotalStep(key="v:0:1", quantity=4, before=4),)
+    await store.balances.capture_hold(event, (), prepaid=True, steps=first.count)
     assert (await store.fields())[b"t:v:0:1"] == b"8"
     before = await store.dump()
     other = RatingDemand(key="v:1:1", quantity=4)
-    assert await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [other]) == (0,)
+    for demands in ([demand], [other], [replace(demand, quantity=9)]):
+        again = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, demands)
+        assert (again.steps, again.made) == (first.steps, False)
     assert await store.dump() == before
     with pytest.raises(InvalidInput, match="same running total"):
         await store.balances.reserve_totals(CUSTOMER, hold_id_of(2), event, [other, other])
@@ -112,7 +115,9 @@ async def test_totals_of_an_unknown_customer_or_of_rubbish_are_not_moved(store):
     demand = RatingDemand(key="v:0:1", quantity=4)
     event = event_of(hold_of(stranger, 1, 0), 0)
     before = await store.dump()
-    assert await store.balances.reserve_totals("cus_nobody", hold_id_of(1), event, [demand]) == (0,)
+    reserved = await store.balances.reserve_totals("cus_nobody", hold_id_of(1), event, [demand])
+    assert [step.before for step in reserved.steps] == [0]
+    assert not reserved.made
     assert await store.dump() == before
     await store.set_field("t:v:0:1", "lots")
     with pytest.raises(StoreDamaged):

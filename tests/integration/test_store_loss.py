@@ -404,10 +404,10 @@ async def reserve(
 ) -> int:
     key = f"t:{total_key(card or world.card, line, event.occurred_at)}"
     demands = [RatingDemand(key=key, quantity=quantity)]
-    (total,) = await world.store.balances.reserve_totals(
+    reserved = await world.store.balances.reserve_totals(
         event.customer_id, event.hold_id, event, demands
     )
-    return total
+    return reserved.steps[0].before
 
 
 async def test_a_sign_of_life_puts_a_lost_hold_back(world, redis):

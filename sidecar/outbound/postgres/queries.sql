@@ -859,14 +859,23 @@ SELECT customer_id, field, quantity::bigint AS quantity FROM counter_totals
 WHERE customer_id = ANY ($1::text[]) AND quantity > 0
 
 -- name: rebuild_prices
--- Only captures take of a running total: a correction keeps the interval of its estimate.
-SELECT e.customer_id, e.price_version, e.model, l.meter,
+-- A correction moved its hold's whole quantity to what it is priced by itself.
+WITH corrected AS (
+    SELECT DISTINCT ON (customer_id, day, hold_id)
+        customer_id, day, hold_id, price_version, model
+    FROM usage_events
+    WHERE customer_id = ANY ($1::text[]) AND kind LIKE 'correction:%'
+        AND occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
+    ORDER BY customer_id, day, hold_id, split_part(kind, ':', 2)::integer DESC)
+SELECT e.customer_id, coalesce(c.price_version, e.price_version) AS price_version,
+    coalesce(c.model, e.model) AS model, l.meter,
     date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
 FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
-WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
+LEFT JOIN corrected c USING (customer_id, day, hold_id)
+WHERE e.customer_id = ANY ($1::text[])
     -- Usage of last month may still be late.
     AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
-GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
+GROUP BY 1, 2, 3, 4, 5
 
 -- name: ended_holds
 -- Every event of each hold that was settled since, the newest of a hold last.
@@ -875,11 +884,15 @@ WITH recent AS (
     WHERE shard = $1 AND posted_at >= now() - $2::interval)
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    q.quantities, q.amounts
 FROM recent r JOIN usage_events e USING (customer_id, day, hold_id)
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
 ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 
@@ -887,11 +900,16 @@ ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kin
 -- What a claim is about, as `ended_holds`.
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
-FROM usage_events e WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    q.quantities, q.amounts
+FROM usage_events e
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
+WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
 ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 

@@ -93,7 +93,7 @@ local function burn_free(book, parts, need, take)
   for _, grant in ipairs(book.grants) do
     for i, part in ipairs(parts) do
       local fits = grant.state == 'active' and need[i] ~= '0' and covers(grant, part[1])
-      local amount = fits and least(grant.free, need[i]) or '0'
+      local amount = fits and above_zero(least(grant.free, need[i])) or '0'
       if amount ~= '0' then
         grant.free = minus(grant.free, amount)
         take(grant.id, i, amount)
@@ -113,7 +113,7 @@ local function burn_pins(book, parts, need, pins, take)
       for i, part in ipairs(parts) do
         local fits = part[1] == row[2]
         if round == 2 then fits = row[2] == '' or (grant and covers(grant, part[1])) end
-        local amount = fits and least(rest[at], need[i]) or '0'
+        local amount = fits and above_zero(least(rest[at], need[i])) or '0'
         if amount ~= '0' then
           rest[at] = minus(rest[at], amount)
           if grant then grant.pinned = minus(grant.pinned, amount) end
@@ -127,6 +127,7 @@ end
 
 -- Burn the parts {meter, amount} of an event: what is pinned for them first, then what this id
 -- has in the deficit already (`owed`), then free grants, then as more deficit.
+-- A part below 0 (a step back that gives more than was paid) goes to the customer without a grant.
 -- For a correction (`returned`) the pins are what was burned before. A grant that is gone since,
 -- being spent, cannot take anything back: that goes to the customer without a grant.
 -- Returns the growth of the deficit, what of it is this id's, the rows burned, the movements, and

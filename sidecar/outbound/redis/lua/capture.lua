@@ -1,9 +1,10 @@
 -- Burn an event's amount, release the rest of its hold, append it to the shard's stream.
 -- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 amount, 4 estimated, 5 digest of the usage, 6 prepaid,
---   7 currency, 8 price version, 9 event, 10 count of parts, then per part: meter or '', amount
---   (they sum up to the amount); then count of lines, then per line: counter's field, actual
---   quantity
+--   7 currency, 8 price version, 9 event, 10 count of the steps of running totals that the amounts
+--   were made of ('' where they are to be booked as they are), 11 count of parts, then per part:
+--   meter or '', amount (they sum up to the amount; below 0 where a step back gives more than was
+--   paid); then count of lines, then per line: counter's field, actual quantity
 -- Reply: status, booked, overspent, held, available (overdraft with it), epoch, seq, and whether
 --   the hold was put back from its token
 
@@ -25,7 +26,7 @@ local names = { 'rev', 'h:' .. id, 'r:' .. id }
 local names_before_book = #names
 name_book(names)
 local row = call('HMGET', customer, unpack(names))
-local parts, position = read_parts(10)
+local parts, position = read_parts(11)
 local lines = {}
 for i = position + 1, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
 local actual = {}
@@ -81,6 +82,12 @@ local function settle_book(kind, ended, pins, hold, late)
   return booked, prepaid and above_zero(minus(exposure(book), exposed)) or '0'
 end
 
+-- Whether the id's steps are others than those that the amounts were made of: they are to be made
+-- anew. So a total is never moved by one report and paid by another.
+local function moved_on(steps)
+  return ARGV[10] ~= '' and ARGV[10] ~= text(#steps)
+end
+
 -- Ask Postgres by way of the stream, once for each thing that is said of the id.
 local function claim()
   if marker and marker.digest == digest then return reply('claimed') end
@@ -113,6 +120,10 @@ local function compare()
   if marker.estimated == '0' then return reply('conflict') end
   local refused = refusal(marker.lines)
   if refused then return reply(refused) end
+  local reservation = row[3] and read_reservation(row[3])
+  if row[3] and not reservation then return reply('out_of_bounds') end
+  local steps = reservation and reservation.rows or marker.reserved
+  if moved_on(steps) then return reply('moved') end
   -- Who paid the estimate pays the correction, whatever the plan says since. What credit paid is
   -- all burned or owed.
   -- (What the ledger told of an earlier life of the store does not say who paid.)
@@ -128,6 +139,8 @@ local function compare()
   count_captured(lines, moment.instant)
   marker.corrections = corrections
   marker.amount, marker.estimated, marker.digest, marker.lines = amount, '0', digest, lines
+  marker.reserved = steps
+  if reservation then close(customer, expiry, open, id) end
   remember(done, id, marker)
   commit(shard, moment)
   write_book(book, usage, moment)
@@ -147,9 +160,10 @@ if (row[2] and not hold) or (row[3] and not reservation) then return reply('out_
 local refused = refusal(hold and hold.lines or {})
 if refused then return reply(refused) end
 if (marker and marker.state == 'claimed')
-  or not (hold or marker or reservation) and forgotten(shard, id, moment.instant) then
+  or not (hold or marker) and forgotten(shard, id, moment.instant) then
   return claim()
 end
+if moved_on(reservation and reservation.rows or {}) then return reply('moved') end
 if hold and not pins_fit(book, hold.pins) then return reply('out_of_bounds') end
 
 local ended = marker or tombstone('captured', ARGV[2])

@@ -140,6 +140,17 @@ local function all_sane(rows, columns)
   return true
 end
 
+-- What an id has of running totals, step by step: rows {total's field and price version, total before
+-- the step (or '=' and what the step cost, in nano), quantity}. Steps back have quantities below 0.
+local function steps_sane(rows)
+  for _, row in ipairs(rows) do
+    local before = row[2]
+    if before:byte(1) == 61 then before = before:sub(2) end
+    if not (sane(before) and sane(row[3])) then return false end
+  end
+  return true
+end
+
 -- A hold: its amount, the part that went beyond all credit and overdraft, what it took of each
 -- counter, and what it has pinned of which grant for which meter.
 local function write_hold(hold)
@@ -206,7 +217,8 @@ local function read_marker(record)
   end
   local ok, marker = pcall(parse)
   if ok and sane(marker.amount) and sane(marker.overage) and sane(marker.corrections)
-    and all_sane(marker.lines, { 2 }) and all_sane(marker.burned, { 3 }) then
+    and all_sane(marker.lines, { 2 }) and steps_sane(marker.reserved)
+    and all_sane(marker.burned, { 3 }) then
     return marker
   end
   return { state = 'unreadable' }
@@ -224,7 +236,7 @@ local function remember(done, id, marker)
   call('EXPIRE', done, DEDUPE_SECONDS)
 end
 
--- A reservation: intervals of running totals {key, before, quantity}, and the event they are for.
+-- A reservation: steps of running totals, and the event they are for.
 local function read_reservation(record)
   local function parse()
     local _, lines, rest = reader(record)
@@ -234,7 +246,7 @@ local function read_reservation(record)
     return reservation
   end
   local ok, reservation = pcall(parse)
-  if ok and all_sane(reservation.rows, { 2, 3 }) then return reservation end
+  if ok and steps_sane(reservation.rows) then return reservation end
   return nil
 end
 
