@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fixtures.credit_parts import Booked, OutOfBoundsError, RefusedError
-from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of
+from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of, used_of
 from fixtures.credit_world import LONG_MS, QUOTA_LIMIT, SHORT_MS, Account, Ended, Open
 from fixtures.live_store import hold_id_of, quota_lines
 from hypothesis import HealthCheck, Phase, settings
@@ -155,7 +155,7 @@ class HoldMachine(CreditRules):
     @rule(
         customer=customers,
         number=numbers,
-        counted=parts_of,
+        counted=used_of,
         model=st.sampled_from(["m1", "m2"]),
         estimated=st.booleans(),
         prepaid=mostly,
@@ -164,7 +164,11 @@ class HoldMachine(CreditRules):
     def capture(self, *, customer, number, counted, model, estimated, prepaid, as_held) -> None:
         world, account = self.world, self.world.accounts[customer]
         hold = account.open.get(number)
-        units, parts = sum(counted.values()), self.parts(counted)
+        ended = world.ended.get(number)
+        if ended is None or not ended.captured:
+            # Only what a correction gives back of a total is worth more than what was used.
+            counted = {meter: max(0, count) for meter, count in counted.items()}
+        units, parts = sum(max(0, count) for count in counted.values()), self.signed(counted)
         if as_held and hold is not None:
             # Exactly what was set aside, meter by meter; what no meter named is left.
             parts = {meter: nano for meter, nano in hold.parts.items() if meter}
@@ -174,7 +178,6 @@ class HoldMachine(CreditRules):
         lines = quota_lines(world.hold(customer, number, parts, 0), units)
         step = world.store.balances.capture_hold(event, lines, prepaid=prepaid)
         outcome, owner = world.run(step), world.owner(number)
-        ended = world.ended.get(number)
         if owner not in (None, customer) or (ended is not None and ended.customer != customer):
             assert outcome.status is CaptureStatus.CONFLICT
             return

@@ -164,6 +164,8 @@ if (marker and marker.state == 'claimed')
   return claim()
 end
 if moved_on(reservation and reservation.rows or {}) then return reply('moved') end
+-- Only a step back can be worth more than what was used.
+if negative(amount) and not reservation then return reply('out_of_bounds') end
 if hold and not pins_fit(book, hold.pins) then return reply('out_of_bounds') end
 
 local ended = marker or tombstone('captured', ARGV[2])
