@@ -51,7 +51,7 @@ class FindingKind(StrEnum):
     AMOUNT_DIFFERS = "amount_differs"
     """What was captured is not the price of the total."""
     CORRECTED_TOTAL = "corrected_total"
-    """The same where corrections left a gap in the running total, which explains it."""
+    """The same where corrections took usage from one price line to another, which explains it."""
     UNPRICED_AMOUNT = "unpriced_amount"
     """Usage without a price line has an amount."""
     LATE_CHARGE = "late_charge"

@@ -1,10 +1,10 @@
 """
 Metering: from an edge's usage report to a priced event, captured once.
 
-A capture runs in at most two store calls: where a price needs the running total, its
-interval is reserved first (idempotent on the hold id), then the event is priced here and
-booked (idempotent too). A crash between the two leaves an open hold with a reservation,
-which the sweep finishes. Nothing that is refused is dropped silently: it is counted, and
+A capture runs in two store calls at most, unless reports of one hold differ: where a price needs
+the running total, that is moved first (idempotent on the hold id), then the event is priced here
+and booked (idempotent too). A crash between the two leaves a reservation, which the sweep
+finishes. Nothing that is refused is dropped silently: it is counted, and
 usage that somebody owes is quarantined.
 
 Where there is a journal, a report is answered only once its capture is on this process's disk:
@@ -13,7 +13,7 @@ what a sender was told is taken can be captured again, should the store lose its
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from sidecar import telemetry

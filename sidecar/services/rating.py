@@ -257,10 +257,8 @@ def step_amount(step: TotalStep, price: Price) -> int:
     return price.cumulative(step.before + step.quantity) - price.cumulative(step.before)
 
 
-def _with_amounts(
-    lines: Iterable[RatedLine], amounts: dict[str, int]
-) -> tuple[RatedLine, ...]:
-    """The lines at their amounts; a meter that only a move back is left of has one at quantity 0."""
+def _with_amounts(lines: Iterable[RatedLine], amounts: dict[str, int]) -> tuple[RatedLine, ...]:
+    """The lines at their amounts, and one at quantity 0 for a meter of which all has gone back."""
     rated = [replace(line, amount_nano=amounts.pop(line.meter, 0)) for line in lines]
     rest = [RatedLine(meter=meter, quantity=0, amount_nano=n) for meter, n in amounts.items() if n]
     return (*rated, *rest)

@@ -14,7 +14,7 @@ from fixtures.live_store import (
     hold_of,
 )
 
-from sidecar.domain.errors import InvalidInput
+from sidecar.domain.errors import InvalidInput, PricedElsewhere
 from sidecar.domain.holds import HoldState
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand, TotalStep
@@ -70,6 +70,89 @@ async def test_a_captured_id_keeps_its_interval(store):
     with pytest.raises(InvalidInput, match="same running total"):
         await store.balances.reserve_totals(CUSTOMER, hold_id_of(2), event, [other, other])
     assert f"r:{hold_id_of(1)}".encode() not in await store.fields()
+
+
+async def test_a_capture_whose_totals_another_report_has_moved_is_priced_anew(store):
+    facts = await store.add_customer(granted=100)
+    hold = hold_of(facts, 1, 10)
+    await store.balances.place_hold(hold)
+    few, many = event_of(hold, 3, estimated=True), event_of(hold, 9)
+    first, second = [
+        await store.balances.reserve_totals(
+            CUSTOMER, hold_id_of(1), event, [RatingDemand(key="v:0:1", quantity=quantity)]
+        )
+        for event, quantity in ((few, 3), (many, 9))
+    ]
+    assert [step.quantity for step in second.steps] == [3, 6]
+    stale = await store.balances.capture_hold(few, (), prepaid=True, steps=first.count)
+    assert (stale.status, stale.booked_nano) == (CaptureStatus.MOVED, 0)
+    taken = await store.balances.capture_hold(many, (), prepaid=True, steps=second.count)
+    assert taken.status is CaptureStatus.CAPTURED
+    known = await store.balances.capture_hold(few, (), prepaid=True, steps=first.count)
+    assert known.status is CaptureStatus.DUPLICATE
+    assert (await store.fields())[b"t:v:0:1"] == b"9"
+
+
+async def estimate(store, facts, quantity: int):
+    """A captured estimate with some of a total; returns its hold."""
+    hold = hold_of(facts, 1, 10)
+    await store.balances.place_hold(hold)
+    event = event_of(hold, 5, estimated=True)
+    demand = RatingDemand(key="v:0:1", quantity=quantity)
+    reserved = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, [demand])
+    await store.balances.capture_hold(event, (), prepaid=True, steps=reserved.count)
+    return hold
+
+
+async def test_a_correction_of_another_price_version_moves_no_total(store):
+    hold = await estimate(store, await store.add_customer(granted=100), 4)
+    before = await store.dump()
+    other = event_of(hold, 6, price_version="another")
+    demand = RatingDemand(key="w:0:1", quantity=6)
+    with pytest.raises(PricedElsewhere):
+        await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), other, [demand])
+    # What says the same again is known, by whatever version.
+    same = event_of(hold, 5, price_version="another")
+    demand = RatingDemand(key="w:0:1", quantity=5)
+    reserved = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), same, [demand])
+    assert not reserved.made
+    known = await store.balances.capture_hold(same, (), prepaid=True, steps=reserved.count)
+    assert known.status is CaptureStatus.DUPLICATE
+    # Its marker tells now that it was measured.
+    after = await store.dump()
+    assert [key for key in before if before[key] != after[key] and b":done:" not in key] == [
+        store.keyspace.shard(store.keyspace.shard_of(CUSTOMER)).encode()
+    ]
+
+
+async def test_a_total_that_is_not_kept_any_more_goes_back_to_nothing_and_not_below(store):
+    hold = await estimate(store, await store.add_customer(granted=100), 9)
+    await store.set_field("t:v:0:1", "2")
+    demand = RatingDemand(key="v:0:1", quantity=1)
+    measured = event_of(hold, 1)
+    reserved = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), measured, [demand])
+    assert reserved.steps[-1] == TotalStep(key="v:0:1", quantity=-8, before=8)
+    assert (await store.fields())[b"t:v:0:1"] == b"0"
+
+
+async def test_a_correction_cut_off_after_its_step_is_handed_to_the_sweep(store):
+    hold = await estimate(store, await store.add_customer(granted=100), 4)
+    measured = event_of(hold, 7)
+    demand = RatingDemand(key="v:0:1", quantity=7)
+    reserved = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), measured, [demand])
+    again = await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), measured, [demand])
+    assert (again, reserved.count) == (reserved, 2)
+    shard = store.keyspace.shard_of(CUSTOMER)
+    await store.connection.command("ZADD", store.keyspace.expiry(shard), 1, hold_id_of(1))
+    assert await store.balances.orphan_hold(CUSTOMER, hold_id_of(1)) == measured
+    stored = await store.balances.read_hold(CUSTOMER, hold_id_of(1))
+    assert (stored.state, stored.interrupted) == (HoldState.CAPTURED, True)
+    done = await store.balances.capture_hold(measured, (), prepaid=True, steps=reserved.count)
+    assert (done.status, done.booked_nano) == (CaptureStatus.CORRECTED, 2)
+    assert await store.connection.command("ZCARD", store.keyspace.expiry(shard)) == 0
+    assert await store.connection.command("HLEN", store.keyspace.open(shard)) == 0
+    assert f"r:{hold_id_of(1)}".encode() not in await store.fields()
+    assert (await store.fields())[b"t:v:0:1"] == b"7"
 
 
 async def test_a_capture_cut_off_after_reserving_is_handed_to_the_sweep(store):

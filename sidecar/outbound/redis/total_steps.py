@@ -1,4 +1,4 @@
-"""Steps of running totals as the scripts keep them: rows of a total, what was before, a quantity."""
+"""Steps of running totals as the scripts keep them: rows of a total, what it was, a quantity."""
 
 from collections.abc import Iterable, Sequence
 
