@@ -74,6 +74,7 @@ class UsagePart:
     Usage that was added up: by month of the running total, version, meter and model.
 
     `late` is what was posted after its period was cut; `corrections` how many of `events` are.
+    `owed_nano` is what of prepaid usage credit did not pay, where the plan invoices that.
     """
 
     late: bool
@@ -86,6 +87,12 @@ class UsagePart:
     corrections: int
     quantity: int
     amount_nano: int
+    owed_nano: int = 0
+
+    @property
+    def credit_nano(self) -> int:
+        """What credit paid of it."""
+        return self.amount_nano - self.owed_nano if self.prepaid else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

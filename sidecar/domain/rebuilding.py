@@ -101,6 +101,8 @@ class RecordedLine:
     occurred_at: datetime
     quantity: int
     amount_nano: int
+    owed_nano: int = 0
+    """What of it is left to an invoice where credit pays first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +121,7 @@ class RecordedUsage:
     How a hold ended, for its marker; the digest tells what its newest event said.
 
     `lines` are those of an estimate that may still be corrected, `taken` what of them is in running
-    totals: as much must go back.
+    totals: as much must go back. `owes` is whether an invoice takes what credit does not pay.
     """
 
     hold_id: str
@@ -133,6 +135,7 @@ class RecordedUsage:
     decided_at: datetime
     lines: tuple[RecordedLine, ...] = ()
     taken: tuple[TakenTotal, ...] = ()
+    owes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

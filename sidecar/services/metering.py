@@ -19,9 +19,10 @@ from enum import StrEnum
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, PricedElsewhere, StoreUnavailable
 from sidecar.domain.hold_events import terms_of_event
-from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
-from sidecar.domain.pricing import Billing, RateCard
+from sidecar.domain.holds import HoldTerms, QuotaLine
+from sidecar.domain.pricing import RateCard
 from sidecar.domain.usage import UsageEvent, UsageReport
+from sidecar.services.booking import Booking
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
 from sidecar.services.ports import (
@@ -41,10 +42,6 @@ _BOOKED_NOWHERE = frozenset(
     {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
 )
 """What these name is set aside and not captured, so there is nothing to capture again."""
-
-
-_PRICINGS_MAX = 8
-"""Only reports of one hold that differ and come at once make each other's prices stale."""
 
 
 class UsageOutcome(StrEnum):
@@ -98,6 +95,7 @@ class MeteringService:
         """
         self._balances = balances
         self._rating = Rating(balances)
+        self._booking = Booking(balances=balances, rating=self._rating, rate_cards=rate_cards)
         self._terms = HoldTermsLookup(
             balances=balances,
             directory=directory,
@@ -196,7 +194,8 @@ class MeteringService:
             extended = await self._balances.restore_hold(
                 terms,
                 self._hold_ttl_ms,
-                prepaid=card is None or card.billing is Billing.PREPAID,
+                prepaid=card is None or card.billing.burns_credit,
+                owes=card is not None and card.billing.invoices_rest,
                 parts={} if card is None else _parts_of(terms, card),
             )
             if extended:
@@ -224,7 +223,7 @@ class MeteringService:
             priced = await self._rating.price(report, terms, card)
             if isinstance(priced, str):
                 return await self._set_aside(report, terms.hold_id, priced)
-            priced, outcome = await self._book(priced, terms)
+            priced, outcome = await self._booking.book(priced, terms)
             if outcome.status not in _BOOKED_NOWHERE:
                 captures.append(_journal_record(priced, outcome))
         except PricedElsewhere:
@@ -246,7 +245,7 @@ class MeteringService:
         card = await self._rate_cards.read(event.price_version)
         if card is None:
             raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
-        _, outcome = await self._book(await self._rating.rate(event, card, terms), terms)
+        _, outcome = await self._booking.book(await self._rating.rate(event, card, terms), terms)
         return outcome.status
 
     async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
@@ -265,7 +264,9 @@ class MeteringService:
         if card is None:
             return None
         try:
-            _, outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+            _, outcome = await self._booking.book(
+                await self._rating.price_orphan(terms, card), terms
+            )
         except InvalidInput:
             return None
         return outcome.status
@@ -290,35 +291,8 @@ class MeteringService:
         terms = terms_of_event(event)
         priced = await self._rating.rate(event, card, terms)
         lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
-        _, outcome = await self._book(priced, terms, counted=lines)
+        _, outcome = await self._booking.book(priced, terms, counted=lines)
         return outcome.status
-
-    async def _book(
-        self, priced: Priced, terms: HoldTerms, *, counted: tuple[QuotaLine, ...] | None = None
-    ) -> tuple[Priced, CaptureOutcome]:
-        """
-        Capture, then count a hold that it ended and what no credit or overdraft covered.
-
-        Where another report of the same hold has moved its totals meanwhile, it is priced anew.
-        """
-        for _ in range(_PRICINGS_MAX):
-            outcome = await self._balances.capture_hold(
-                priced.event,
-                priced.quota_lines if counted is None else counted,
-                prepaid=priced.card.billing is Billing.PREPAID,
-                steps=priced.steps,
-            )
-            if outcome.status is not CaptureStatus.MOVED:
-                break
-            priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
-        else:
-            raise StoreUnavailable("other reports of this hold are under way; repeat it")
-        if outcome.status is CaptureStatus.CAPTURED:
-            telemetry.HOLDS.labels("captured").inc()
-        if outcome.overspent_nano > 0:
-            bound = _overspend_bound(terms, priced.event, outcome)
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
-        return priced, outcome
 
     async def _word(
         self,
@@ -364,23 +338,8 @@ def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:
     return JournalRecord(
         event=priced.event,
         quota_lines=priced.quota_lines,
-        prepaid=priced.card.billing is Billing.PREPAID,
+        prepaid=priced.card.billing.burns_credit,
+        owes=priced.card.billing.invoices_rest,
         epoch=outcome.epoch,
         seq=outcome.seq,
     )
-
-
-def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:
-    """
-    Why credit did not cover a capture.
-
-    An upstream that claims more than the request allowed shows that its bound was none, so
-    that `proven` counts only what a hold of the full amount failed to cover: a bug of ours.
-    """
-    if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
-        return Bound.LATE
-    if outcome.restored:
-        return Bound.STORE_FAILURE
-    if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
-        return Bound.ESTIMATED
-    return terms.bound

@@ -121,7 +121,8 @@ class PlaceHold:
     `ttl_ms` is how long an unheard-of hold lives. `fingerprint` is what a repeat must match.
     `probe` asks for the numbers only: the answer is `denied`, and nothing is taken.
     `parts` says what the amount is for by meter, in nano: grants may be good for some meters
-    only. `prepaid` is whether credit pays, so that grants are pinned.
+    only. `prepaid` is whether credit pays, so that grants are pinned; `owes` is whether what it
+    does not pay is owed.
     """
 
     terms: HoldTerms
@@ -134,6 +135,7 @@ class PlaceHold:
     deadline: datetime
     probe: bool = False
     prepaid: bool = True
+    owes: bool = False
     parts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -167,7 +169,7 @@ class CaptureStatus(StrEnum):
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
     MOVED = "moved"
-    """The id has moved its running totals meanwhile: price it anew; nothing was booked."""
+    """The id has other steps of running totals by now: price it anew; nothing was booked."""
     CLAIMED = "claimed"
     """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
@@ -226,10 +228,12 @@ class ReservedTotals:
     All steps of an id, in their order.
 
     `made` is False where the store moved nothing: what the capture answers does not hang on it.
+    Nor has it where another event of the id is `pending`: its capture has begun and comes first.
     """
 
     steps: tuple[TotalStep, ...]
     made: bool = True
+    pending: UsageEvent | None = None
 
     @property
     def count(self) -> int:
@@ -271,12 +275,18 @@ class Balances(Protocol):
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
 
     async def restore_hold(
-        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+        self,
+        terms: HoldTerms,
+        ttl_ms: int,
+        *,
+        prepaid: bool,
+        parts: Mapping[str, int],
+        owes: bool = False,
     ) -> bool:
         """
         Place a hold again that a loss of the store took; False if it was not lost.
 
-        `parts` is as `PlaceHold` has it.
+        `parts` and `owes` are as `PlaceHold` has them.
         """
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
@@ -304,6 +314,7 @@ class Balances(Protocol):
         quota_lines: Sequence[QuotaLine],
         *,
         prepaid: bool,
+        owes: bool = False,
         steps: int | None = None,
     ) -> CaptureOutcome:
         """
@@ -313,6 +324,7 @@ class Balances(Protocol):
             event: Priced; its hold_id is the key.
             quota_lines: Actual quantities for the counters that the hold took.
             prepaid: Whether the plan burns credit; overage is counted only then.
+            owes: Whether what credit does not pay is owed; then there is no overage.
             steps: How many steps of running totals the amounts were made of, by
                 `ReservedTotals`; None where they are to be booked as they are.
         """

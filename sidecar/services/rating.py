@@ -45,13 +45,15 @@ class Priced:
     """
     An event with its amounts, and what it really took of the counters that its hold took.
 
-    `steps` is how many moves of running totals the amounts were made of.
+    `steps` is how many moves of running totals the amounts were made of. Where another event of its
+    hold is `pending`, it has no amounts yet: that one comes first.
     """
 
     event: UsageEvent
     card: RateCard
     quota_lines: tuple[QuotaLine, ...]
     steps: int = 0
+    pending: UsageEvent | None = None
 
 
 class Rating:
@@ -187,6 +189,7 @@ class Rating:
                 for line in terms.quota_lines
             ),
             steps=reserved.count,
+            pending=reserved.pending,
         )
 
 

@@ -72,24 +72,33 @@ async def test_a_captured_id_keeps_its_interval(store):
     assert f"r:{hold_id_of(1)}".encode() not in await store.fields()
 
 
-async def test_a_capture_whose_totals_another_report_has_moved_is_priced_anew(store):
+async def test_another_report_waits_for_the_one_that_has_moved_the_totals(store):
     facts = await store.add_customer(granted=100)
     hold = hold_of(facts, 1, 10)
     await store.balances.place_hold(hold)
     few, many = event_of(hold, 3, estimated=True), event_of(hold, 9)
-    first, second = [
-        await store.balances.reserve_totals(
-            CUSTOMER, hold_id_of(1), event, [RatingDemand(key="v:0:1", quantity=quantity)]
-        )
-        for event, quantity in ((few, 3), (many, 9))
-    ]
+
+    async def reserve(event, quantity):
+        demands = [RatingDemand(key="v:0:1", quantity=quantity)]
+        return await store.balances.reserve_totals(CUSTOMER, hold_id_of(1), event, demands)
+
+    first = await reserve(few, 3)
+    waiting = await reserve(many, 9)
+    assert (waiting.pending, waiting.made, waiting.steps) == (few, False, ())
+    assert (await store.fields())[b"t:v:0:1"] == b"3"
+    early = await store.balances.capture_hold(many, (), prepaid=True, steps=waiting.count)
+    assert (early.status, early.booked_nano) == (CaptureStatus.MOVED, 0)
+    done = await store.balances.capture_hold(few, (), prepaid=True, steps=first.count)
+    assert done.status is CaptureStatus.CAPTURED
+    second = await reserve(many, 9)
     assert [step.quantity for step in second.steps] == [3, 6]
-    stale = await store.balances.capture_hold(few, (), prepaid=True, steps=first.count)
-    assert (stale.status, stale.booked_nano) == (CaptureStatus.MOVED, 0)
-    taken = await store.balances.capture_hold(many, (), prepaid=True, steps=second.count)
-    assert taken.status is CaptureStatus.CAPTURED
+    # Who finished the first one too late finds it known.
     known = await store.balances.capture_hold(few, (), prepaid=True, steps=first.count)
     assert known.status is CaptureStatus.DUPLICATE
+    stale = await store.balances.capture_hold(many, (), prepaid=True, steps=first.count)
+    assert stale.status is CaptureStatus.MOVED
+    done = await store.balances.capture_hold(many, (), prepaid=True, steps=second.count)
+    assert (done.status, done.booked_nano) == (CaptureStatus.CORRECTED, 6)
     assert (await store.fields())[b"t:v:0:1"] == b"9"
 
 

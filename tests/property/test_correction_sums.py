@@ -37,13 +37,17 @@ from sidecar.domain.pricing import (
     Tier,
 )
 from sidecar.domain.usage import OnMissing, TokenUsage, UsageReport
+from sidecar.services.control_ports import StreamRecord
 from sidecar.services.metering import MeteringService, UsageOutcome
-from sidecar.services.ports import CaptureStatus
+from sidecar.services.ports import CaptureStatus, PlaceHold, PlaceStatus
 from sidecar.services.rating import total_key
 
+_KNOWN = (PlaceStatus.REPEATED, PlaceStatus.CLOSED, PlaceStatus.MISMATCH)
 MODELS = ("m1", "m2", "m3")
 ESTIMATE = {"in": 40, "out": 25}
 CREDIT = 10**15
+LITTLE = 3_000
+"""What some requests use up, where an invoice takes what credit does not pay."""
 numbers = itertools.count(1)
 AMOUNTS = st.integers(0, 1_000)
 PER = st.integers(1, 20)
@@ -80,7 +84,7 @@ CARDS = st.builds(
     PRICES,
     PRICES,
     PRICES,
-    st.sampled_from([Billing.PREPAID, Billing.POSTPAID]),
+    st.sampled_from(Billing),
     st.sampled_from(OnChange),
 )
 _tokens = st.tuples(st.integers(0, 60), st.integers(0, 30))
@@ -97,12 +101,11 @@ STEP = st.one_of(
 
 @dataclass
 class Shot:
-    """A request: its hold's terms, and what was captured of it last, by the answers."""
+    """A request, and how its gateway speaks of it."""
 
     terms: HoldTerms
     token: str
-    captured: dict[str, int] | None = None
-    model: str = ""
+    hold: PlaceHold
 
 
 @dataclass
@@ -130,7 +133,8 @@ class World:
 
     async def begin(self) -> None:
         await self.store.cards.publish(self.card)
-        self.facts = await self.store.add_customer(CREDIT)
+        self.credit = LITTLE if self.card.billing.invoices_rest else CREDIT
+        self.facts = await self.store.add_customer(self.credit)
         self.tokens, self.quarantine = MemoryTokens(), MemoryQuarantine()
         self.balances = Cutting(self.store.balances)
         self.metering = MeteringService(
@@ -152,7 +156,8 @@ class World:
                 0,
                 ttl_ms=3_600_000,
                 credit_required=False,
-                prepaid=self.card.billing is Billing.PREPAID,
+                prepaid=self.card.billing.burns_credit,
+                owes=self.card.billing.invoices_rest,
             )
             second = int(datetime.now(UTC).timestamp())
             terms = replace(
@@ -165,15 +170,17 @@ class World:
                 decided_at_ms=second * 1_000,
                 expires_at_ms=second * 1_000,
             )
-            self.shots[number] = Shot(terms, self.tokens.sign(terms))
+            hold = replace(hold, terms=terms, parts=self.card.upper_bounds(ESTIMATE, "m1"))
+            self.shots[number] = Shot(terms, self.tokens.sign(terms), hold)
         return self.shots[number]
 
     async def act(self, step: tuple[Any, ...]) -> None:
         match step:
             case "place", number:
                 shot = self.shot(number)
-                hold = hold_of(self.facts, number, shot.terms.amount_nano, ttl_ms=3_600_000)
-                await self.store.balances.place_hold(replace(hold, terms=shot.terms))
+                placed = await self.store.balances.place_hold(shot.hold)
+                if self.card.billing.invoices_rest:
+                    assert placed.status in (PlaceStatus.PLACED, *_KNOWN), placed
             case "report", number, reports:
                 await asyncio.gather(*(self.report(self.shot(number), *one) for one in reports))
             case "charge", number:
@@ -252,9 +259,25 @@ class World:
                 assert int(fields.get(f"t:{key}".encode(), b"0")) == quantity
         assert not any(name.startswith((b"h:", b"r:")) for name in fields)
         assert fields[b"held"] == fields[b"uncov"] == b"0"
-        if self.card.billing is Billing.PREPAID:
-            granted, used, _, available = await self.store.numbers()
-            assert (granted, available) == (CREDIT, CREDIT - used)
+        granted, used, _, available = await self.store.numbers()
+        assert (granted, available) == (self.credit, self.credit - used)
+        self.check_payers(records, int(fields[b"deficit"]))
+
+    def check_payers(self, records: list[StreamRecord], deficit: int) -> None:
+        """Credit pays no more than there is, an invoice what is left, by meter as in all."""
+        paid = -sum(m.amount_nano for r in records for m in r.movements)
+        used = sum(r.amount_nano for r in records)
+        if self.card.billing.burns_credit:
+            assert paid == used - deficit - sum(r.owed_nano for r in records)
+        if not self.card.billing.invoices_rest:
+            assert all(r.owed is None for r in records)
+            return
+        assert deficit == 0
+        assert 0 <= paid <= self.credit
+        usage = [r for r in records if r.kind != "orphan"]
+        assert all(r.owed is not None and r.overage_nano == 0 for r in usage)
+        if used > self.credit + sum(min(0, r.amount_nano) for r in usage):
+            assert sum(r.owed_nano for r in usage) > 0 or used <= self.credit
 
 
 @settings(

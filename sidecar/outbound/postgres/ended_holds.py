@@ -68,12 +68,14 @@ def recorded_usage(events: Sequence[asyncpg.Record]) -> RecordedUsage:
         corrections=sum(event["kind"].startswith("correction:") for event in events),
         decided_at=newest["decided_at"],
         lines=tuple(_lines(charged)) if estimated else (),
+        owes=bool(charged) and newest["owed_nano"] is not None,
     )
 
 
 def _lines(events: Sequence[asyncpg.Record]) -> Iterator[RecordedLine]:
     for event in events:
         amounts = json.loads(event["amounts"] or "{}")
+        owed = json.loads(event["owed"] or "{}")
         for meter, quantity in json.loads(event["quantities"] or "{}").items():
             yield RecordedLine(
                 price_version=event["price_version"],
@@ -82,6 +84,7 @@ def _lines(events: Sequence[asyncpg.Record]) -> Iterator[RecordedLine]:
                 occurred_at=event["occurred_at"],
                 quantity=quantity,
                 amount_nano=amounts[meter],
+                owed_nano=owed[meter],
             )
 
 

@@ -312,7 +312,8 @@ FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
 JOIN grant_movements m USING (customer_id, transaction_id)
 
 -- name: read_posted_events
-SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid
+SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid,
+    coalesce(owed_nano, 0) AS owed_nano
 FROM usage_events
 WHERE shard = $1 AND posted_at BETWEEN $2 AND $3 AND transaction_id = ANY ($4::text[])
 
@@ -427,7 +428,7 @@ INSERT INTO usage_events (
     plan, price_version, model, user_id, credential_id, route, edge, gateway_id, status,
     input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, reasoning_tokens,
     total_tokens, duration_ms, request_bytes, response_bytes, estimated, estimate_reason,
-    client_key, request_id, occurred_at, received_at, decided_at)
+    client_key, request_id, occurred_at, received_at, decided_at, owed_nano)
 SELECT * FROM unnest(
     $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[],
     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[], $13::boolean[],
@@ -435,7 +436,7 @@ SELECT * FROM unnest(
     $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
     $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[], $32::boolean[],
     $33::text[], $34::text[], $35::bytea[], $36::timestamptz[], $37::timestamptz[],
-    $38::timestamptz[])
+    $38::timestamptz[], $39::bigint[])
 ON CONFLICT (customer_id, day, hold_id, kind) DO NOTHING
 RETURNING customer_id, hold_id, kind
 
@@ -455,10 +456,10 @@ GROUP BY l.customer_id, l.hold_id, l.meter
 -- name: insert_lines
 INSERT INTO usage_lines (
     customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq,
-    groups, text_hash)
+    groups, text_hash, owed_nano)
 SELECT * FROM unnest(
     $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-    $8::timestamptz[], $9::integer[], $10::jsonb[], $11::text[])
+    $8::timestamptz[], $9::integer[], $10::jsonb[], $11::text[], $12::bigint[])
 
 -- name: insert_client_keys
 INSERT INTO usage_client_keys (customer_id, client_key, hold_id)
@@ -885,11 +886,12 @@ WITH recent AS (
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
     e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
-    q.quantities, q.amounts
+    e.owed_nano, q.quantities, q.amounts, q.owed
 FROM recent r JOIN usage_events e USING (customer_id, day, hold_id)
 LEFT JOIN LATERAL (
     SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
-        json_object_agg(l.meter, l.amount_nano)::text AS amounts
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
     FROM usage_lines l
     WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
         AND l.kind = e.kind) q ON true
@@ -901,11 +903,12 @@ ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kin
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
     e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
-    q.quantities, q.amounts
+    e.owed_nano, q.quantities, q.amounts, q.owed
 FROM usage_events e
 LEFT JOIN LATERAL (
     SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
-        json_object_agg(l.meter, l.amount_nano)::text AS amounts
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
     FROM usage_lines l
     WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
         AND l.kind = e.kind) q ON true

@@ -122,7 +122,9 @@ events AS (
 SELECT e.place, e.late, date_trunc('month', e.occurred_at, 'UTC') AS month, e.price_version,
     l.meter, e.model, e.prepaid, count(*) AS events,
     count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
-    sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano
+    sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano,
+    sum(CASE WHEN e.prepaid THEN coalesce(l.owed_nano, 0) ELSE l.amount_nano END)::bigint
+        AS owed_nano
 FROM events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
 GROUP BY e.place, e.late, month, e.price_version, l.meter, e.model, e.prepaid
 

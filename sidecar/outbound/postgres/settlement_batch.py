@@ -63,6 +63,8 @@ class Line:
     window: WindowKey | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     text_hash: str = ""
+    owed_nano: int | None = None
+    """What of the amount is left to an invoice where credit pays first."""
 
 
 def make_batch(
@@ -178,7 +180,11 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
             event.occurred_at,
             event.received_at,
         )
-    return (*head, *facts, *tokens, *tail, decided_at)
+    return (*head, *facts, *tokens, *tail, decided_at, _owed_of(record))
+
+
+def _owed_of(record: StreamRecord) -> int | None:
+    return None if record.owed is None else record.owed_nano
 
 
 def make_lines(
@@ -208,8 +214,9 @@ def make_lines(
         hold = (record.customer_id, record.hold_id)
         wanted = _meters(record)
         before = current.get(hold, {})
+        owed = dict(record.owed or ())
         amount = 0
-        for meter in sorted(wanted.keys() | before.keys()):
+        for meter in sorted(wanted.keys() | before.keys() | owed.keys()):
             quantity = wanted.get(meter, (0, 0))[0] - before.get(meter, (0, 0))[0]
             line_amount = wanted.get(meter, (0, 0))[1] - before.get(meter, (0, 0))[1]
             amount += line_amount
@@ -218,7 +225,7 @@ def make_lines(
             tells = told is not None and (
                 told.observed or (bool(told.groups) and record.kind != EventKind.CAPTURE)
             )
-            if quantity or line_amount or tells:
+            if quantity or line_amount or tells or owed.get(meter):
                 lines.append(
                     Line(
                         record=record,
@@ -228,6 +235,7 @@ def make_lines(
                         window=_window(record, meter, quantity, windows_for, reported_meters),
                         groups={} if told is None else told.groups,
                         text_hash="" if told is None else told.text_hash,
+                        owed_nano=None if record.owed is None else owed.get(meter, 0),
                     )
                 )
         if amount != record.amount_nano:
@@ -253,10 +261,17 @@ def late_rows(lines: Iterable[Line], closed_until: Mapping[str, datetime]) -> li
             day_of(record),
             record.hold_id,
             record.kind,
-            record.amount_nano,
-            record.prepaid,
+            *_late_amount(record),
         )
     return list(rows.values())
+
+
+def _late_amount(record: StreamRecord) -> tuple[int, bool]:
+    """What of it an invoice asks for, or what credit paid; and whether credit paid all of it."""
+    if record.owed is None:
+        return record.amount_nano, record.prepaid
+    owed = record.owed_nano
+    return (owed, False) if owed else (record.amount_nano, True)
 
 
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:

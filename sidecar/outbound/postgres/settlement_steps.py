@@ -267,6 +267,7 @@ class SettlementSteps:
                 None if line.window is None else seqs[line.window],
                 json.dumps(dict(line.groups)) if line.groups else None,
                 line.text_hash or None,
+                line.owed_nano,
             )
             for line in lines
         ]

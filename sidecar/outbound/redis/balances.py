@@ -19,6 +19,7 @@ from sidecar.outbound.redis.placing import (
     place_arguments,
     read_outcome,
     signed_arguments,
+    who_pays,
 )
 from sidecar.outbound.redis.records import (
     at_instants,
@@ -105,7 +106,13 @@ class RedisBalances:
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
 
     async def restore_hold(
-        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+        self,
+        terms: HoldTerms,
+        ttl_ms: int,
+        *,
+        prepaid: bool,
+        parts: Mapping[str, int],
+        owes: bool = False,
     ) -> bool:
         """
         Place a hold again that a loss of the store took, as its token says it was.
@@ -114,6 +121,7 @@ class RedisBalances:
             terms: Of the token.
             ttl_ms: How long it lives from now on.
             prepaid: Whether credit pays.
+            owes: Whether what it does not pay is owed.
             parts: What the amount is for by meter, in nano, as far as that is known.
 
         Returns:
@@ -128,7 +136,7 @@ class RedisBalances:
             amount,
             max(0, terms.decided_at_ms),
             ttl_ms,
-            int(prepaid),
+            who_pays(prepaid=prepaid, owes=owes),
             terms_to_payload(terms),
             *part_arguments(parts, amount),
         ]
@@ -200,6 +208,8 @@ class RedisBalances:
         _refuse_broken(reply[0], hold_id)
         if reply[0] == b"elsewhere":
             raise PricedElsewhere("the usage that it corrects has another price version")
+        if reply[0] == b"pending":
+            return ReservedTotals(steps=(), made=False, pending=event_from_bytes(reply[1]))
         return ReservedTotals(steps=steps_from_rows(reply[2:]), made=reply[1] != b"-1")
 
     async def capture_hold(
@@ -208,6 +218,7 @@ class RedisBalances:
         quota_lines: Sequence[QuotaLine],
         *,
         prepaid: bool,
+        owes: bool = False,
         steps: int | None = None,
     ) -> CaptureOutcome:
         """
@@ -222,7 +233,7 @@ class RedisBalances:
             amount,
             int(event.estimated),
             usage_digest(event),
-            int(prepaid),
+            who_pays(prepaid=prepaid, owes=owes),
             event.currency,
             event.price_version,
             event_to_bytes(event),

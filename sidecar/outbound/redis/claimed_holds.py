@@ -4,7 +4,7 @@ from sidecar.domain.rebuilding import RecordedUsage
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.total_steps import taken_record
+from sidecar.outbound.redis.total_steps import split_record, taken_record
 
 
 class RedisClaimedHolds:
@@ -22,7 +22,7 @@ class RedisClaimedHolds:
         Raises:
             StoreUnavailable: Repeat it.
         """
-        told: tuple[Argument, ...] = ("free", 0, 0, 0, "", 0, taken_record(()))
+        told: tuple[Argument, ...] = ("free", 0, 0, 0, "", 0, taken_record(()), "")
         if charged is not None:
             told = (
                 "captured",
@@ -32,6 +32,7 @@ class RedisClaimedHolds:
                 charged.digest,
                 charged.corrections,
                 taken_record(charged.taken),
+                split_record(charged),
             )
         keys = self._keyspace.hold_keys(customer_id, hold_id)
         await self._connection.run(scripts.CLAIM, keys, (hold_id, customer_id, *told))

@@ -50,7 +50,7 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
         hold.customer.revision,
         int(hold.credit_required),
         int(hold.probe),
-        int(hold.prepaid),
+        who_pays(prepaid=hold.prepaid, owes=hold.owes),
         terms_to_payload(terms),
         len(hold.invoices),
     ]
@@ -173,6 +173,11 @@ def part_arguments(parts: Mapping[str, int], amount_nano: int) -> list[Argument]
     for meter, part in named:
         arguments += (check_line(meter, "meter"), part)
     return arguments
+
+
+def who_pays(*, prepaid: bool, owes: bool) -> int:
+    """The scripts' word for it: an invoice, credit, or credit first and an invoice after it."""
+    return 2 if prepaid and owes else int(prepaid)
 
 
 def signed_arguments(parts: Mapping[str, int]) -> list[Argument]:

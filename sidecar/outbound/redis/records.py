@@ -303,7 +303,14 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
         epoch=int(fields[b"ep"]),
         seq=int(fields[b"seq"]),
         counted=_counted(fields.get(b"qt", b"")),
+        owed=_owed(fields[b"owe"]) if b"owe" in fields else None,
     )
+
+
+def _owed(text: bytes) -> tuple[tuple[str, int], ...]:
+    """What is owed more of each meter, from lines of a meter and nano."""
+    parts = [line.rpartition(" ") for line in text.decode().splitlines()]
+    return tuple((meter, int(nano)) for meter, _, nano in parts)
 
 
 def _counted(text: bytes) -> tuple[tuple[str, int], ...]:

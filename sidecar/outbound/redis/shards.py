@@ -22,7 +22,7 @@ from sidecar.outbound.redis.keys import (
 )
 from sidecar.outbound.redis.push_messages import ShardPush, encode_push
 from sidecar.outbound.redis.shard_homes import Place
-from sidecar.outbound.redis.total_steps import taken_record
+from sidecar.outbound.redis.total_steps import split_record, taken_record
 from sidecar.services.control_ports import Grant
 from sidecar.services.rebuild_ports import FoundShard, LiveCustomer
 
@@ -293,6 +293,7 @@ def _marker_arguments(one: RecordedUsage) -> tuple[Argument, ...]:
         one.corrections,
         to_epoch_ms(one.decided_at),
         taken_record(one.taken),
+        split_record(one),
     )
 
 

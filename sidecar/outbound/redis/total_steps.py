@@ -1,8 +1,8 @@
-"""Steps of running totals as the scripts keep them: rows of a total, what it was, a quantity."""
+"""What markers have of totals and payers, as the scripts keep it: rows, one part a line."""
 
 from collections.abc import Iterable, Sequence
 
-from sidecar.domain.rebuilding import TakenTotal
+from sidecar.domain.rebuilding import RecordedUsage, TakenTotal
 from sidecar.outbound.redis.keys import TOTAL_PREFIX, check_line, total_field
 from sidecar.services.ports import TotalStep
 
@@ -37,4 +37,26 @@ def taken_record(taken: Iterable[TakenTotal]) -> str:
         )
         for one in taken
     ]
+    return _record(rows)
+
+
+def split_record(usage: RecordedUsage) -> str:
+    """What credit paid of each meter and what is owed of it; "" where no invoice takes the rest."""
+    if not usage.owes:
+        return ""
+    # A row without a meter says whose plan it is where there is nothing to say of any.
+    return _record(
+        [
+            (
+                check_line(one.meter, "meter"),
+                str(one.amount_nano - one.owed_nano),
+                str(one.owed_nano),
+            )
+            for one in usage.lines
+        ]
+        or [("", "0", "0")]
+    )
+
+
+def _record(rows: Sequence[tuple[str, str, str]]) -> str:
     return "".join(f"{part}\n" for part in (str(len(rows)), *(p for row in rows for p in row)))

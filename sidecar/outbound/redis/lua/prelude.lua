@@ -183,7 +183,10 @@ local function read_hold(record)
 end
 
 -- A marker in the dedupe bucket: how an id ended, and what a later event is compared with.
--- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter.
+-- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter; where
+-- a plan invoices what credit does not pay, rows of OWED tell how much of which meter that is.
+local OWED = '=owed'
+
 local function write_marker(marker)
   local out = {
     marker.state, marker.amount, marker.overage, marker.estimated, marker.digest,
@@ -272,13 +275,20 @@ local function append_record(usage, moment, record)
   for _, move in ipairs(record.moves or {}) do
     if move[2] ~= '0' then moves[#moves + 1] = move[1] .. ' ' .. move[2] end
   end
+  local tail = {}
+  if record.owed then
+    local owed = {}
+    for _, part in ipairs(record.owed) do owed[#owed + 1] = part[1] .. ' ' .. part[2] end
+    tail = { 'owe', table.concat(owed, '\n') }
+  end
   call('XADD', usage, '*', 'v', '1', 'k', record.kind, 'id', record.id, 'c', ARGV[2],
     'cur', record.currency, 'amt', record.amount, 'held', record.held or '0',
     'ov', record.overage or '0', 'avail', record.avail, 'at', text(moment.instant),
     'pre', record.prepaid or '1', 'late', record.late or '0', 'pv', record.price_version or '',
     'ev', record.event or '', 'mv', table.concat(moves, '\n'),
     'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
-    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
+    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch,
+    unpack(tail))
 end
 
 -- Forget an open hold and all that points to it.

@@ -1,14 +1,16 @@
--- Move each running total by what an event asks of it for a hold id, once. What the id has taken of a
--- total before is taken into account: a correction, or a second report that says something else,
--- moves the total by the difference, from where it stands now; what it asks of no more goes back.
+-- Move each running total by what an event asks of it for a hold id, once. What the id has of a total
+-- already is taken into account: a correction moves the total by the difference, from where it
+-- stands now; what it asks of no more goes back. While one event is on its way from here to its
+-- capture, another one that asks for something else moves nothing: that one is to be finished first.
 -- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 event, 4 price version, 5 digest of the usage, 6 estimated, then
 --   per demand: total's field, quantity
 -- Reply: 'ok' | 'no_customer' | 'broken' | 'elsewhere' (another price version's totals would have to
---   be moved), count of the id's steps (-1 where they are not the store's: nothing was moved), then
---   each step {field and version, before or '=' and nano, quantity}
+--   be moved) | 'pending', then the event to finish first. After the others: count of the id's steps
+--   (-1 where they are not the store's: nothing was moved), then each step {field and version, before
+--   or '=' and nano, quantity}
 
-local STEPS_MAX = 64
+local STEPS_MAX = 256
 local customer, shard, done, expiry, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local id, version, digest, estimated = ARGV[1], ARGV[4], ARGV[5], ARGV[6]
 
@@ -86,15 +88,14 @@ if not row[1] or not moves then
   return reply
 end
 
+if reservation and #more > 0 then return { 'pending', reservation.event } end
 local all = {}
 for _, step in ipairs(steps) do all[#all + 1] = step end
 for _, step in ipairs(more) do all[#all + 1] = step end
 if #all > STEPS_MAX then return { 'broken' } end
 if #more > 0 then
   for _, move in ipairs(shifts) do add(customer, move[1], move[2]) end
-  -- Should this be cut off, measured usage is finished rather than an estimate.
-  local event = reservation and estimated == '1' and reservation.event or ARGV[3]
-  call('HSET', customer, 'r:' .. id, write_reservation({ rows = all, event = event }))
+  call('HSET', customer, 'r:' .. id, write_reservation({ rows = all, event = ARGV[3] }))
   if not row[2] then
     -- No open hold leads the sweep to a capture that is interrupted now: let it find this one.
     call('ZADD', expiry, text(moment.instant + RESERVED_GRACE_MS), id)

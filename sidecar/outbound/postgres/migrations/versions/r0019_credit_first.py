@@ -1,4 +1,4 @@
-"""Usage that credit pays first and an invoice after it; captures that went back in a total."""
+"""Usage that credit pays first and an invoice after it."""
 
 from pathlib import Path
 
