@@ -208,7 +208,8 @@ class Balance:
     Live numbers in nano.
 
     available = granted - voided - expired - used - held + overdraft. `deficit_nano` is prepaid
-    usage that no grant has paid yet.
+    usage that no grant has paid yet, `free_nano` what grants have that no hold has pinned: usage
+    that is owed on an invoice is in neither.
     """
 
     currency: str
@@ -221,6 +222,7 @@ class Balance:
     expired_nano: int = 0
     overdraft_nano: int = 0
     deficit_nano: int = 0
+    free_nano: int = 0
 
 
 class LiveAccounts(Protocol):
