@@ -238,12 +238,17 @@ async def test_a_refusal_is_told_as_its_kind_and_the_connection_goes_on(tmp_path
 async def test_more_unanswered_calls_than_the_maximum_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "UNANSWERED_MAX", 5)
 
+    asked = asyncio.Event()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(5):
+            await reader.readuntil(b"PING\r\n")
+        asked.set()
         await reader.read()
 
     async with serving(tmp_path, serve) as url, connected(url) as server:
         waiting = [asyncio.create_task(ask(server, "PING")) for _ in range(5)]
-        await asyncio.sleep(0.01)
+        await asked.wait()
         with pytest.raises(TimeoutError):
             await ask(server, "PING")
         for task in waiting:
