@@ -111,7 +111,8 @@ local function claim()
   end
   append_record(usage, moment, {
     kind = 'claim', id = id, currency = ARGV[7], amount = amount, avail = book.avail,
-    prepaid = prepaid and '1' or '0', late = '1', price_version = ARGV[8], event = ARGV[9], counted = moved,
+    prepaid = prepaid and '1' or '0', late = '1', price_version = ARGV[8], event = ARGV[9],
+    counted = moved,
   })
   return reply('claimed')
 end
@@ -119,7 +120,8 @@ end
 -- A second event for a captured id.
 local function compare()
   if marker.digest == digest then
-    if marker.estimated == '1' and estimated == '0' then
+    -- A correction that has begun ends as one.
+    if marker.estimated == '1' and estimated == '0' and not row[3] then
       marker.estimated = '0'
       remember(done, id, marker)
       commit(shard, moment)
