@@ -6,12 +6,17 @@ import pytest
 from fixtures.http_edges import make_policy
 from fixtures.use_cases import ANYONE, CREDIT_NANO, HOLD_NANO, UseCases
 
+from sidecar.cli.explain_text import print_explanation
 from sidecar.domain.counters import MONEY, Counter, CounterKind
 from sidecar.domain.decisions import Allow, Deny, DenyReason
 from sidecar.domain.matching import Match
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.pricing import Billing
 from sidecar.domain.rules import Rule, RuleTemplate
+from sidecar.domain.standing import Standing
+from sidecar.inbound.denials import word_denial
+from sidecar.services.explaining import Explainer, Question
+from sidecar.services.given_numbers import GivenNumbers
 
 CHAT = Match(routes=frozenset({0}))
 NO_CREDITS = Rule(name="no-credits", template=RuleTemplate.NO_CREDITS, match=(CHAT,))
@@ -71,3 +76,15 @@ async def test_a_capture_burns_what_there_is_and_owes_the_rest():
     )
     owed = [usage.owed_nano for usage in credit.usage.values()]
     assert owed == [0] * 10 + [HOLD_NANO] * 2
+
+
+async def test_an_explanation_says_who_pays(capsys):
+    cases = await prepared(NO_CREDITS)
+    explainer = Explainer(cases.policy, read_facts=lambda _: cases.facts, word=word_denial)
+    customer = await cases.directory.read_customer("cus_1")
+    question = Question(request=cases.request(), at=cases.clock.now(), customer=customer)
+    numbers = GivenNumbers(at=cases.clock.now(), available_nano=0, standing=Standing.GOOD, used={})
+    found = explainer.explain_given(question, numbers)
+    assert found.answer.allow
+    print_explanation(found)
+    assert "credit first, an invoice for the rest" in capsys.readouterr().out
