@@ -19,6 +19,10 @@ class InvalidInput(SidecarError):  # noqa: N818  The vocabulary's name; callers 
         self.field = field
 
 
+class PricedElsewhere(InvalidInput):
+    """Measured usage is of another price version than the estimate that it would correct."""
+
+
 class NotFound(SidecarError):  # noqa: N818
     """The named thing does not exist."""
 

@@ -96,7 +96,7 @@ def _usage_line(number: int, parts: Sequence[UsagePart], material: Material) -> 
     card = material.cards[first.price_version]
     found = card.line_for(first.meter, first.model)
     amount = sum(part.amount_nano for part in parts)
-    credit = sum(part.amount_nano for part in parts if part.prepaid)
+    credit = sum(part.credit_nano for part in parts)
     return InvoiceLine(
         number=number,
         meter=first.meter,

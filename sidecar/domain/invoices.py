@@ -68,7 +68,7 @@ class FindingKind(StrEnum):
     AMOUNT_DIFFERS = "amount_differs"
     """What was captured is not the price of the total."""
     CORRECTED_TOTAL = "corrected_total"
-    """The same where corrections left a gap in the running total, which explains it."""
+    """The same where corrections took usage from one price line to another, which explains it."""
     UNPRICED_AMOUNT = "unpriced_amount"
     """Usage without a price line has an amount."""
     LATE_CHARGE = "late_charge"
@@ -93,6 +93,7 @@ class UsagePart:
     Usage that was added up: by month of the running total, version, meter and model.
 
     `late` is what was posted after its period was cut; `corrections` how many of `events` are.
+    `owed_nano` is what of prepaid usage credit did not pay, where the plan invoices that.
     """
 
     late: bool
@@ -105,6 +106,12 @@ class UsagePart:
     corrections: int
     quantity: int
     amount_nano: int
+    owed_nano: int = 0
+
+    @property
+    def credit_nano(self) -> int:
+        """What credit paid of it."""
+        return self.amount_nano - self.owed_nano if self.prepaid else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

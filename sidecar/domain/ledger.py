@@ -3,7 +3,7 @@ The ledger's accounts and balanced transactions.
 
 Per customer and currency, in credit-positive terms: `customer_credit` is what we owe the
 customer (prepaid credit), `customer_overage` what was captured beyond it,
-`customer_receivable` what a postpaid customer owes, `funding` where paid grants come from,
+`customer_receivable` what an invoice asks for, `funding` where paid grants come from,
 `promotion` where promotional ones do, `breakage` paid credit that expired, `revenue` what usage
 earned. Each transaction sums to zero per currency.
 
@@ -77,7 +77,9 @@ def withdrawal_entries(
     )
 
 
-def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tuple[Entry, ...]:
+def usage_entries(
+    amount_nano: int, *, overage_nano: int, prepaid: bool, owed_nano: int = 0
+) -> tuple[Entry, ...]:
     """
     Entries of captured usage; of a correction when the amount is negative.
 
@@ -85,14 +87,17 @@ def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tupl
         amount_nano: What the capture burned, or the signed difference of a correction.
         overage_nano: The part of it beyond the customer's credit, same sign as the amount.
         prepaid: Whether the plan burns credit; otherwise the customer owes it.
+        owed_nano: What of prepaid usage the customer owes all the same, because credit was not
+            enough and the plan invoices the rest.
     """
     if not prepaid:
         return _balanced(
             (Account.CUSTOMER_RECEIVABLE, -amount_nano), (Account.REVENUE, amount_nano)
         )
     return _balanced(
-        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano)),
+        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano - owed_nano)),
         (Account.CUSTOMER_OVERAGE, -overage_nano),
+        (Account.CUSTOMER_RECEIVABLE, -owed_nano),
         (Account.REVENUE, amount_nano),
     )
 

@@ -379,7 +379,7 @@ class SettlementWorker:
         meters = frozenset(
             name
             for name in card.priced_meters()
-            if card.meters[name].reported and card.billing is not Billing.PREPAID
+            if card.meters[name].reported and card.billing is Billing.POSTPAID
         )
         if len(self._cards) >= _CARDS_MAX:
             self._cards.pop(next(iter(self._cards)))

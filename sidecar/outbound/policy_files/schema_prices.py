@@ -219,10 +219,10 @@ PLAN = Record(
         ),
         "billing": Field(
             spec=Choice(
-                (Billing.PREPAID.value, Billing.POSTPAID.value),
-                later=(Billing.CREDIT_THEN_INVOICE.value,),
+                tuple(Billing),
             ),
-            doc="prepaid burns credit; postpaid is invoiced.",
+            doc="prepaid burns credit; postpaid is invoiced; credit_then_invoice burns what credit "
+            "there is and invoices the rest.",
             required=True,
         ),
         "currency": Field(spec=texts.CURRENCY, doc="Of all its amounts.", required=True),

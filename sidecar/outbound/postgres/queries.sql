@@ -311,7 +311,8 @@ FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
 JOIN grant_movements m USING (customer_id, transaction_id)
 
 -- name: read_posted_events
-SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid
+SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid,
+    coalesce(owed_nano, 0) AS owed_nano
 FROM usage_events
 WHERE shard = $1 AND posted_at BETWEEN $2 AND $3 AND transaction_id = ANY ($4::text[])
 
@@ -426,7 +427,7 @@ INSERT INTO usage_events (
     plan, price_version, model, user_id, credential_id, route, edge, gateway_id, status,
     input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, reasoning_tokens,
     total_tokens, duration_ms, request_bytes, response_bytes, estimated, estimate_reason,
-    client_key, request_id, occurred_at, received_at, decided_at)
+    client_key, request_id, occurred_at, received_at, decided_at, owed_nano)
 SELECT * FROM unnest(
     $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[],
     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[], $13::boolean[],
@@ -434,7 +435,7 @@ SELECT * FROM unnest(
     $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
     $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[], $32::boolean[],
     $33::text[], $34::text[], $35::bytea[], $36::timestamptz[], $37::timestamptz[],
-    $38::timestamptz[])
+    $38::timestamptz[], $39::bigint[])
 ON CONFLICT (customer_id, day, hold_id, kind) DO NOTHING
 RETURNING customer_id, hold_id, kind
 
@@ -450,14 +451,6 @@ SELECT l.customer_id, l.hold_id, l.meter,
 FROM unnest($1::text[], $2::date[], $3::text[]) AS k (customer_id, day, hold_id)
 JOIN usage_lines l USING (customer_id, day, hold_id)
 GROUP BY l.customer_id, l.hold_id, l.meter
-
--- name: insert_lines
-INSERT INTO usage_lines (
-    customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq,
-    groups, text_hash)
-SELECT * FROM unnest(
-    $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-    $8::timestamptz[], $9::integer[], $10::jsonb[], $11::text[])
 
 -- name: insert_client_keys
 INSERT INTO usage_client_keys (customer_id, client_key, hold_id)
@@ -846,14 +839,23 @@ SELECT customer_id, field, quantity::bigint AS quantity FROM counter_totals
 WHERE customer_id = ANY ($1::text[]) AND quantity > 0
 
 -- name: rebuild_prices
--- Only captures take of a running total: a correction keeps the interval of its estimate.
-SELECT e.customer_id, e.price_version, e.model, l.meter,
+-- A correction moved its hold's whole quantity to what it is priced by itself.
+WITH corrected AS (
+    SELECT DISTINCT ON (customer_id, day, hold_id)
+        customer_id, day, hold_id, price_version, model
+    FROM usage_events
+    WHERE customer_id = ANY ($1::text[]) AND kind LIKE 'correction:%'
+        AND occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
+    ORDER BY customer_id, day, hold_id, split_part(kind, ':', 2)::integer DESC)
+SELECT e.customer_id, coalesce(c.price_version, e.price_version) AS price_version,
+    coalesce(c.model, e.model) AS model, l.meter,
     date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
 FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
-WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
+LEFT JOIN corrected c USING (customer_id, day, hold_id)
+WHERE e.customer_id = ANY ($1::text[])
     -- Usage of last month may still be late.
     AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
-GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
+GROUP BY 1, 2, 3, 4, 5
 
 -- name: ended_holds
 -- Every event of each hold that was settled since, the newest of a hold last.
@@ -862,11 +864,16 @@ WITH recent AS (
     WHERE shard = $1 AND posted_at >= now() - $2::interval)
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    e.owed_nano, q.quantities, q.amounts, q.owed
 FROM recent r JOIN usage_events e USING (customer_id, day, hold_id)
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
 ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 
@@ -874,11 +881,17 @@ ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kin
 -- What a claim is about, as `ended_holds`.
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
-FROM usage_events e WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    e.owed_nano, q.quantities, q.amounts, q.owed
+FROM usage_events e
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
+WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
 ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 

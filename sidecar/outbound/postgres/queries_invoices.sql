@@ -105,7 +105,7 @@ RETURNING i.customer_id, i.invoice_id, i.currency, i.sequence, i.provider, i.per
 -- the index of their time (what is late by its own table), lines by one range of theirs. Their
 -- days bound that range; looking each event's lines up costs four times the pages.
 SELECT k.place, s.late, s.month, s.price_version, s.meter, s.model, s.prepaid, s.events,
-    s.corrections, s.quantity, s.amount_nano
+    s.corrections, s.quantity, s.amount_nano, s.owed_nano
 FROM unnest($1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
     AS k (place, customer_id, invoice_id, starts, ends)
 CROSS JOIN LATERAL (
@@ -128,7 +128,9 @@ CROSS JOIN LATERAL (
     SELECT e.late, date_trunc('month', e.occurred_at, 'UTC') AS month, e.price_version, l.meter,
         e.model, e.prepaid, count(*) AS events,
         count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
-        sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano
+        sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano,
+        sum(CASE WHEN e.prepaid THEN coalesce(l.owed_nano, 0) ELSE l.amount_nano END)::bigint
+            AS owed_nano
     FROM e JOIN usage_lines l ON l.customer_id = k.customer_id AND l.day = e.day
         AND l.hold_id = e.hold_id AND l.kind = e.kind
         AND l.day >= (SELECT min(day) FROM e) AND l.day <= (SELECT max(day) FROM e)

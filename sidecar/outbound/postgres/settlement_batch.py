@@ -35,15 +35,16 @@ EVENT_COLUMNS: Final = (
     *("status", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
     *("reasoning_tokens", "total_tokens", "duration_ms", "request_bytes", "response_bytes"),
     *("estimated", "estimate_reason", "client_key", "request_id"),
-    *("occurred_at", "received_at", "decided_at"),
+    *("occurred_at", "received_at", "decided_at", "owed_nano"),
 )
 """Of `event_row`."""
 LINE_COLUMNS: Final = (
     *("customer_id", "day", "hold_id", "kind", "meter", "quantity", "amount_nano"),
-    *("groups", "text_hash", "window_start", "window_seq"),
+    *("groups", "text_hash", "owed_nano", "window_start", "window_seq"),
 )
 """Of `Line`."""
 _NO_USAGE: Final = TokenUsage()
+_UNCHANGED: Final = (0, 0)
 _NOWHERE: Final[tuple[None, frozenset[str]]] = (None, frozenset())
 _SECOND_DIGITS: Final = 8
 _day_of_second = lru_cache(maxsize=4_096)(hold_day)
@@ -72,8 +73,10 @@ class Batch:
     aside: tuple[SetAsideRecord | UnreadableRecord, ...]
 
 
+_Text: TypeAlias = str | None
+_Number: TypeAlias = int | None
 Line: TypeAlias = tuple[
-    str, date, str, str, str, int, int, str | None, str | None, datetime | None, int | None
+    str, date, str, str, str, int, int, _Text, _Text, _Number, datetime | None, _Number
 ]
 """
 What one record changes of one meter: a row of `usage_lines`, in the order of LINE_COLUMNS.
@@ -197,7 +200,11 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
             event.occurred_at,
             event.received_at,
         )
-    return (*head, *facts, *tokens, *tail, decided_at)
+    return (*head, *facts, *tokens, *tail, decided_at, _owed_of(record))
+
+
+def _owed_of(record: StreamRecord) -> int | None:
+    return None if record.owed is None else record.owed_nano
 
 
 def make_lines(
@@ -254,8 +261,7 @@ def late_rows(
             day_of(record),
             record.hold_id,
             record.kind,
-            record.amount_nano,
-            record.prepaid,
+            *_late_amount(record),
         )
         for record in records
         if (until := closed_until.get(record.customer_id)) is not None
@@ -263,6 +269,14 @@ def late_rows(
         and record.event.occurred_at < until
         and event_key(record) in lined
     ]
+
+
+def _late_amount(record: StreamRecord) -> tuple[int, bool]:
+    """What of it an invoice asks for, or what credit paid; and whether credit paid all of it."""
+    if record.owed is None:
+        return record.amount_nano, record.prepaid
+    owed = record.owed_nano
+    return (owed, False) if owed else (record.amount_nano, True)
 
 
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
@@ -278,7 +292,7 @@ def in_windows(lines: Iterable[Line], seqs: Mapping[WindowKey, int]) -> list[Lin
     """The same lines, with the seq of the window that took each quantity in."""
     placed: list[Line] = []
     for line in lines:
-        customer_id, _, _, _, meter, _, _, _, _, start, _ = line
+        customer_id, _, _, _, meter, *_, start, _ = line
         placed.append(line if start is None else (*line[:-1], seqs[customer_id, meter, start]))
     return placed
 
@@ -331,18 +345,16 @@ def _lines(
     reported: tuple[datetime, frozenset[str]] | None,
 ) -> list[Line]:
     """The record's rows, by meter. All that is stored of a line is put together here."""
-    customer_id, day, hold_id, kind = (
-        record.customer_id,
-        day_of(record),
-        record.hold_id,
-        record.kind,
-    )
+    customer_id, hold_id, kind = record.customer_id, record.hold_id, record.kind
+    day = day_of(record)
     hour, meters = reported or _NOWHERE
     # A meter's first line tells of it.
     by_meter = {line.meter: line for line in reversed(told)}
     lines: list[Line] = []
-    for meter in sorted(changed):
-        quantity, amount = changed[meter]
+    owed = None if record.owed is None else dict(record.owed)
+    for meter in sorted(changed.keys() | owed.keys() if owed else changed):
+        quantity, amount = changed.get(meter, _UNCHANGED)
+        owed_nano = None if owed is None else owed.get(meter, 0)
         groups = text_hash = None
         is_told = False
         if (line := by_meter.get(meter)) is not None:
@@ -350,12 +362,12 @@ def _lines(
             text_hash = line.text_hash or None
             # A query takes a hold's newest line for its groups, so what follows tells them again.
             is_told = line.observed or (groups is not None and kind != EventKind.CAPTURE)
-        if quantity or amount or is_told:
+        if quantity or amount or is_told or owed_nano:
             start = hour if quantity and meter in meters else None
             lines.append(
                 (
                     *(customer_id, day, hold_id, kind, meter, quantity, amount),
-                    *(groups, text_hash, start, None),
+                    *(groups, text_hash, owed_nano, start, None),
                 )
             )
     return lines

@@ -110,7 +110,7 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
 
 def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | None:
     """
-    The balance of BALANCE_FIELDS; None where there is no customer.
+    The balance of BALANCE_FIELDS and the grants' record; None where there is no customer.
 
     Raises:
         StoreDamaged: One of them is no number.
@@ -119,7 +119,8 @@ def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | N
         return None
     try:
         granted, used, held, avail = (int(value or b"") for value in values[1:5])
-        voided, expired, overdraft, deficit = (int(value or b"0") for value in values[5:])
+        voided, expired, overdraft, deficit = (int(value or b"0") for value in values[5:9])
+        lines = grant_lines((values[9] or b"").decode())
     except ValueError as error:
         raise StoreDamaged(_DAMAGED) from error
     return Balance(
@@ -132,6 +133,7 @@ def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | N
         overdraft_nano=overdraft,
         deficit_nano=deficit,
         available_nano=avail + overdraft,
+        free_nano=sum(line.free_nano for line in lines if line.state == "active"),
         as_of=as_of,
     )
 

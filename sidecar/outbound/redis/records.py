@@ -307,6 +307,7 @@ def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecor
     record.epoch = int(fields[b"ep"])
     record.seq = int(fields[b"seq"])
     record.counted = _counted(fields.get(b"qt", b""))
+    record.owed = _owed(fields[b"owe"]) if b"owe" in fields else None
     return freeze(record, StreamRecord)
 
 
@@ -319,6 +320,12 @@ def _read_kind(raw: bytes) -> tuple[str, bool]:
     if is_correction != number.isdecimal():
         raise InvalidInput("the record's kind is malformed")
     return kind, name != CLAIM and EventKind(name).of_grant
+
+
+def _owed(text: bytes) -> tuple[tuple[str, int], ...]:
+    """What is owed more of each meter, from lines of a meter and nano."""
+    parts = [line.rpartition(" ") for line in text.decode().splitlines()]
+    return tuple((meter, int(nano)) for meter, _, nano in parts)
 
 
 def _counted(text: bytes) -> tuple[tuple[str, int], ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from sidecar.outbound.postgres.migrating import run_sql_file
 
 revision = "0021"
-down_revision = "0018"
+down_revision = "0019"
 branch_labels = None
 depends_on = None
 deploy = "pre"
