@@ -91,9 +91,15 @@ def make_inbox(
         if news is not None and settings.paystack_secret_file is not None:
             handlers[PAYSTACK] = NewsHandlers(news)
     if objects is not None:
-        payments = PaymentHandler(fetched, credit.credit, credit.withdrawals)
+        payments = PaymentHandler(fetched, credit.credit, credit.withdrawals, clock)
         handlers[STRIPE] = ObjectHandlers(
-            objects, fetched, payments, policies, plans=plans, report_errors=report_errors
+            objects,
+            fetched,
+            payments,
+            policies,
+            plans=plans,
+            report_errors=report_errors,
+            clock=clock,
         )
         workers["provider_sweep"] = _sweep(settings, objects, fetched, inbox, clock).run
     worker = _worker(settings, inbox, handlers, standings, owner=owner)

@@ -1,7 +1,9 @@
 """What is made of each kind of object once it is fetched; `payments` has those about money."""
 
+from sidecar.domain.billing_notices import payment_failed
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.minor_units import from_minor
+from sidecar.domain.notices import Notice
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.inbox_ports import (
     Handled,
@@ -15,7 +17,7 @@ from sidecar.services.inbox_ports import (
     SubscriptionRecord,
 )
 from sidecar.services.payments import TOP_UP_KEY, PaymentHandler, find_customer
-from sidecar.services.ports import Policies
+from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_objects import (
     FetchedInvoice,
     ProviderObjects,
@@ -25,6 +27,8 @@ from sidecar.services.standing import LIVE_STATUSES, PlanMap
 MODE_MISMATCH = "mode_mismatch"
 UNKNOWN_CUSTOMER = "unknown_customer"
 CURRENCY = "other_currency"
+FAILED_EVENT = "invoice.payment_failed"
+"""An open invoice with attempts may also wait for a bank: only the event says that one failed."""
 
 
 class ObjectHandlers:
@@ -39,6 +43,7 @@ class ObjectHandlers:
         *,
         plans: PlanMap,
         report_errors: ReportErrors | None,
+        clock: Clock,
     ) -> None:
         """
         Wire the ports.
@@ -48,6 +53,7 @@ class ObjectHandlers:
             payments: Handles payments.
             plans: What subscriptions give.
             report_errors: Who is told of rejected meter events; None: they are parked.
+            clock: Says when something was seen.
         """
         self._objects = objects
         self._records = records
@@ -55,6 +61,7 @@ class ObjectHandlers:
         self._policies = policies
         self._plans = plans
         self._report_errors = report_errors
+        self._clock = clock
 
     async def handle(self, claim: InboxClaim) -> Handled:
         """
@@ -69,7 +76,7 @@ class ObjectHandlers:
         object_id = claim.ref.object_id
         match claim.ref.kind:
             case ObjectKind.INVOICE:
-                return await self._invoice(object_id)
+                return await self._invoice(claim)
             case ObjectKind.SUBSCRIPTION:
                 return await self._subscription(object_id)
             case ObjectKind.PAYMENT:
@@ -78,7 +85,7 @@ class ObjectHandlers:
                     return Handled(parked="not_found")
                 if self._other_mode(livemode=found.livemode):
                     return Handled(parked=MODE_MISMATCH)
-                return await self._payments.handle(claim.ref.provider, found)
+                return await self._payments.handle(claim, found)
             case ObjectKind.METER_ERROR:
                 return await self._meter_errors(object_id)
             case ObjectKind.UNREADABLE:
@@ -89,7 +96,8 @@ class ObjectHandlers:
         ours = self._objects.livemode
         return ours is not None and livemode is not None and ours != livemode
 
-    async def _invoice(self, invoice_id: str) -> Handled:
+    async def _invoice(self, claim: InboxClaim) -> Handled:
+        invoice_id = claim.ref.object_id
         found = await self._objects.fetch_invoice(invoice_id)
         if found is None:  # A draft may be deleted.
             return Handled(gone_invoice=invoice_id)
@@ -117,7 +125,27 @@ class ObjectHandlers:
         )
         if TOP_UP_KEY in found.metadata and found.state is InvoiceState.PAID:
             return await self._paid_top_up(found, record)
-        return Handled(invoice=record, parked=reason)
+        return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
+
+    def _failure(self, claim: InboxClaim, record: InvoiceRecord) -> tuple[Notice, ...]:
+        """That its payment failed, once for each attempt; by now it may be paid after all."""
+        if (
+            FAILED_EVENT not in claim.types
+            or record.state is not InvoiceState.OPEN
+            or not record.customer_id
+        ):
+            return ()
+        return (
+            payment_failed(
+                customer_id=record.customer_id,
+                provider=record.provider,
+                invoice_id=record.invoice_id,
+                attempt=record.attempts,
+                currency=record.currency,
+                due_nano=record.amount_nano,
+                at=self._clock.now(),
+            ),
+        )
 
     async def _paid_top_up(self, found: FetchedInvoice, record: InvoiceRecord) -> Handled:
         """An invoice for credit: its payment gives it, or (paid in another way) it does itself."""

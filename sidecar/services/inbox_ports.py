@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.notices import Notice
 from sidecar.domain.standing import InvoiceState
 
 EVENT_ID_CHARS_MAX = 255
@@ -145,7 +146,8 @@ class InboxClaim:
     One worker's time-bounded right to an object.
 
     `fence` only grows, over all objects: what was fetched under a lower one never overwrites what
-    was under a higher. `events` is how often it had been asked for when it was claimed.
+    was under a higher. `events` is how often it had been asked for when it was claimed, and
+    `types` those of the events among these that are not done.
     """
 
     ref: ObjectRef
@@ -153,6 +155,7 @@ class InboxClaim:
     events: int
     attempts: int
     livemode: bool | None
+    types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +212,7 @@ class PaymentRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handled:
     """
-    What came of an object: rows to write, whose standing to look at, what else to fetch.
+    What came of an object: rows to write, what else to fetch, who is to be told of what.
 
     `parked` says why people must look at it; the rows are written all the same.
     """
@@ -220,6 +223,7 @@ class Handled:
     gone_subscription: str = ""
     payment: PaymentRecord | None = None
     follow: tuple[ObjectRef, ...] = ()
+    notices: tuple[Notice, ...] = ()
     parked: str = ""
 
 

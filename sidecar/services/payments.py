@@ -8,19 +8,23 @@ taken all the same, and leaves a deficit.
 
 from collections.abc import Mapping
 
+from sidecar.domain.billing_notices import dispute_opened
 from sidecar.domain.errors import Conflict, InvalidInput
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.minor_units import from_minor
+from sidecar.domain.notices import Notice
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.credits import TOP_UP_PREFIX, CreditService
 from sidecar.services.inbox_ports import (
     Handled,
+    InboxClaim,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
     PaymentRecord,
     ProviderRecords,
 )
+from sidecar.services.ports import Clock
 from sidecar.services.provider_objects import (
     FetchedInvoice,
     FetchedPayment,
@@ -33,6 +37,7 @@ CUSTOMER_KEY = "sidecar_customer"
 """Of metadata: whose credit it is, where the provider has no customer for it."""
 TAKEN_STATUS = "succeeded"
 GONE_STATUSES = frozenset({"failed", "canceled"})
+DISPUTE_EVENTS = "charge.dispute."
 _PAGE = 500
 
 
@@ -52,14 +57,19 @@ class PaymentHandler:
     """What becomes of one payment."""
 
     def __init__(
-        self, records: ProviderRecords, credit: CreditService, withdrawals: WithdrawalService
+        self,
+        records: ProviderRecords,
+        credit: CreditService,
+        withdrawals: WithdrawalService,
+        clock: Clock,
     ) -> None:
-        """Wire the port, and credit's services."""
+        """Wire the ports, and credit's services."""
         self._records = records
+        self._clock = clock
         self._credit = credit
         self._withdrawals = withdrawals
 
-    async def handle(self, provider: str, found: FetchedPayment) -> Handled:
+    async def handle(self, claim: InboxClaim, found: FetchedPayment) -> Handled:
         """
         Give or take back credit as the payment stands now; safe to repeat.
 
@@ -67,6 +77,7 @@ class PaymentHandler:
             InvalidInput, Conflict: Credit cannot be given or taken back now.
             StoreUnavailable: A store is away.
         """
+        provider = claim.ref.provider
         follow: tuple[ObjectRef, ...] = ()
         if found.invoice_id:
             # A dispute counts through its invoice, which may never have been heard of.
@@ -96,7 +107,33 @@ class PaymentHandler:
             disputed=any(one.taken for one in found.disputes),
             reason=reason,
         )
-        return Handled(payment=record, follow=() if top_up else follow, parked=reason)
+        return Handled(
+            payment=record,
+            follow=() if top_up else follow,
+            notices=self._disputes(claim, found, record),
+            parked=reason,
+        )
+
+    def _disputes(
+        self, claim: InboxClaim, found: FetchedPayment, record: PaymentRecord
+    ) -> tuple[Notice, ...]:
+        """That money was taken back, once for each dispute."""
+        told = any(one.startswith(DISPUTE_EVENTS) for one in claim.types)
+        if not told or not record.customer_id:
+            return ()
+        return tuple(
+            dispute_opened(
+                customer_id=record.customer_id,
+                provider=record.provider,
+                dispute_id=one.dispute_id,
+                payment_id=record.payment_id,
+                invoice_id=record.invoice_id,
+                currency=record.currency,
+                at=self._clock.now(),
+            )
+            for one in found.disputes
+            if one.taken
+        )
 
     async def give_for_invoice(self, provider: str, found: FetchedInvoice) -> str:
         """Credit for an invoice that was paid outside of the provider; returns what is wrong."""

@@ -94,11 +94,20 @@ async def webhooks(stores: Stores) -> None:
     fetched: Any = reach("fetched", PostgresFetched(stores.pool))
     credit = CreditService(accounts=accounts, live=live, policies=policies, clock=stores.clock)
     payments = PaymentHandler(
-        fetched, credit, WithdrawalService(accounts=accounts, live=live, credit=credit)
+        fetched,
+        credit,
+        WithdrawalService(accounts=accounts, live=live, credit=credit),
+        stores.clock,
     )
     objects: Any = reach("stripe", StripeObjects(connection))
     handlers = ObjectHandlers(
-        objects, fetched, payments, policies, plans=PlanMap({}), report_errors=None
+        objects,
+        fetched,
+        payments,
+        policies,
+        plans=PlanMap({}),
+        report_errors=None,
+        clock=stores.clock,
     )
     worker = InboxWorker(
         reach("inbox", PostgresInbox(stores.pool)),

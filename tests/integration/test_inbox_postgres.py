@@ -78,10 +78,11 @@ class Deployment:
         self.handlers = ObjectHandlers(
             self.provider,
             self.fetched,
-            PaymentHandler(self.fetched, self.credits, withdrawals),
+            PaymentHandler(self.fetched, self.credits, withdrawals, self.clock),
             policies,
             plans=PLANS,
             report_errors=NotedErrors(),
+            clock=self.clock,
         )
         self.worker = self.new_worker("one")
         self.timer = StandingTimer(self.record, self.standings, self.clock, interval_seconds=0.01)

@@ -6,6 +6,7 @@ from typing import Final
 
 from asyncpg import Record
 
+from sidecar.domain.billing_notices import payment_failed
 from sidecar.domain.collecting import (
     ATTEMPTS_MAX,
     CollectOutcome,
@@ -16,6 +17,8 @@ from sidecar.domain.collecting import (
 )
 from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated
 from sidecar.domain.minor_units import from_minor
+from sidecar.domain.notices import NoticeKind
+from sidecar.outbound.postgres.notices import count_notices, insert_notices
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.collecting_ports import (
@@ -113,7 +116,12 @@ class PostgresCollections:
         *,
         next_reference: str,
     ) -> Collection:
-        """Keep an answer and end the lease. Raises Conflict if it was lost."""
+        """
+        Keep an answer and end the lease, and with it put the notice of a failed attempt.
+
+        Raises:
+            Conflict: The lease was lost.
+        """
         return await self._change(
             collection,
             "finish_collection",
@@ -127,10 +135,16 @@ class PostgresCollections:
             answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
             collection.attempt,
             answered=answer.outcome not in (CollectOutcome.UNKNOWN, CollectOutcome.ABSENT),
+            failed=answer.outcome is CollectOutcome.FAILED,
         )
 
     async def _change(
-        self, collection: Collection, name: str, *values: object, answered: bool
+        self,
+        collection: Collection,
+        name: str,
+        *values: object,
+        answered: bool,
+        failed: bool = False,
     ) -> Collection:
         """Change a claimed row, and with it what standing sees. Raises Conflict if it was lost."""
         with translate_errors():
@@ -147,6 +161,8 @@ class PostgresCollections:
                 )
                 changed = _held(row, collection)
                 await self._show_debt(connection, changed, answered=answered)
+                told = await _tell_failure(connection, collection) if failed else ()
+        count_notices(told)
         return changed
 
     async def _show_debt(
@@ -203,6 +219,20 @@ class PostgresCollections:
         with translate_errors():
             state = await self._pool.fetchval(query("wake_collection"), provider, name)
         return None if state is None else str(state)
+
+
+async def _tell_failure(connection: Connection, failed: Collection) -> Sequence[NoticeKind]:
+    """An attempt is over for good, whether another one follows or not."""
+    notice = payment_failed(
+        customer_id=failed.customer_id,
+        provider=failed.provider,
+        invoice_id=failed.invoice_id,
+        attempt=failed.attempt,
+        currency=failed.currency,
+        due_nano=_asked_nano(failed),
+        at=await connection.fetchval(query("transaction_time")),
+    )
+    return await insert_notices(connection, [notice])
 
 
 def _asked_nano(collection: Collection) -> int | None:

@@ -8,6 +8,7 @@ from asyncpg import Record
 
 from sidecar.outbound.postgres.fetched import write_handled
 from sidecar.outbound.postgres.grants import LIST_MAX
+from sidecar.outbound.postgres.notices import count_notices, insert_notices
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.inbox_ports import (
@@ -86,6 +87,7 @@ class PostgresInbox:
                 events=row["events"],
                 attempts=row["attempts"],
                 livemode=row["livemode"],
+                types=frozenset(row["types"]),
             )
             for row in rows
         ]
@@ -110,6 +112,8 @@ class PostgresInbox:
                 )
                 for ref in sorted(handled.follow, key=lambda one: one.key):
                     await _want(connection, ref)
+                told = await insert_notices(connection, handled.notices)
+        count_notices(told)
         return customers
 
     async def fail(self, claim: InboxClaim, *, reason: str, retry_in_seconds: float | None) -> None:

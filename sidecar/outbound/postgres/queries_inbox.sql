@@ -33,7 +33,10 @@ UPDATE inbox_objects o
 SET lease_owner = $1, lease_until = now() + $3::interval, fence = nextval('inbox_fences'),
     attempts = attempts + 1
 FROM due WHERE o.object_key = due.object_key
-RETURNING provider, kind, object_id, fence, events, attempts, livemode
+RETURNING provider, kind, object_id, fence, events, attempts, livemode, ARRAY(
+    SELECT DISTINCT i.event_type FROM inbox i
+    WHERE i.object_key = o.object_key AND i.done_at IS NULL AND i.number <= o.events
+    ORDER BY i.event_type LIMIT 100) AS types
 
 -- name: inbox_lock
 SELECT fence, events FROM inbox_objects WHERE object_key = $1 FOR UPDATE
