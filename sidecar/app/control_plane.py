@@ -138,6 +138,7 @@ class ControlPlane:
             owner=owner,
             report_errors=self.reports.use_cases.settlements,
             news=self.providers.collections,
+            sums=self.reports.sums,
         )
 
     @property

@@ -29,6 +29,7 @@ from sidecar.services.inbox_news import NewsHandlers
 from sidecar.services.inbox_ports import (
     InboxHandler,
     PaymentNews,
+    PeriodSums,
     ReportErrors,
     WebhookVerifier,
 )
@@ -62,6 +63,7 @@ def make_inbox(
     owner: str,
     report_errors: ReportErrors | None = None,
     news: PaymentNews | None = None,
+    sums: PeriodSums | None = None,
 ) -> InboxParts:
     """
     Make the parts; what has to be closed is registered on the stack.
@@ -100,6 +102,7 @@ def make_inbox(
             plans=plans,
             report_errors=report_errors,
             clock=clock,
+            sums=sums,
         )
         workers["provider_sweep"] = _sweep(settings, objects, fetched, inbox, clock).run
     worker = _worker(settings, inbox, handlers, standings, owner=owner)

@@ -12,6 +12,7 @@ from sidecar.services.inbox_ports import (
     KnownCustomer,
     ObjectKind,
     ObjectRef,
+    PeriodSums,
     ProviderRecords,
     ReportErrors,
     SubscriptionRecord,
@@ -27,6 +28,8 @@ from sidecar.services.standing import LIVE_STATUSES, PlanMap
 MODE_MISMATCH = "mode_mismatch"
 UNKNOWN_CUSTOMER = "unknown_customer"
 CURRENCY = "other_currency"
+COMPARED_EVENTS = frozenset({"invoice.created", "invoice.finalized"})
+"""When a period's usage is all there, and when nothing more of it will be taken."""
 FAILED_EVENT = "invoice.payment_failed"
 """An open invoice with attempts may also wait for a bank: only the event says that one failed."""
 
@@ -44,6 +47,7 @@ class ObjectHandlers:
         plans: PlanMap,
         report_errors: ReportErrors | None,
         clock: Clock,
+        sums: PeriodSums | None = None,
     ) -> None:
         """
         Wire the ports.
@@ -54,6 +58,7 @@ class ObjectHandlers:
             plans: What subscriptions give.
             report_errors: Who is told of rejected meter events; None: they are parked.
             clock: Says when something was seen.
+            sums: Compares usage with what the provider has counted; None: nobody does.
         """
         self._objects = objects
         self._records = records
@@ -62,6 +67,7 @@ class ObjectHandlers:
         self._plans = plans
         self._report_errors = report_errors
         self._clock = clock
+        self._sums = sums
 
     async def handle(self, claim: InboxClaim) -> Handled:
         """
@@ -86,6 +92,8 @@ class ObjectHandlers:
                 if self._other_mode(livemode=found.livemode):
                     return Handled(parked=MODE_MISMATCH)
                 return await self._payments.handle(claim, found)
+            case ObjectKind.INVOICE_SUMS:
+                return await self._compare(object_id)
             case ObjectKind.METER_ERROR:
                 return await self._meter_errors(object_id)
             case ObjectKind.UNREADABLE:
@@ -125,7 +133,40 @@ class ObjectHandlers:
         )
         if TOP_UP_KEY in found.metadata and found.state is InvoiceState.PAID:
             return await self._paid_top_up(found, record)
-        return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
+        return Handled(
+            invoice=record,
+            follow=self._sums_wanted(claim, found, record),
+            notices=self._failure(claim, record),
+            parked=reason,
+        )
+
+    def _sums_wanted(
+        self, claim: InboxClaim, found: FetchedInvoice, record: InvoiceRecord
+    ) -> tuple[ObjectRef, ...]:
+        """An object of its own: a comparison that fails or waits holds up no invoice."""
+        if self._sums is None or found.cycle is None or not record.customer_id:
+            return ()
+        if not claim.types & COMPARED_EVENTS:
+            return ()
+        return (
+            ObjectRef(
+                provider=record.provider,
+                kind=ObjectKind.INVOICE_SUMS,
+                object_id=record.invoice_id,
+            ),
+        )
+
+    async def _compare(self, invoice_id: str) -> Handled:
+        """The provider's sums of an invoice's period; whose it is may have changed since."""
+        found = await self._objects.fetch_invoice(invoice_id)
+        if self._sums is None or found is None or found.cycle is None:
+            return Handled()
+        customer, _ = await find_customer(
+            self._records, self._objects.provider, found.provider_customer_id
+        )
+        if customer is not None:
+            await self._sums.compare(customer.customer_id, found.cycle.start, found.cycle.end)
+        return Handled()
 
     def _failure(self, claim: InboxClaim, record: InvoiceRecord) -> tuple[Notice, ...]:
         """That its payment failed, once for each attempt; by now it may be paid after all."""

@@ -26,6 +26,8 @@ class ObjectKind(StrEnum):
     INVOICE = "invoice"
     SUBSCRIPTION = "subscription"
     PAYMENT = "payment"
+    INVOICE_SUMS = "invoice_sums"
+    """What the provider has counted for an invoice's period; the object is the invoice."""
     METER_ERROR = "meter_error"
     """A report of rejected meter events; the object is the event itself."""
     UNREADABLE = "unreadable"
@@ -308,6 +310,13 @@ class ReportErrors(Protocol):
 
     async def note(self, identifier: str, code: str, detail: str) -> None:
         """Reopen the row of an identifier, or of an HTTP key that begins with it. Repeatable."""
+
+
+class PeriodSums(Protocol):
+    """Whoever compares what was reported with what the provider has counted."""
+
+    async def compare(self, customer_id: str, start: datetime, end: datetime) -> None:
+        """Compare a customer's meters over [start, end), and keep what is found. Repeatable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

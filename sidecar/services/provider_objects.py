@@ -5,13 +5,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from sidecar.domain.periods import Period
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.inbox_ports import ReceivedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedInvoice:
-    """An invoice at its provider; amounts in minor units of `currency` (upper case)."""
+    """
+    An invoice at its provider; amounts in minor units of `currency` (upper case).
+
+    `cycle` is the period whose usage a subscription's regular invoice is for.
+    """
 
     invoice_id: str
     provider_customer_id: str
@@ -24,6 +29,7 @@ class FetchedInvoice:
     livemode: bool
     payment_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    cycle: Period | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sidecar.domain.errors import ProviderRefused, StoreUnavailable
 from sidecar.domain.minor_units import STRIPE
-from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
+from sidecar.domain.periods import Period, from_epoch_ms, to_epoch_ms
 from sidecar.domain.standing import InvoiceState
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
 from sidecar.services.payments import TOP_UP_KEY
@@ -35,6 +35,7 @@ _MS_PER_SECOND: Final = 1_000
 _NOT_FOUND: Final = 404
 _DETAIL_CHARS_MAX: Final = 300
 _WON: Final = "won"
+_CYCLE: Final = "subscription_cycle"
 _NOT_TAKEN: Final = frozenset(
     {_WON, "prevented", "warning_closed", "warning_needs_response", "warning_under_review"}
 )
@@ -196,6 +197,7 @@ def _invoice(found: Thing) -> FetchedInvoice:
         attempts=attempts,
         livemode=_flag(found, "livemode"),
         metadata=_metadata(found),
+        cycle=_cycle(found),
     )
 
 
@@ -214,6 +216,18 @@ def _due_at(found: Thing, attempts: int) -> datetime | None:
     if attempts > 0 and isinstance(finalized, int):
         return from_epoch_ms(finalized * _MS_PER_SECOND)
     return None
+
+
+def _cycle(found: Thing) -> Period | None:
+    """The usage period of a subscription's regular invoice."""
+    start, end = found.get("period_start"), found.get("period_end")
+    if found.get("billing_reason") != _CYCLE:
+        return None
+    if not (isinstance(start, int) and isinstance(end, int) and start < end):
+        return None
+    return Period(
+        start=from_epoch_ms(start * _MS_PER_SECOND), end=from_epoch_ms(end * _MS_PER_SECOND)
+    )
 
 
 def _payment_of(links: list[Thing]) -> str:
