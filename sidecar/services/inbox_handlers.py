@@ -17,6 +17,7 @@ from sidecar.services.inbox_ports import (
     ReportErrors,
     SubscriptionRecord,
 )
+from sidecar.services.paid_invoices import invoice_postings
 from sidecar.services.payments import TOP_UP_KEY, PaymentHandler, find_customer
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_objects import (
@@ -24,6 +25,7 @@ from sidecar.services.provider_objects import (
     ProviderObjects,
 )
 from sidecar.services.standing import LIVE_STATUSES, PlanMap
+from sidecar.services.subscribed_plans import plans_of
 
 MODE_MISMATCH = "mode_mismatch"
 UNKNOWN_CUSTOMER = "unknown_customer"
@@ -131,12 +133,17 @@ class ObjectHandlers:
             attempts=found.attempts,
             reason=reason,
         )
-        if TOP_UP_KEY in found.metadata and found.state is InvoiceState.PAID:
-            return await self._paid_top_up(found, record)
+        if TOP_UP_KEY in found.metadata:
+            if found.state is InvoiceState.PAID:
+                return await self._paid_top_up(found, record)
+            return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
         return Handled(
             invoice=record,
             follow=self._sums_wanted(claim, found, record),
             notices=self._failure(claim, record),
+            postings=()
+            if customer is None or amount_nano is None
+            else invoice_postings(found, customer, record.provider),
             parked=reason,
         )
 
@@ -207,7 +214,7 @@ class ObjectHandlers:
         customer, reason = await find_customer(
             self._records, self._objects.provider, found.provider_customer_id
         )
-        plans = self._plans.plan_of(found.prices)
+        plans = plans_of(found, self._plans, self._policies.current())
         plan = plans[0] if len(plans) == 1 else ""
         if customer is not None and found.status in LIVE_STATUSES:
             reason = self._plan_problem(plans, customer)

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.notices import Notice
+from sidecar.domain.payment_postings import PaymentPosting
 from sidecar.domain.standing import InvoiceState
 
 EVENT_ID_CHARS_MAX = 255
@@ -216,7 +217,8 @@ class Handled:
     """
     What came of an object: rows to write, what else to fetch, who is to be told of what.
 
-    `parked` says why people must look at it; the rows are written all the same.
+    `postings` are what is to stand in the ledger. `parked` says why people must look at it; the
+    rows are written all the same.
     """
 
     invoice: InvoiceRecord | None = None
@@ -226,6 +228,7 @@ class Handled:
     payment: PaymentRecord | None = None
     follow: tuple[ObjectRef, ...] = ()
     notices: tuple[Notice, ...] = ()
+    postings: tuple[PaymentPosting, ...] = ()
     parked: str = ""
 
 

@@ -15,6 +15,7 @@ class FetchedInvoice:
     """
     An invoice at its provider; amounts in minor units of `currency` (upper case).
 
+    `outside_minor` is what was paid outside of the provider. `net_minor` is the total without tax.
     `cycle` is the period whose usage a subscription's regular invoice is for.
     """
 
@@ -30,17 +31,25 @@ class FetchedInvoice:
     payment_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     cycle: Period | None = None
+    outside_minor: int = 0
+    total_minor: int = 0
+    net_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedSubscription:
-    """A subscription; `prices` are the ids, lookup keys and products of what it is for."""
+    """
+    A subscription; `prices` are the ids, lookup keys and products of what it is for.
+
+    `plans` are those that the catalog has written on its prices, each once.
+    """
 
     subscription_id: str
     provider_customer_id: str
     status: str
     prices: tuple[str, ...]
     livemode: bool
+    plans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,7 +110,7 @@ async def webhooks(stores: Stores) -> None:
         clock=stores.clock,
     )
     worker = InboxWorker(
-        reach("inbox", PostgresInbox(stores.pool)),
+        reach("inbox", PostgresInbox(stores.pool, shard_of=stores.keyspace.shard_of)),
         {STRIPE: handlers},
         _standings(stores, policies),
         owner=stores.task.owner,
@@ -157,7 +157,10 @@ async def collect(stores: Stores) -> None:
     collector, close = PaystackBank.make(stores.task.paystack_url)
     worker = CollectingWorker(
         CollectStores(
-            record=reach("collections", PostgresCollections(stores.pool)),
+            record=reach(
+                "collections",
+                PostgresCollections(stores.pool, shard_of=stores.keyspace.shard_of),
+            ),
             invoices=reach("invoices_due", PostgresInvoicesDue(stores.pool)),
             customers=reach("payers", PostgresPayers(stores.pool)),
         ),

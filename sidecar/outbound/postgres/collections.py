@@ -16,9 +16,11 @@ from sidecar.domain.collecting import (
     collect_reference,
 )
 from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated
-from sidecar.domain.minor_units import from_minor
+from sidecar.domain.minor_units import STRIPE, from_minor
 from sidecar.domain.notices import NoticeKind
+from sidecar.domain.payment_postings import PaymentPosting, payment_posting
 from sidecar.outbound.postgres.notices import count_notices, insert_notices
+from sidecar.outbound.postgres.payment_posting import ShardOf, post_payments
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.collecting_ports import (
@@ -37,16 +39,20 @@ DUE_AFTER: Final = timedelta(days=14)
 class PostgresCollections:
     """Implements CollectionRecord; leases and waits are counted by Postgres' own clock."""
 
-    def __init__(self, pool: Pool, *, due_after: timedelta = DUE_AFTER) -> None:
+    def __init__(
+        self, pool: Pool, *, due_after: timedelta = DUE_AFTER, shard_of: ShardOf | None = None
+    ) -> None:
         """
         Wire it.
 
         Args:
             pool: The database.
+            shard_of: Of customers; whoever finishes what was paid needs it.
             due_after: From when a customer was first asked for money until it is overdue.
         """
         self._pool = pool
         self._due_after = due_after
+        self._shard_of = shard_of
         self._ledger_id = ""
 
     async def ledger_id(self) -> str:
@@ -117,7 +123,7 @@ class PostgresCollections:
         next_reference: str,
     ) -> Collection:
         """
-        Keep an answer and end the lease, and with it put the notice of a failed attempt.
+        Keep an answer and end the lease; with it post what was paid, or tell what failed.
 
         Raises:
             Conflict: The lease was lost.
@@ -136,6 +142,7 @@ class PostgresCollections:
             collection.attempt,
             answered=answer.outcome not in (CollectOutcome.UNKNOWN, CollectOutcome.ABSENT),
             failed=answer.outcome is CollectOutcome.FAILED,
+            paid=answer.outcome is CollectOutcome.PAID,
         )
 
     async def _change(
@@ -145,6 +152,7 @@ class PostgresCollections:
         *values: object,
         answered: bool,
         failed: bool = False,
+        paid: bool = False,
     ) -> Collection:
         """Change a claimed row, and with it what standing sees. Raises Conflict if it was lost."""
         with translate_errors():
@@ -152,6 +160,8 @@ class PostgresCollections:
                 self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(),
             ):
+                if paid:  # First: it locks the shard, which comes before rows of customers.
+                    await post_payments(connection, self._shard_of, _postings(collection))
                 row = await connection.fetchrow(
                     query(name),
                     collection.customer_id,
@@ -219,6 +229,27 @@ class PostgresCollections:
         with translate_errors():
             state = await self._pool.fetchval(query("wake_collection"), provider, name)
         return None if state is None else str(state)
+
+
+def _postings(paid: Collection) -> tuple[PaymentPosting, ...]:
+    """
+    What was paid under a reference, with its tax, of which a collected invoice has none.
+
+    Stripe's come from the inbox, which sees refunds and disputes, too.
+    """
+    if paid.provider == STRIPE:
+        return ()
+    return (
+        payment_posting(
+            customer_id=paid.customer_id,
+            provider=paid.provider,
+            invoice_id=paid.invoice_id,
+            payment_id=paid.reference,
+            currency=paid.currency,
+            gross_minor=paid.amount_minor,
+            net_minor=paid.amount_minor,
+        ),
+    )
 
 
 async def _tell_failure(connection: Connection, failed: Collection) -> Sequence[NoticeKind]:

@@ -9,6 +9,7 @@ from asyncpg import Record
 from sidecar.outbound.postgres.fetched import write_handled
 from sidecar.outbound.postgres.grants import LIST_MAX
 from sidecar.outbound.postgres.notices import count_notices, insert_notices
+from sidecar.outbound.postgres.payment_posting import ShardOf, post_payments
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.inbox_ports import (
@@ -33,9 +34,10 @@ class _DuplicateError(Exception):
 class PostgresInbox:
     """Implements Inbox; leases and times are by Postgres' own clock."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Wire it."""
+    def __init__(self, pool: Pool, *, shard_of: ShardOf | None = None) -> None:
+        """Wire it; whoever finishes what payments come of needs to know the shards."""
         self._pool = pool
+        self._shard_of = shard_of
 
     async def receive(self, event: ReceivedEvent) -> Receipt:
         """Store an event, and its object as wanted, together; a repeat changes nothing."""
@@ -103,6 +105,8 @@ class PostgresInbox:
                 row = await connection.fetchrow(query("inbox_lock"), key)
                 if row is None or row["fence"] != claim.fence:
                     return None
+                # First: it locks shards, which come before rows of customers.
+                await post_payments(connection, self._shard_of, handled.postings)
                 customers = await write_handled(connection, claim, handled)
                 for customer_id in customers:
                     await connection.execute(query("mark_standing"), customer_id)

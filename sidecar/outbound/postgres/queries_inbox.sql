@@ -199,3 +199,16 @@ UPDATE provider_sweeps
 SET part = $2, cursor = $3, next_at = $4,
     since = CASE WHEN $5 THEN begun_at - interval '1 hour' ELSE since END
 WHERE provider = $1
+
+-- name: posted_payments
+SELECT customer_id, currency, gross_nano, net_nano, seq FROM payment_postings
+WHERE provider = $1 AND invoice_id = $2 AND payment_id = $3 AND kind = $4
+ORDER BY customer_id
+
+-- name: put_posted_payment
+INSERT INTO payment_postings (
+    customer_id, provider, invoice_id, payment_id, kind, currency, gross_nano, net_nano, seq)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (customer_id, provider, invoice_id, payment_id, kind) DO UPDATE
+SET gross_nano = excluded.gross_nano, net_nano = excluded.net_nano, seq = excluded.seq,
+    posted_at = now()

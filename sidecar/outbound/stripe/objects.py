@@ -10,12 +10,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
+from sidecar.domain.catalog import PLAN_KEY
 from sidecar.domain.errors import ProviderRefused, StoreUnavailable
 from sidecar.domain.minor_units import STRIPE
+from sidecar.domain.payment_postings import part_of
 from sidecar.domain.periods import Period, from_epoch_ms, to_epoch_ms
 from sidecar.domain.standing import InvoiceState
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
-from sidecar.services.payments import TOP_UP_KEY
 from sidecar.services.provider_objects import (
     FetchedDispute,
     FetchedInvoice,
@@ -55,16 +56,22 @@ class StripeObjects:
         self.livemode = connection.livemode
 
     async def fetch_invoice(self, invoice_id: str) -> FetchedInvoice | None:
-        """One invoice; the payment that paid it only where it was for credit."""
+        """One invoice; of a paid one also what paid it."""
         found = await _one(self._client.v1.invoices.retrieve_async(invoice_id))
         if found is None:
             return None
         invoice = _invoice(found)
-        if invoice.state is not InvoiceState.PAID or TOP_UP_KEY not in invoice.metadata:
+        if invoice.state is not InvoiceState.PAID:
             return invoice
         params: Any = {"invoice": invoice_id, "status": "paid", "limit": PAGE_MAX}
         links = await _page(self._client.v1.invoice_payments.list_async(params))
-        return replace(invoice, payment_id=_payment_of(_items(links)))
+        items = _items(links)
+        inside = sum(_number(one, "amount_paid") for one in items if _intent_of(one))
+        return replace(
+            invoice,
+            payment_id=_payment_of(items),
+            outside_minor=max(0, invoice.amount_paid_minor - inside),
+        )
 
     async def fetch_subscription(self, subscription_id: str) -> FetchedSubscription | None:
         """One subscription."""
@@ -198,6 +205,8 @@ def _invoice(found: Thing) -> FetchedInvoice:
         livemode=_flag(found, "livemode"),
         metadata=_metadata(found),
         cycle=_cycle(found),
+        total_minor=_or_zero(found.get("total")),
+        net_minor=_or_zero(found.get("total_excluding_tax", found.get("total"))),
     )
 
 
@@ -233,10 +242,14 @@ def _cycle(found: Thing) -> Period | None:
 def _payment_of(links: list[Thing]) -> str:
     """The payment intent that paid an invoice, the default one first; "" for none."""
     for item in sorted(links, key=lambda one: not one.get("is_default")):
-        name = _id_of((item.get("payment") or {}).get("payment_intent"))
-        if name:
+        if name := _intent_of(item):
             return name
     return ""
+
+
+def _intent_of(link: Thing) -> str:
+    """The payment intent of what links it to an invoice; "" for another way to pay."""
+    return _id_of((link.get("payment") or {}).get("payment_intent"))
 
 
 def _subscription(found: Thing) -> FetchedSubscription:
@@ -246,6 +259,7 @@ def _subscription(found: Thing) -> FetchedSubscription:
         provider_customer_id=_id_of(found.get("customer")),
         status=_text(found, "status"),
         prices=tuple(dict.fromkeys(_price_names(items))),
+        plans=tuple(dict.fromkeys(_price_plans(items))),
         livemode=_flag(found, "livemode"),
     )
 
@@ -256,6 +270,14 @@ def _price_names(items: Iterable[Any]) -> Iterable[str]:
         for name in (price.get("id"), price.get("lookup_key"), _id_of(price.get("product"))):
             if isinstance(name, str) and name:
                 yield name
+
+
+def _price_plans(items: Iterable[Any]) -> Iterable[str]:
+    for item in items:
+        price = (item.get("price") or {}) if isinstance(item, dict) else {}
+        plan = (price.get("metadata") or {}).get(PLAN_KEY)
+        if isinstance(plan, str) and plan:
+            yield plan
 
 
 def _payment(
@@ -301,7 +323,7 @@ def _without_tax(received: int, session: Thing, invoice: Thing) -> int:
         return received - tax
     total, net = invoice.get("total"), invoice.get("total_excluding_tax")
     if isinstance(total, int) and isinstance(net, int):
-        return received - (total - net)
+        return part_of(received, net, total)  # A payment may be for a part of an invoice.
     return received
 
 
@@ -334,6 +356,10 @@ def _number(found: Thing, field: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _unreadable(field)
     return value
+
+
+def _or_zero(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _flag(found: Thing, field: str) -> bool:
