@@ -9,34 +9,35 @@ import asyncio
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import grpc
-from grpc import aio
+from frames import CallFrames, Connection
 
 from sidecar.wire import envoy_authz_pb2 as authz
 from sidecar.wire import otlp_logs_pb2 as otlp
 
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 EXPORT = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
-CHECK_SECONDS = 0.5  # As in the Envoy configuration that Sidecar writes.
-EXPORT_SECONDS = 10.0
+CHECK_TIMEOUT = "500m"  # As in the Envoy configuration that Sidecar writes.
+EXPORT_TIMEOUT = "10S"
+CONNECTIONS = 2
+"""As an Envoy of two workers has."""
 ATTEMPTS_MAX = 20
 
 
 class Client:
-    """One connection, as one Envoy worker has, and its messages."""
+    """The connections, and the messages that go over them."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        self._metadata = tuple(order["metadata"].items())
+        self._address = order["address"]
+        self._metadata: Mapping[str, str] = order["metadata"]
         self._captures = Path(order["captures"])
         self._secrets: list[str] = order["secrets"]
         self._tokens: list[str] = []
         self._stream = 0
-        self._channel = aio.insecure_channel(order["address"])
+        self._connections: list[Connection] = []
 
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
         match order["do"]:
@@ -46,20 +47,21 @@ class Client:
             case "check":
                 messages = self._checks(order["capture"], order["count"])
                 return await self._load(
-                    CHECK, CHECK_SECONDS, messages, order["concurrency"], _is_allow
+                    CHECK, CHECK_TIMEOUT, messages, order["concurrency"], _is_allow
                 )
             case "export":
                 # The tokens of the order before; each is good for one capture.
                 tokens, self._tokens = self._tokens, []
                 messages = self._exports(order["capture"], tokens, order["batch"])
                 return await self._load(
-                    EXPORT, EXPORT_SECONDS, messages, order["concurrency"], lambda _: True
+                    EXPORT, EXPORT_TIMEOUT, messages, order["concurrency"], lambda _: True
                 )
             case other:
                 raise SystemExit(f"there is no order {other!r}")
 
     async def close(self) -> None:
-        await self._channel.close()
+        for connection in self._connections:
+            await connection.close()
 
     def _checks(self, capture: str, count: int) -> list[bytes]:
         """The captured check with a credential of ours; each is another request of its second."""
@@ -111,7 +113,7 @@ class Client:
         # A check that got no answer is made anew: what is asked for here are holds, not times.
         for _ in range(ATTEMPTS_MAX):
             checks = self._checks(capture, count - len(tokens))
-            result = await self._load(CHECK, CHECK_SECONDS, checks, 8, keep)
+            result = await self._load(CHECK, CHECK_TIMEOUT, checks, 8, keep)
             if len(tokens) == count:
                 assert all(tokens), "an answer held no token"
                 return tokens
@@ -120,43 +122,40 @@ class Client:
     async def _load(
         self,
         path: str,
-        seconds: float,
+        patience: str,
         messages: list[bytes],
         concurrency: int,
         accept: Callable[[bytes], bool],
     ) -> dict[str, Any]:
-        """Send everything, `concurrency` at a time; times are of answers that were accepted."""
-        method = self._channel.unary_unary(path)
-        times: list[float] = []
-        failed: Counter[str] = Counter()
-        waiting: Iterator[bytes] = iter(messages)
-
-        async def sender() -> None:
-            for message in waiting:
-                sent = time.perf_counter()
-                try:
-                    raw = await method(message, timeout=seconds, metadata=self._metadata)
-                except grpc.RpcError as error:
-                    failed[error.code().name] += 1
-                    continue
-                took = time.perf_counter() - sent
-                if accept(raw):
-                    times.append(took)
-                else:
-                    failed["denied"] += 1
-
+        """Send everything, `concurrency` at a time; times are of all that were answered."""
+        used = min(CONNECTIONS, concurrency)
+        while len(self._connections) < used:
+            host, _, port = self._address.rpartition(":")
+            self._connections.append(await Connection.open(host, int(port)))
+        frames = CallFrames(path, list(self._metadata.items()), patience)
+        work = []
+        for place, connection in enumerate(self._connections[:used]):
+            share = messages[place::used]
+            sending = [frames.of(connection.calls + n, one) for n, one in enumerate(share)]
+            work.append((connection, sending))
         cpu, started = time.process_time(), time.perf_counter()
-        await asyncio.gather(*(sender() for _ in range(concurrency)))
-        took = time.perf_counter() - started
-        times.sort()
+        found = await asyncio.gather(
+            *(connection.send(sending, concurrency // used) for connection, sending in work)
+        )
+        took, cpu = time.perf_counter() - started, time.process_time() - cpu
+        times = sorted(one for answered in found for one in answered.seconds)
+        failed = {
+            "denied": sum(not accept(raw) for answered in found for raw in answered.messages),
+            "unanswered": sum(answered.refused for answered in found),
+        }
         return {
             "sent": len(messages),
-            "accepted": len(times),
-            "failed": dict(failed),
+            "accepted": len(messages) - sum(failed.values()),
+            "failed": {name: count for name, count in failed.items() if count},
             "seconds": took,
             "p50_ms": _quantile_ms(times, 0.50),
             "p99_ms": _quantile_ms(times, 0.99),
-            "client_cpu_seconds": time.process_time() - cpu,
+            "client_cpu_seconds": cpu,
         }
 
 

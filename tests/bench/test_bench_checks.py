@@ -15,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 ENGINES = {"grpcio": "SIDECAR_GRPC_LISTEN", "fast": "SIDECAR_GRPC_FAST_LISTEN"}
 """Each gRPC engine, and the setting that makes it listen."""
 MESSAGES = {"no body": "CheckRequest_json_ok", "with body": "CheckRequest_rawheaders_and_body"}
-CHECKS = {1: 500, 16: 1_500, 64: 1_500}
+CHECKS = {1: 500, 16: 3_000, 64: 3_000}
 """Checks of one run, by how many are under way at a time."""
 RUNS = 5
 COUNTED = 500

@@ -5,7 +5,6 @@ The client writes frames that were made before, so that it is never what is meas
 """
 
 import asyncio
-import struct
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -15,8 +14,8 @@ from statistics import median
 
 import pytest
 from bench.deployment import CAPTURES, FOLDER, METADATA, REPOSITORY, processor_seconds
+from bench.frames import CallFrames, Connection
 from bench.results import Results, Row
-from hpack import Encoder
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -26,24 +25,6 @@ CONNECTIONS = 2
 AT_A_TIME = 16
 """On each connection."""
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
-FIELDS = [
-    (":method", "POST"),
-    (":scheme", "http"),
-    (":path", CHECK),
-    (":authority", "sidecar"),
-    ("te", "trailers"),
-    ("grpc-timeout", "500m"),
-    ("content-type", "application/grpc"),
-    ("x-envoy-internal", "true"),
-    ("x-forwarded-for", "10.0.0.1"),
-    ("user-agent", "envoy"),
-    *METADATA.items(),
-]
-GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return struct.pack(">IBI", len(payload) << 8 | kind, flags, stream_id) + payload
 
 
 @dataclass
@@ -72,55 +53,19 @@ async def running_engine(name: str) -> AsyncIterator[Engine]:
 
 
 def requests(count: int, *, traced: bool) -> list[bytes]:
-    """HEADERS and DATA of each call; a traced one has a header that no other has."""
-    encoder = Encoder()
-    encoder.header_table_size = 0
-    block = encoder.encode(FIELDS)
+    """The captured check as calls of one connection."""
+    frames = CallFrames(CHECK, list(METADATA.items()), "500m")
     message = (CAPTURES / "CheckRequest_json_ok.bin").read_bytes()
-    body = b"\x00" + len(message).to_bytes(4, "big") + message
-    found = []
-    for number in range(count):
-        trace = [("traceparent", f"00-{number * 7919:032x}-{number * 104729:016x}-01")]
-        whole = block + (encoder.encode(trace) if traced else b"")
-        stream_id = 2 * number + 1
-        found.append(frame(1, 4, stream_id, whole) + frame(0, 1, stream_id, body))
-    return found
+    return [frames.of(number, message, traced=traced) for number in range(count)]
 
 
 async def call(engine: Engine, sending: list[bytes]) -> list[float]:
-    """Send all, with some under way at a time; the seconds that each took."""
-    reader, writer = await asyncio.open_connection(engine.host, engine.port)
-    wide = frame(8, 0, 0, (2**30).to_bytes(4, "big"))
-    writer.write(GREETING + frame(4, 0, 0, b"") + wide + frame(4, 1, 0, b""))
-    begun: dict[int, float] = {}
-    took: list[float] = []
-    sent, buffer = 0, b""
-    while len(took) < len(sending):
-        room = min(AT_A_TIME - (sent - len(took)), len(sending) - sent)
-        if room > 0:
-            now = time.perf_counter()
-            begun.update((2 * number + 1, now) for number in range(sent, sent + room))
-            writer.write(b"".join(sending[sent : sent + room]))
-            sent += room
-        data = await reader.read(1 << 18)
-        assert data, "the engine hung up"
-        buffer += data
-        at, now = 0, time.perf_counter()
-        while len(buffer) - at >= 9:
-            word, flags, stream_id = struct.unpack_from(">IBI", buffer, at)
-            kind, end = word & 0xFF, at + 9 + (word >> 8)
-            if len(buffer) < end:
-                break
-            assert kind not in {3, 7}, "a call was reset"
-            if kind == 1 and flags & 1:
-                took.append(now - begun.pop(stream_id))
-            elif kind == 6 and not flags & 1:
-                writer.write(frame(6, 1, 0, buffer[at + 9 : end]))
-            at = end
-        buffer = buffer[at:]
-    writer.close()
-    await writer.wait_closed()
-    return took
+    """Send all over a connection of its own; the seconds that each took."""
+    connection = await Connection.open(engine.host, engine.port)
+    answered = await connection.send(sending, AT_A_TIME)
+    await connection.close()
+    assert len(answered.seconds) == len(sending), "a call was refused"
+    return answered.seconds
 
 
 async def run(engine: Engine, sending: list[bytes]) -> tuple[float, float, list[float]]:

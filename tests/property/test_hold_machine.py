@@ -178,7 +178,9 @@ class HoldMachine(CreditRules):
         if owner not in (None, customer) or (ended is not None and ended.customer != customer):
             assert outcome.status is CaptureStatus.CONFLICT
             return
-        digest = (tuple((line.meter, line.quantity) for line in event.lines), units, model)
+        # A meter that counted nothing says nothing.
+        told = tuple((line.meter, line.quantity) for line in event.lines if line.quantity)
+        digest = (told, units, model)
         captured = ended if ended is not None and ended.captured else None
         if captured and self.is_known(captured, digest, outcome.status, estimated=estimated):
             return

@@ -70,7 +70,7 @@ class Cluster:
         return True
 
     async def exchange(
-        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float, shared: bool = False
     ) -> Replies:
         """
         Send commands to the nodes that they are for; replies come back in the batch's order.
@@ -79,6 +79,8 @@ class Cluster:
             batch: One command or more.
             timeout_seconds: For everything but the first wait for free connections.
             wait_seconds: For those.
+            shared: Over the connection to the node that calls share, if there is one command and
+                it goes where it should at once.
 
         Raises:
             TimeoutError, RedisError, OSError: Any of them may have been carried out or not.
@@ -90,7 +92,9 @@ class Cluster:
             # Nearly every call: one command, whose node is known and right.
             node = self._nodes.trusted(slot_of(batch[0]))
             if node is not None:
-                found = await self._nodes.send(node, batch, timeout_seconds, wait_seconds)
+                found = await self._nodes.send(
+                    node, batch, timeout_seconds, wait_seconds, shared=shared
+                )
                 if not isinstance(found[1], REDIRECTIONS):
                     return found
                 again: list[Ask] = []

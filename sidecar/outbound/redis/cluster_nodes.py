@@ -106,10 +106,18 @@ class ClusterNodes:
         return server
 
     async def send(
-        self, node: Node, batch: Batch, timeout_seconds: float, wait_seconds: float | None = None
+        self,
+        node: Node,
+        batch: Batch,
+        timeout_seconds: float,
+        wait_seconds: float | None = None,
+        *,
+        shared: bool = False,
     ) -> Replies:
         """
         One exchange with a node; waits for a connection as long as for the answer if not told.
+
+        `shared` as `Server.exchange` has it.
 
         Raises:
             TimeoutError, RedisError, OSError: It may have been carried out or not.
@@ -118,7 +126,7 @@ class ClusterNodes:
         wait = timeout_seconds if wait_seconds is None else wait_seconds
         try:
             replies = await self.server(node).exchange(
-                batch, timeout_seconds=timeout_seconds, wait_seconds=wait
+                batch, timeout_seconds=timeout_seconds, wait_seconds=wait, shared=shared
             )
         except FAILURES:
             self._suspects.add(node)

@@ -6,10 +6,12 @@ What is behind it is one server or a cluster of them, as the URL says.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
+from prometheus_client import Histogram
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
 
@@ -43,9 +45,13 @@ class Link(Protocol):
         """Whether a part of it may be away while the rest serves."""
 
     async def exchange(
-        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float, shared: bool = False
     ) -> Replies:
-        """All replies in the order of the commands, and the first that is a refusal."""
+        """
+        All replies in the order of the commands, and the first that is a refusal.
+
+        `shared` sends a single, short command over a connection that all such calls share.
+        """
 
     async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
         """Send the same to every server that takes writes."""
@@ -144,7 +150,7 @@ class RedisConnection:
         Raises:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
-        with _measure(str(batch[0][0]).lower()), _translate_errors():
+        with _Exchange(str(batch[0][0]).lower()):
             timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
             return await self._exchange(batch, timeout_seconds=timeout, wait_seconds=timeout)
 
@@ -178,7 +184,7 @@ class RedisConnection:
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         wait = timeout if wait_seconds is None else wait_seconds
         given = (*arguments, *(asked if script.guarded else ()))
-        with _measure(script.name), _translate_errors():
+        with _Exchange(script.name):
             started = time.monotonic()
             reply = await self._call(script, keys, given, timeout, wait)
             if not script.guarded:
@@ -208,6 +214,7 @@ class RedisConnection:
                     [(*command, *tail)],
                     timeout_seconds=timeout_seconds,
                     wait_seconds=wait_seconds,
+                    shared=script.frequent,
                 )
             except NoScriptError:
                 continue
@@ -222,7 +229,7 @@ class RedisConnection:
         Raises:
             StoreUnavailable: It cannot be opened, or what the caller does with it fails.
         """
-        with _translate_errors():
+        with _Exchange(""):
             async with self._link.dedicated() as connection:
                 yield connection
 
@@ -233,7 +240,7 @@ class RedisConnection:
     async def load_scripts(self) -> None:
         """Make every script known to the server, so that the first calls need one round trip."""
         batch = [("SCRIPT", "LOAD", script.source) for script in ALL]
-        with _measure("script"), _translate_errors():
+        with _Exchange("script"):
             await self._link.everywhere(batch, timeout_seconds=self._timeout_seconds)
 
     async def each(self, *command: Argument) -> dict[str, Any]:
@@ -245,17 +252,17 @@ class RedisConnection:
         Raises:
             StoreUnavailable: None of them answered.
         """
-        with _measure(str(command[0]).lower()), _translate_errors():
+        with _Exchange(str(command[0]).lower()):
             return await self._link.each(command, timeout_seconds=self._timeout_seconds)
 
     async def refresh(self) -> None:
         """Look again at which node of a cluster has what. Raises StoreUnavailable."""
-        with _translate_errors():
+        with _Exchange(""):
             await self._link.refresh(timeout_seconds=self._timeout_seconds)
 
     async def ping(self) -> None:
         """Whether the server, or any node of a cluster, answers. Raises StoreUnavailable."""
-        with _measure("ping"), _translate_errors():
+        with _Exchange("ping"):
             await self._link.ping(timeout_seconds=self._timeout_seconds)
 
     async def _exchange(
@@ -264,9 +271,10 @@ class RedisConnection:
         *,
         timeout_seconds: float,
         wait_seconds: float,
+        shared: bool = False,
     ) -> list[Any]:
         replies, refusal = await self._link.exchange(
-            batch, timeout_seconds=timeout_seconds, wait_seconds=wait_seconds
+            batch, timeout_seconds=timeout_seconds, wait_seconds=wait_seconds, shared=shared
         )
         if refusal is not None:
             raise refusal
@@ -293,33 +301,49 @@ async def fix_shards(connection: RedisConnection, shards: int) -> Keyspace:
     return keyspace
 
 
-@contextmanager
-def _measure(call: str) -> Iterator[None]:
-    """Observe a call under its script's name or its (first) command's."""
-    started = time.perf_counter()
-    outcome = "unavailable"
-    try:
-        yield
-        outcome = "ok"
-    finally:
-        seconds = time.perf_counter() - started
-        telemetry.STORE_CALL_DURATION.labels("redis", call, outcome).observe(seconds)
+class _Exchange:
+    """Around one exchange: observes it under its name, and gives its errors our words."""
+
+    __slots__ = ("_call", "_started")
+
+    def __init__(self, call: str) -> None:
+        """`call` is a script's name or its (first) command's; empty if it is not observed."""
+        self._call = call
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
+    ) -> None:
+        if self._call:
+            outcome = "ok" if error is None else "unavailable"
+            _observer(self._call, outcome).observe(time.perf_counter() - self._started)
+        if error is not None:
+            ours = _translate(error)
+            if ours is not None:
+                raise ours from error
 
 
-@contextmanager
-def _translate_errors() -> Iterator[None]:
-    try:
-        yield
-    except TimeoutError as error:
-        raise StoreUnavailable("redis gave no answer in time") from error
-    except AskError as error:
-        raise StoreUnavailable(
+@lru_cache(maxsize=256)
+def _observer(call: str, outcome: str) -> Histogram:
+    """Looked up once: finding a metric by its labels costs more than observing."""
+    return telemetry.STORE_CALL_DURATION.labels("redis", call, outcome)
+
+
+def _translate(error: BaseException) -> StoreUnavailable | None:
+    """What a driver's error is to callers; None for what is none of a driver's."""
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable("redis gave no answer in time")
+    if isinstance(error, AskError):
+        return StoreUnavailable(
             "redis is a node of a cluster; redis_url must be redis+cluster://HOST:PORT,HOST:PORT"
-        ) from error
-    except ResponseError as error:
+        )
+    if isinstance(error, ResponseError):
         words = str(error)[:_ERROR_CHARS_MAX]
         if "WRONGTYPE" in words:
-            raise StoreDamaged("redis: a key of ours has another type") from error
-        raise StoreUnavailable(f"redis refused: {words}") from error
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable(f"redis: {str(error)[:_ERROR_CHARS_MAX]}") from error
+            return StoreDamaged("redis: a key of ours has another type")
+        return StoreUnavailable(f"redis refused: {words}")
+    if isinstance(error, RedisError | OSError):
+        return StoreUnavailable(f"redis: {str(error)[:_ERROR_CHARS_MAX]}")
+    return None

@@ -11,7 +11,7 @@ on a shard that is behind it nothing is decided.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 _HEAD = b"local function decide()\n"
@@ -46,6 +46,7 @@ class Script:
 
     `shard_key` is where in KEYS the shard's hash stands. `guarded` scripts answer with the
     shard's epoch, and its seq as they found and as they left it, before what their file says.
+    `frequent` ones are what checks and usage wait for: they share a connection, so they are short.
     """
 
     name: str
@@ -53,12 +54,16 @@ class Script:
     sha: str
     shard_key: int = 1
     guarded: bool = True
+    frequent: bool = False
 
 
-def _load(name: str, *shared: str, shard_key: int = 1, guarded: bool = True) -> Script:
+def _load(
+    name: str, *shared: str, shard_key: int = 1, guarded: bool = True, frequent: bool = False
+) -> Script:
     body = _read("prelude", *shared, name)
     tail = _GUARDED if guarded else _BUILDING
-    return _script(name, _HEAD + body + tail % (shard_key + 1), shard_key, guarded=guarded)
+    script = _script(name, _HEAD + body + tail % (shard_key + 1), shard_key, guarded=guarded)
+    return replace(script, frequent=frequent)
 
 
 def _read(*parts: str) -> bytes:
@@ -72,13 +77,13 @@ def _script(name: str, source: bytes, shard_key: int, *, guarded: bool) -> Scrip
     return Script(name=name, source=source, sha=sha, shard_key=shard_key, guarded=guarded)
 
 
-PLACE = _load("place", "counters", "takes", "book", "burning")
+PLACE = _load("place", "counters", "takes", "book", "burning", frequent=True)
 RELEASE = _load("release", "counters", "book", "burning")
 EXTEND = _load("extend")
 RESTORE = _load("restore", "counters", "book", "burning", "claims")
 READ = _load("read")
-RESERVE = _load("reserve", "claims")
-CAPTURE = _load("capture", "counters", "book", "burning", "claims")
+RESERVE = _load("reserve", "claims", frequent=True)
+CAPTURE = _load("capture", "counters", "book", "burning", "claims", frequent=True)
 CLAIM = _load("claim", "claims")
 ASIDE = _load("aside", shard_key=0)
 DUE = _load("due", shard_key=0)

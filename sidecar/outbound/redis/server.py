@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from sidecar.domain.errors import ConfigError
+from sidecar.outbound.redis.pipeline import Pipeline
 
 Argument = str | bytes | int
 Command = Sequence[Argument]
@@ -30,15 +31,16 @@ _LAST_ROUNDS = 4
 
 class Server:
     """
-    A pool of connections to one server.
+    A pool of connections to one server, and one that short calls share.
 
     An exchange that is cancelled or out of time closes its connection: the reply may still be
     on the way, and the next caller must not read it. Drivers' errors pass through.
     """
 
-    def __init__(self, pool: BlockingConnectionPool) -> None:
+    def __init__(self, pool: BlockingConnectionPool, *, connect_seconds: float) -> None:
         """Use a pool whose connections do not retry; `from_url` makes one."""
         self._pool = pool
+        self._shared = Pipeline(pool.make_connection, connect_seconds=connect_seconds)
         self.calls = 0
 
     @classmethod
@@ -73,7 +75,7 @@ class Server:
                 "redis_url must be redis://HOST:PORT/DB, rediss://..., unix://PATH, or "
                 "redis+cluster://HOST:PORT,HOST:PORT"
             ) from error
-        return cls(pool)
+        return cls(pool, connect_seconds=timeout_seconds)
 
     @property
     def is_cluster(self) -> bool:
@@ -81,7 +83,7 @@ class Server:
         return False
 
     async def exchange(
-        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float, shared: bool = False
     ) -> Replies:
         """
         Send commands together and read every reply, in one round trip.
@@ -90,11 +92,19 @@ class Server:
             batch: One command or more.
             timeout_seconds: For the server's answers.
             wait_seconds: For a free connection, before that.
+            shared: Over the connection that calls share: for a single command that neither
+                blocks nor takes long, since the others wait behind it.
 
         Raises:
             TimeoutError, RedisError, OSError: They may have been carried out or not.
         """
         self.calls += 1
+        if shared:
+            (command,) = batch
+            reply = await self._shared.ask(
+                tuple(command), timeout_seconds=timeout_seconds, wait_seconds=wait_seconds
+            )
+            return [reply], reply if isinstance(reply, ResponseError) else None
         async with asyncio.timeout(wait_seconds):
             connection: AbstractConnection = await self._pool.get_connection()  # type: ignore[no-untyped-call]  # redis-py's decorator.
         complete = False
@@ -154,6 +164,7 @@ class Server:
 
     async def aclose(self) -> None:
         """Close all connections."""
+        await self._shared.aclose()
         await self._pool.disconnect(inuse_connections=True)
 
 
