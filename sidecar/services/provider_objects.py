@@ -7,7 +7,7 @@ from typing import Protocol
 
 from sidecar.domain.periods import Period
 from sidecar.domain.standing import InvoiceState
-from sidecar.services.inbox_ports import ReceivedEvent
+from sidecar.services.inbox_ports import ObjectKind, ReceivedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +123,8 @@ class ProviderObjects(Protocol):
     provider: str
     livemode: bool | None
     """The mode of the key that reads; None if it does not tell."""
+    costs: Mapping[ObjectKind, int]
+    """The most reads that fetching one takes, with what is fetched because of it; else one."""
 
     async def fetch_invoice(self, invoice_id: str) -> FetchedInvoice | None:
         """One invoice."""

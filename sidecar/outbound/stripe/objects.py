@@ -17,6 +17,7 @@ from sidecar.domain.payment_postings import part_of
 from sidecar.domain.periods import Period, from_epoch_ms, to_epoch_ms
 from sidecar.domain.standing import InvoiceState
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
+from sidecar.services.inbox_ports import ObjectKind
 from sidecar.services.provider_objects import (
     FetchedDispute,
     FetchedInvoice,
@@ -29,8 +30,10 @@ from sidecar.services.provider_objects import (
 from sidecar.services.stripe_events import NEEDED_EVENTS, read_event
 
 PAGE_MAX: Final = 100
-LIST_PAGES_MAX: Final = 5
+LIST_PAGES_MAX: Final = 2
 """Pages of refunds or disputes of one payment; more are no answer, and people are asked."""
+_INVOICE_READS: Final = 2
+_PAYMENT_READS: Final = 4 + 2 * LIST_PAGES_MAX
 METER_ERRORS_MAX: Final = 1_000
 _MS_PER_SECOND: Final = 1_000
 _NOT_FOUND: Final = 404
@@ -49,6 +52,11 @@ class StripeObjects:
     """Implements ProviderObjects; a few reads an object, none repeated here."""
 
     provider = STRIPE
+    # A payment asks for its invoice, and a paid invoice for credit asks for its payment.
+    costs: Mapping[ObjectKind, int] = {
+        ObjectKind.INVOICE: _INVOICE_READS + _PAYMENT_READS,
+        ObjectKind.PAYMENT: _PAYMENT_READS + _INVOICE_READS,
+    }
 
     def __init__(self, connection: StripeConnection) -> None:
         """Wire it; the connection is closed by whoever made it."""
