@@ -31,13 +31,13 @@ from sidecar.services.inbox_news import NewsHandlers
 from sidecar.services.inbox_ports import (
     InboxHandler,
     PaymentNews,
-    PeriodSums,
     ReportErrors,
     WebhookVerifier,
 )
 from sidecar.services.payments import PaymentHandler
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_sweep import ProviderSweep
+from sidecar.services.report_ports import PeriodSums
 from sidecar.services.standing import PlanMap, StandingService, StandingTimer
 from sidecar.services.webhooks import WebhookReceiver
 from sidecar.settings import Role, Settings

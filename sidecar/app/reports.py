@@ -137,10 +137,9 @@ def make_reports(
         workers["report_rows"] = _RowsWatch(record, make_budget(settings, pool), settings).run
     if connection is None:
         return ReportParts(use_cases=use_cases, reporter=sender, workers=workers)
-    reconciler = onboarding = sums = None
+    reconciler = onboarding = None
     if reporter is None:
         reconciler = _make_reconciler(settings, connection, pool, clock)
-        sums = _make_sums(settings, connection, pool, clock)
         workers["report_reconcile"] = reconciler.run
     if settings.stripe_customers is not StripeCustomers.OFF:
         onboarding = _make_onboarding(settings, connection, pool, policies, clock)
@@ -150,7 +149,7 @@ def make_reports(
         reporter=sender,
         reconciler=reconciler,
         onboarding=onboarding,
-        sums=sums,
+        sums=None if reporter else _make_sums(settings, connection, pool, clock),
         workers=workers,
     )
 

@@ -6,13 +6,13 @@ from sidecar.domain.minor_units import from_minor
 from sidecar.domain.notices import Notice
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.inbox_ports import (
+    AccountCurrency,
     Handled,
     InboxClaim,
     InvoiceRecord,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
-    PeriodSums,
     ProviderRecords,
     ReportErrors,
     SubscriptionRecord,
@@ -24,6 +24,7 @@ from sidecar.services.provider_objects import (
     FetchedInvoice,
     ProviderObjects,
 )
+from sidecar.services.report_ports import PeriodSums
 from sidecar.services.standing import LIVE_STATUSES, PlanMap
 from sidecar.services.subscribed_plans import plans_of
 
@@ -139,6 +140,11 @@ class ObjectHandlers:
             return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
         return Handled(
             invoice=record,
+            bills_in=None
+            if found.cycle is None
+            else AccountCurrency(
+                provider_customer_id=found.provider_customer_id, currency=found.currency
+            ),
             follow=self._sums_wanted(claim, found, record),
             notices=self._failure(claim, record),
             postings=()
@@ -218,6 +224,8 @@ class ObjectHandlers:
         plan = plans[0] if len(plans) == 1 else ""
         if customer is not None and found.status in LIVE_STATUSES:
             reason = self._plan_problem(plans, customer)
+            if found.currency not in ("", customer.currency):
+                reason = CURRENCY
         record = SubscriptionRecord(
             provider=self._objects.provider,
             subscription_id=subscription_id,
@@ -227,7 +235,16 @@ class ObjectHandlers:
             plan=plan,
             reason=reason,
         )
-        return Handled(subscription=record, parked=reason)
+        live = found.status in LIVE_STATUSES and found.currency
+        return Handled(
+            subscription=record,
+            bills_in=AccountCurrency(
+                provider_customer_id=found.provider_customer_id, currency=found.currency
+            )
+            if live
+            else None,
+            parked=reason,
+        )
 
     def _plan_problem(self, plans: tuple[str, ...], customer: KnownCustomer) -> str:
         """Why a subscription does not say the customer's plan; "" if it does."""

@@ -213,6 +213,14 @@ class PaymentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountCurrency:
+    """In which currency a provider bills a customer of its own (upper case)."""
+
+    provider_customer_id: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Handled:
     """
     What came of an object: rows to write, what else to fetch, who is to be told of what.
@@ -226,6 +234,7 @@ class Handled:
     subscription: SubscriptionRecord | None = None
     gone_subscription: str = ""
     payment: PaymentRecord | None = None
+    bills_in: AccountCurrency | None = None
     follow: tuple[ObjectRef, ...] = ()
     notices: tuple[Notice, ...] = ()
     postings: tuple[PaymentPosting, ...] = ()
@@ -313,13 +322,6 @@ class ReportErrors(Protocol):
 
     async def note(self, identifier: str, code: str, detail: str) -> None:
         """Reopen the row of an identifier, or of an HTTP key that begins with it. Repeatable."""
-
-
-class PeriodSums(Protocol):
-    """Whoever compares what was reported with what the provider has counted."""
-
-    async def compare(self, customer_id: str, start: datetime, end: datetime) -> None:
-        """Compare a customer's meters over [start, end), and keep what is found. Repeatable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,10 @@
 """
 What a fetched invoice or payment comes to in the ledger, against what its customer owes.
 
-Payments for credit are not here: they come as grants. Each payment posts what it paid itself, by
-its own object; an invoice posts only what no payment of the provider's paid, and what is given up.
+Only invoices of subscriptions, and those that we have made of ours: whatever else a provider's
+customer pays has never been on our books. Payments for credit come as grants. Each payment posts
+what it paid itself, by its own object; an invoice posts only what no payment of the provider's
+paid, and what is given up.
 """
 
 from sidecar.domain.payment_postings import (
@@ -26,13 +28,17 @@ def invoice_postings(
     """
     What was paid outside of the provider, and what is given up; nothing of another currency.
 
+    Who gives up an invoice that we have made of ours has not said that ours is not owed.
+
     Raises:
         InvalidInput: An amount is beyond any balance.
     """
-    if found.currency != customer.currency:
+    if found.currency != customer.currency or not (found.subscribed or found.collected):
         return ()
     outside = found.outside_minor if found.state is InvoiceState.PAID else 0
-    given_up = found.amount_due_minor if found.state in _GIVEN_UP else 0
+    given_up = 0
+    if found.subscribed and found.state in _GIVEN_UP:
+        given_up = found.amount_due_minor
     return (
         payment_posting(
             customer_id=customer.customer_id,
@@ -62,7 +68,7 @@ def payment_postings(
     Raises:
         InvalidInput: An amount is beyond any balance.
     """
-    if not found.invoice_id or found.currency != customer.currency:
+    if not found.for_usage or found.currency != customer.currency:
         return ()
     gone = sum(one.amount_minor for one in found.refunds if one.status == TAKEN_STATUS)
     gone += sum(one.amount_minor for one in found.disputes if one.taken)

@@ -69,12 +69,36 @@ class Books:
         await ledger.settle(lease, [record], REPORTED)
 
     async def bill(self, **params) -> str:
-        """An invoice of 10.00 that is finalized."""
+        """A subscription's first invoice, of 10.00, finalized."""
+        price = await self.v1.prices.create_async(
+            {
+                "currency": "usd",
+                "product_data": {"name": "Fee"},
+                "unit_amount": 1_000,
+                "recurring": {"interval": "month"},
+                "lookup_key": "price_pro",
+            }
+        )
+        made = await self.v1.subscriptions.create_async(
+            {"customer": CUSTOMER, "items": [{"price": price.id}], **params}
+        )
+        invoice = await self.v1.invoices.retrieve_async(str(made.latest_invoice))
+        if invoice.status == "draft":
+            await self.v1.invoices.finalize_invoice_async(invoice.id)
+        return str(invoice.id)
+
+    async def bill_apart(self, **metadata: str) -> str:
+        """An invoice of no subscription, charged at once."""
         await self.v1.invoice_items.create_async(
             {"customer": CUSTOMER, "amount": 1_000, "currency": "usd"}
         )
         made = await self.v1.invoices.create_async(
-            {"customer": CUSTOMER, "pending_invoice_items_behavior": "include", **params}
+            {
+                "customer": CUSTOMER,
+                "pending_invoice_items_behavior": "include",
+                "collection_method": "charge_automatically",
+                "metadata": metadata,
+            }
         )
         await self.v1.invoices.finalize_invoice_async(made.id)
         return str(made.id)
@@ -202,6 +226,32 @@ async def test_a_voided_invoice_is_not_owed(books):
     assert await books.balances() == {"customer_receivable": -2_000, "revenue": 2_000}
 
 
+async def test_only_what_bills_usage_is_on_our_books(books):
+    await books.bill_apart()
+    await books.hear()
+    assert await books.balances() == {"customer_receivable": -3_000, "revenue": 3_000}
+    await books.bill_apart(sidecar_invoice="inv_1", sidecar_reference="sc-1")
+    await books.hear()
+    assert (await books.balances())["clearing"] == -1_000
+    # Who gives up an invoice that was made of ours has not said that ours is not owed.
+    await books.v1.invoice_items.create_async(
+        {"customer": CUSTOMER, "amount": 1_000, "currency": "usd"}
+    )
+    given_up = await books.v1.invoices.create_async(
+        {
+            "customer": CUSTOMER,
+            "pending_invoice_items_behavior": "include",
+            "collection_method": "send_invoice",
+            "days_until_due": 1,
+            "metadata": {"sidecar_invoice": "inv_2"},
+        }
+    )
+    await books.v1.invoices.finalize_invoice_async(given_up.id)
+    await books.v1.invoices.void_invoice_async(given_up.id)
+    await books.hear()
+    assert await books.kinds() == {"usage": 1, "payment": 1}
+
+
 async def test_a_payment_moves_with_the_providers_customer(books):
     name = await books.bill(collection_method="charge_automatically")
     await books.hear()
@@ -264,5 +314,5 @@ async def test_a_payment_of_an_invoice_in_another_currency_is_shown_to_people(bo
     await books.work()
     found = await books.inbox.list(state=None, after="", limit=100)
     reasons = {one.ref.kind.value: one.reason for one in found if one.reason}
-    assert reasons == {"invoice": "other_currency", "payment": "other_currency"}
+    assert reasons == dict.fromkeys(("invoice", "payment", "subscription"), "other_currency")
     assert await books.kinds() == {"usage": 1}

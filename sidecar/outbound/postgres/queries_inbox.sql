@@ -212,3 +212,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (customer_id, provider, invoice_id, payment_id, kind) DO UPDATE
 SET gross_nano = excluded.gross_nano, net_nano = excluded.net_nano, seq = excluded.seq,
     posted_at = now()
+
+-- name: put_provider_currency
+INSERT INTO provider_currencies AS p (provider, provider_customer_id, currency, fence)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (provider, provider_customer_id) DO UPDATE
+SET currency = excluded.currency, fence = excluded.fence, fetched_at = now()
+WHERE p.fence < excluded.fence

@@ -1,4 +1,4 @@
--- What providers say was paid and given up, in the ledger.
+-- What providers say was paid and given up, in the ledger; and in which currency they bill.
 -- NOT VALID: what is there has passed narrower checks, so it need not be read again.
 ALTER TABLE ledger_transactions
     DROP CONSTRAINT ledger_transactions_kind_check,
@@ -37,3 +37,14 @@ CREATE TABLE payment_postings (
 );
 CREATE INDEX payment_postings_by_invoice
     ON payment_postings (provider, invoice_id, payment_id, kind);
+
+-- In which currency a provider bills a customer of its own, as its newest subscription or regular
+-- invoice says. Whose it is of ours may change. `fence` is the claim's that fetched it.
+CREATE TABLE provider_currencies (
+    provider text COLLATE "C" NOT NULL,
+    provider_customer_id text COLLATE "C" NOT NULL,
+    currency text NOT NULL,
+    fence bigint NOT NULL,
+    fetched_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (provider, provider_customer_id)
+);
