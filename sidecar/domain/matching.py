@@ -20,6 +20,10 @@ from sidecar.domain.requests import AccessRequest, parse_query
 ROUTE_SET_BYTES_MAX = 256 * 1024 * 1024
 """Memory that the set may use; RE2's default of 8 MiB refuses 1,000 demanding patterns."""
 
+_KNOWN_PATHS_MAX = 4_096
+_KNOWN_PATH_CHARS_MAX = 256
+"""Paths whose routes are remembered; most APIs have few, but clients choose them."""
+
 
 def _route_options() -> Any:
     options = re2.Options()
@@ -34,6 +38,7 @@ class RouteSet:
     def __init__(self, patterns: Sequence[str]) -> None:
         """Compile the patterns; their order is their number. They have been checked before."""
         self.patterns = tuple(patterns)
+        self._known: dict[str, frozenset[int]] = {}
         self._set = re2.Set.SearchSet(_route_options())
         for pattern in patterns:
             self._set.Add(pattern)
@@ -44,8 +49,16 @@ class RouteSet:
         """Numbers of the patterns found in the path."""
         if not self.patterns:
             return frozenset()
+        known = self._known.get(path)
+        if known is not None:
+            return known
         # RE2 answers None, not an empty list, where no pattern is found.
-        return frozenset(self._set.Match(path) or ())
+        found = frozenset(self._set.Match(path) or ())
+        if len(path) <= _KNOWN_PATH_CHARS_MAX:
+            if len(self._known) >= _KNOWN_PATHS_MAX:
+                self._known.clear()
+            self._known[path] = found
+        return found
 
 
 Address = IPv4Address | IPv6Address
@@ -129,6 +142,15 @@ class Match:
         object.__setattr__(self, "_asked", asked)
 
     @property
+    def asks_more(self) -> bool:
+        """Whether it asks for anything but routes and method."""
+        return any(name not in _OF_ROUTE for name, _ in self._asked)
+
+    def fits_route_and_method(self, view: RequestView) -> bool:
+        """Whether the request fits as far as its routes and its method go."""
+        return all(test(self, view) for name, test in self._asked if name in _OF_ROUTE)
+
+    @property
     def names_routes(self) -> bool:
         """Whether the match claims routes, rather than applying to all."""
         return bool(self.routes)
@@ -206,6 +228,7 @@ def _found_in_body(pattern: Any, value: str) -> bool:
         return True
 
 
+_OF_ROUTE = frozenset({"routes", "methods"})
 _TESTS: Mapping[str, _Test] = {
     "routes": _fits_routes,
     "methods": _fits_method,

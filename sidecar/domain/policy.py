@@ -8,6 +8,7 @@ store, `judging` turns the store's numbers into a decision. None does I/O.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 
 from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.customers import CustomerFacts
@@ -33,6 +34,19 @@ from sidecar.domain.rules import (
     Rule,
     Unidentified,
 )
+from sidecar.domain.selecting import Remembered, Selection, Tests, accept_any, tests_left
+
+Values = Mapping[str, str]
+_NO_VALUES: Values = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Selected:
+    """Rules that fit a caller, routes and a method, with what is yet to be tried; and the lists."""
+
+    rules: tuple[tuple[Rule, Tests], ...]
+    of_customer: Mapping[str, Values]
+    of_user: Mapping[str, Values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +83,11 @@ class Policy:
     index: RuleIndex = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
     _claims: Mapping[int | None, Sequence[Rule]] = field(init=False, repr=False, compare=False)
+    _meters: Selection[MeterRule] = field(init=False, repr=False, compare=False)
+    _estimates: Selection[EstimateRule] = field(init=False, repr=False, compare=False)
+    _dialects: Selection[DialectRule] = field(init=False, repr=False, compare=False)
+    _free: Selection[Match] = field(init=False, repr=False, compare=False)
+    _selected: Remembered[_Selected] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         index = RuleIndex(self.rules, self.customer_members, self.user_members)
@@ -78,6 +97,11 @@ class Policy:
         object.__setattr__(self, "index", index)
         object.__setattr__(self, "_priced", priced)
         object.__setattr__(self, "_claims", _claims(self.rules))
+        object.__setattr__(self, "_meters", Selection(self.meters, lambda rule: rule.match))
+        object.__setattr__(self, "_estimates", Selection(self.estimates, lambda rule: rule.match))
+        object.__setattr__(self, "_dialects", Selection(self.dialects, lambda rule: rule.match))
+        object.__setattr__(self, "_free", Selection(self.free, lambda match: (match,)))
+        object.__setattr__(self, "_selected", Remembered())
 
     def view(self, request: AccessRequest, path: str) -> RequestView:
         """The request with its normalised path, as this policy's rules look at it."""
@@ -85,7 +109,7 @@ class Policy:
 
     def is_free(self, view: RequestView) -> bool:
         """Whether the request is on a route that costs nothing and asks for nobody."""
-        return any(match.accepts(view) for match in self.free)
+        return self._free.first(view) is not None
 
     def passes_unmatched(self, view: RequestView) -> bool:
         """Whether nothing claims the request and the policy lets such requests pass."""
@@ -102,21 +126,16 @@ class Policy:
 
     def dialect_for(self, view: RequestView) -> Dialect:
         """Whose error format the route's callers expect; the first entry that fits counts."""
-        for rule in self.dialects:
-            if fits_any(rule.match, view):
-                return rule.dialect
-        return Dialect.PROBLEM
+        rule = self._dialects.first(view)
+        return Dialect.PROBLEM if rule is None else rule.dialect
 
     def estimate_for(self, view: RequestView) -> EstimateRule | None:
         """How the request's usage is bounded; the first that fits counts."""
-        for rule in self.estimates:
-            if fits_any(rule.match, view):
-                return rule
-        return None
+        return self._estimates.first(view)
 
     def meters_for(self, view: RequestView) -> tuple[Meter, ...]:
         """The meters that count the request."""
-        return tuple(rule.meter for rule in self.meters if fits_any(rule.match, view))
+        return tuple(rule.meter for rule in self._meters.all(view))
 
     def card_for(self, plan: str, customer_id: str, instant: datetime) -> RateCard | None:
         """The prices of a customer on a plan at an aware instant; None if there is no such plan."""
@@ -150,19 +169,40 @@ class Policy:
         They stand in the policy's order, except that the rules of a member's list take the
         places of those rules in the order of the list. Conditions (`when`) are not evaluated.
         """
-        of_customer = _by_rule(self.customer_members.get(customer.customer_id, ()))
-        of_user = _by_rule(self.user_members.get(customer.user_id, ()))
-        found = [
-            rule
-            for rule in self.index.candidates(view, customer)
-            if not _obstacle(rule, customer, of_customer, of_user) and fits_any(rule.match, view)
-        ]
+        caller = (
+            customer.customer_id,
+            customer.plan,
+            customer.team_id,
+            customer.user_id,
+            customer.credential_id,
+            *customer.labels.items(),
+        )
+        key = (view.routes, view.request.method, caller)
+        selected = self._selected.get(key) or self._selected.put(key, self._select(view, customer))
+        found = [rule for rule, tests in selected.rules if not tests or accept_any(tests, view)]
+        of_customer, of_user = selected.of_customer, selected.of_user
+        if not of_customer and not of_user:
+            return [(rule, _NO_VALUES) for rule in found]
         _reorder(found, of_customer, lambda rule: rule.customer_members)
         _reorder(found, of_user, lambda rule: rule.user_members)
         return [
             (rule, {**of_customer.get(rule.name, {}), **of_user.get(rule.name, {})})
             for rule in found
         ]
+
+    def _select(self, view: RequestView, customer: CustomerFacts) -> _Selected:
+        of_customer = _by_rule(self.customer_members.get(customer.customer_id, ()))
+        of_user = _by_rule(self.user_members.get(customer.user_id, ()))
+        return _Selected(
+            rules=tuple(
+                (rule, tests)
+                for rule in self.index.candidates(view, customer)
+                if not _obstacle(rule, customer, of_customer, of_user)
+                and (tests := tests_left(rule.match, view)) is not None
+            ),
+            of_customer=of_customer,
+            of_user=of_user,
+        )
 
     def caller_obstacle(self, rule: Rule, customer: CustomerFacts) -> str:
         """The key of a rule that keeps it from being for this caller; empty if it is for it."""
@@ -171,14 +211,16 @@ class Policy:
         return _obstacle(rule, customer, of_customer, of_user)
 
     def _claimed(self, view: RequestView) -> bool:
-        return any(
-            fits_any(rule.match, view)
-            for route in (None, *view.routes)
-            for rule in self._claims.get(route, ())
-        ) or any(fits_any(meter.match, view) for meter in self.meters)
+        return (
+            any(
+                fits_any(rule.match, view)
+                for route in (None, *view.routes)
+                for rule in self._claims.get(route, ())
+            )
+            or self._meters.first(view) is not None
+        )
 
 
-Values = Mapping[str, str]
 _MembersOfRule = Callable[[Rule], Members | None]
 
 

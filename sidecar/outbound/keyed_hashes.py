@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import HoldTerms
 from sidecar.outbound.redis.records import terms_from_payload, terms_to_payload
-from sidecar.wire.hold_token_pb2 import SignedHoldToken
+from sidecar.wire.hold_token_pb2 import HoldToken, SignedHoldToken
 
 TOKEN_CHARS_MAX = 4_096
 DIGEST_BYTES = 16
@@ -82,13 +82,15 @@ class SignedHoldTokens:
     def __init__(self, ring: KeyRing) -> None:
         """Derive the keys once."""
         self._newest_id = ring.ids[0]
+        self._named = HoldToken(key_id=self._newest_id).SerializeToString()
         self._keys = {key_id: ring.derive(key_id, "hold-token") for key_id in ring.ids}
 
     def sign(self, terms: HoldTerms) -> str:
         """URL-safe base64 without padding; about 300 characters."""
         key = self._keys[self._newest_id]
         assert key is not None
-        payload = terms_to_payload(terms, key_id=self._newest_id)
+        # Fields of a message may stand in any order: the key's name goes behind the terms.
+        payload = terms_to_payload(terms) + self._named
         signed = SignedHoldToken(
             payload=payload,
             key_id=self._newest_id,

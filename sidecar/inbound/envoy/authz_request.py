@@ -6,9 +6,11 @@ Envoy may be set to let the request pass.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from sidecar.domain.decisions import Deny, DenyReason
@@ -30,6 +32,8 @@ _REQUEST_ID_BYTES_MAX: Final = 128
 _SECOND_MAX: Final = 2**32 - 1  # A hold id has eight hex digits for it.
 _METHOD = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
+_NAMES_MAX: Final = 2_048
+"""Header names that are remembered; a name has at most `header_bytes_max` bytes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +91,15 @@ class HoldIds:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Headers:
-    values: dict[str, tuple[str, ...]]
-    raw: dict[str, bytes]
+    raw: dict[str, tuple[bytes, ...]]
     forged: tuple[str, ...]
     partial: bool
     problem: str = ""
+
+    def first(self, name: str) -> bytes | None:
+        """A header's first value; None if it is not there."""
+        values = self.raw.get(name)
+        return values[0] if values else None
 
 
 def read_check(
@@ -116,7 +124,8 @@ def read_check(
     attributes = message.attributes
     http = attributes.request.http
     headers = _read_headers(http, limits)
-    hold_id = hold_ids.derive(attributes, gateway_id, headers.raw.get("x-request-id", b""), now)
+    request_id = headers.first("x-request-id") or b""
+    hold_id = hold_ids.derive(attributes, gateway_id, request_id, now)
     method, path = _text(http.method), _text(http.path)
     problem = headers.problem or _problem(http, method, path, limits)
     if problem or method is None or path is None:
@@ -128,7 +137,7 @@ def read_check(
         hold_id=hold_id,
         method=method.upper(),  # Rules are written in capitals, and some upstreams take any.
         path=path,
-        headers=headers.values,
+        headers=_HeaderTexts(headers.raw),
         received_at=now,
         deadline=deadline,
         scheme="http" if http.scheme == b"http" else "https",
@@ -136,7 +145,7 @@ def read_check(
         source=_lenient(attributes.source.address.socket_address.address[:64]),
         body=body,
         body_complete=complete,
-        request_id=headers.raw.get("x-request-id", b"")[:_REQUEST_ID_BYTES_MAX],
+        request_id=request_id[:_REQUEST_ID_BYTES_MAX],
         context=dict(attributes.context_extensions),
         verified=VerifiedFacts(
             claims=MetadataClaims(attributes.metadata_context),
@@ -175,39 +184,77 @@ def _problem(
 
 
 def _read_headers(http: wire.AttributeContext.HttpRequest, limits: CheckLimits) -> _Headers:
-    """
-    Read either form: Envoy fills `headers`, or `header_map` if told to send raw headers.
-
-    A value that is no UTF-8 is read octet by octet: no rule needs it, and it must not fail
-    the check. Such a credential is not ASCII, so identity refuses it later.
-    """
+    """Read either form: Envoy fills `headers`, or `header_map` if told to send raw headers."""
     rows: Iterable[core.Header] = http.header_map.headers or http.headers
-    values: dict[str, tuple[str, ...]] = {}
-    raw: dict[str, bytes] = {}
+    raw: dict[str, tuple[bytes, ...]] = {}
     forged: dict[str, None] = {}
-    count = size = 0
+    size = 0
     partial = False
-    for row in rows:
-        value = row.raw_value or row.value
-        count += 1
-        size += len(row.key) + len(value)
+    for count, row in enumerate(rows, start=1):
+        key, value = row.key, row.raw_value or row.value
+        size += len(key) + len(value)
         if count > limits.headers_max or size > limits.header_bytes_max:
             problem = (
                 f"more than {limits.headers_max} headers or {limits.header_bytes_max} bytes of them"
             )
             # The id that Envoy gave the request stays out of the hold id then; nothing is held.
-            return _Headers(values={}, raw={}, forged=(), partial=False, problem=problem)
-        name = row.key.decode("latin-1").lower()
-        if name.startswith(":"):
-            continue
-        if name == PARTIAL_BODY_HEADER:
+            return _Headers(raw={}, forged=(), partial=False, problem=problem)
+        kind, name = _name(key)
+        if kind is _Kind.PLAIN:
+            raw[name] = (*raw[name], value) if name in raw else (value,)
+        elif kind is _Kind.PARTIAL:
             partial = partial or value.strip().lower() != b"false"
-        elif name.startswith(OWN_HEADER_PREFIX):
+        elif kind is _Kind.OWN:
             forged[name] = None
-        else:
-            values[name] = (*values.get(name, ()), _lenient(value))
-            raw.setdefault(name, value)
-    return _Headers(values=values, raw=raw, forged=tuple(forged), partial=partial)
+    return _Headers(raw=raw, forged=tuple(forged), partial=partial)
+
+
+class _Kind(Enum):
+    PLAIN = 0
+    PSEUDO = 1
+    PARTIAL = 2
+    OWN = 3
+
+
+@lru_cache(maxsize=_NAMES_MAX)
+def _name(key: bytes) -> tuple[_Kind, str]:
+    """What a header is, and its name in lower case; the same few come with each request."""
+    name = key.decode("latin-1").lower()
+    if name.startswith(":"):
+        return _Kind.PSEUDO, name
+    if name == PARTIAL_BODY_HEADER:
+        return _Kind.PARTIAL, name
+    return _Kind.OWN if name.startswith(OWN_HEADER_PREFIX) else _Kind.PLAIN, name
+
+
+class _HeaderTexts(Mapping[str, tuple[str, ...]]):
+    """
+    The headers' values as text, made when somebody asks: rules look at few of them.
+
+    A value that is no UTF-8 is read octet by octet: no rule needs it, and it must not fail
+    the check. Such a credential is not ASCII, so identity refuses it later.
+    """
+
+    __slots__ = ("_raw", "_texts")
+
+    def __init__(self, raw: Mapping[str, tuple[bytes, ...]]) -> None:
+        self._raw = raw
+        self._texts: dict[str, tuple[str, ...]] = {}
+
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        texts = self._texts.get(name)
+        if texts is None:
+            texts = self._texts[name] = tuple(map(_lenient, self._raw[name]))
+        return texts
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._raw
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._raw)
+
+    def __len__(self) -> int:
+        return len(self._raw)
 
 
 def _read_body(
@@ -215,7 +262,7 @@ def _read_body(
 ) -> tuple[bytes | None, bool]:
     """The body as far as Envoy sent it, and whether that is all of it; every doubt says no."""
     body = http.raw_body or http.body
-    length = headers.raw.get("content-length")
+    length = headers.first("content-length")
     stated = int(length) if length is not None and _LENGTH.fullmatch(length) else None
     if not body:
         # Nothing was there, or Envoy does not send bodies; a chunked one may be to come.

@@ -35,31 +35,22 @@ STREAM_VERSION = b"1"
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 
 
-def terms_to_payload(terms: HoldTerms, *, key_id: str = "") -> bytes:
+def terms_to_payload(terms: HoldTerms) -> bytes:
     """
-    Encode hold terms as a HoldToken: the store keeps it as it is, a token signs its bytes.
+    Encode hold terms as a HoldToken: the store keeps it as it is, a token signs what ends it.
 
     Raises:
         InvalidInput: If a text is not UTF-8 or a number leaves 64 bits.
     """
     try:
-        return token_wire.HoldToken(
+        message = token_wire.HoldToken(
             version=RECORD_VERSION,
-            key_id=key_id,
             gateway_id=terms.gateway_id,
             hold_id=terms.hold_id,
             customer_id=terms.customer_id,
             amount_nano=terms.amount_nano,
             currency=terms.currency,
             price_version=terms.price_version,
-            estimate=[
-                token_wire.MeterQuantity(meter=meter, quantity=quantity)
-                for meter, quantity in terms.estimate.items()
-            ],
-            quota_lines=[
-                token_wire.QuotaLine(field=line.field, meter=line.meter, quantity=line.quantity)
-                for line in terms.quota_lines
-            ],
             decided_at_ms=terms.decided_at_ms,
             expires_at_ms=terms.expires_at_ms,
             team_id=terms.team_id,
@@ -71,11 +62,14 @@ def terms_to_payload(terms: HoldTerms, *, key_id: str = "") -> bytes:
             request_id=terms.request_id,
             policy_version=terms.policy_version,
             bound="" if terms.bound is Bound.PROVEN else terms.bound.value,
-            noted=[
-                token_wire.NotedFact(name=name, value=value)
-                for name, value in sorted(terms.noted.items())
-            ],
-        ).SerializeToString()
+        )
+        for meter, quantity in terms.estimate.items():
+            message.estimate.add(meter=meter, quantity=quantity)
+        for line in terms.quota_lines:
+            message.quota_lines.add(field=line.field, meter=line.meter, quantity=line.quantity)
+        for name, value in sorted(terms.noted.items()):
+            message.noted.add(name=name, value=value)
+        return message.SerializeToString()
     except ValueError as error:
         raise InvalidInput("the hold's terms cannot be encoded") from error
 
