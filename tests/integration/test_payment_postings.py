@@ -20,6 +20,7 @@ from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.fetched import PostgresFetched
 from sidecar.outbound.postgres.inbox import PostgresInbox
 from sidecar.outbound.postgres.ledger import PostgresLedger
+from sidecar.outbound.postgres.payment_posting import post_payments
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.stripe.client import StripeConnection
 from sidecar.outbound.stripe.objects import StripeObjects
@@ -316,3 +317,28 @@ async def test_a_payment_of_an_invoice_in_another_currency_is_shown_to_people(bo
     reasons = {one.ref.kind.value: one.reason for one in found if one.reason}
     assert reasons == dict.fromkeys(("invoice", "payment", "subscription"), "other_currency")
     assert await books.kinds() == {"usage": 1}
+
+
+async def test_two_who_hold_the_same_payment_post_it_once(books):
+    """A lease that ended while its holder was slow: both want the same to stand there."""
+    wanted = payment_posting(
+        customer_id="cus_1",
+        provider="stripe",
+        invoice_id="in_9",
+        payment_id="pi_9",
+        currency="USD",
+        gross_minor=500,
+        net_minor=500,
+    )
+
+    async def post(*, kept: bool) -> None:
+        async with books.pool.acquire() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await post_payments(connection, lambda _: 0, [wanted])
+            await asyncio.sleep(0.05)
+            await (transaction.commit() if kept else transaction.rollback())
+
+    await asyncio.gather(*(post(kept=kept) for kept in (False, True, True, False, True)))
+    assert await books.kinds() == {"usage": 1, "payment": 1}
+    assert (await books.balances())["clearing"] == -500

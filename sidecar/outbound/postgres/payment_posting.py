@@ -1,14 +1,15 @@
 """
 Posting payments against what customers owe, within the transaction of the news about them.
 
-Whoever calls has the object's own row locked, so nobody else posts the same payment meanwhile.
+Whoever calls holds a lease on the object, which its transaction checks: who has lost it posts
+nothing.
 """
 
 from collections.abc import Callable, Sequence
 
 from asyncpg import Record
 
-from sidecar.domain.errors import InvariantViolated
+from sidecar.domain.errors import InvariantViolated, StoreUnavailable
 from sidecar.domain.payment_postings import (
     PaymentPosting,
     PostingKind,
@@ -41,13 +42,7 @@ async def post_payments(
         InvariantViolated: There is something to post, and no shards are known.
         StoreUnavailable: See `post_aside`.
     """
-    changes: list[tuple[PaymentPosting, Record | None]] = []
-    for wanted in postings:
-        rows = await connection.fetch(query("posted_payments"), *wanted.place)
-        own = next((row for row in rows if row["customer_id"] == wanted.customer_id), None)
-        changes += [(_nothing(wanted, row), row) for row in rows if row is not own]
-        changes.append((wanted, own))
-    changes = [(wanted, row) for wanted, row in changes if _difference(wanted, row) != (0, 0)]
+    changes = await _changes(connection, postings)
     if not changes:
         return
     if shard_of is None:
@@ -55,8 +50,24 @@ async def post_payments(
     shards = {wanted.customer_id: shard_of(wanted.customer_id) for wanted, _ in changes}
     for shard in sorted(set(shards.values())):  # In one order everywhere.
         await lock_shard(connection, shard)
-    for wanted, row in changes:
+    # Whoever has lost their lease meanwhile may have been waited for: what counts is what is now.
+    for wanted, row in await _changes(connection, postings):
+        if wanted.customer_id not in shards:
+            raise StoreUnavailable("the payment's customer has changed meanwhile; do it again")
         await _post(connection, shards[wanted.customer_id], wanted, row)
+
+
+async def _changes(
+    connection: Connection, postings: Sequence[PaymentPosting]
+) -> list[tuple[PaymentPosting, Record | None]]:
+    """What differs from what stands in the ledger, each with what stands there."""
+    found: list[tuple[PaymentPosting, Record | None]] = []
+    for wanted in postings:
+        rows = await connection.fetch(query("posted_payments"), *wanted.place)
+        own = next((row for row in rows if row["customer_id"] == wanted.customer_id), None)
+        found += [(_nothing(wanted, row), row) for row in rows if row is not own]
+        found.append((wanted, own))
+    return [(wanted, row) for wanted, row in found if _difference(wanted, row) != (0, 0)]
 
 
 async def _post(
