@@ -141,7 +141,8 @@ class PostgresCollections:
             answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
             collection.attempt,
             answered=answer.outcome not in (CollectOutcome.UNKNOWN, CollectOutcome.ABSENT),
-            failed=answer.outcome is CollectOutcome.FAILED,
+            # Stripe's own word on its invoices comes by the inbox.
+            failed=answer.outcome is CollectOutcome.FAILED and collection.provider != STRIPE,
             paid=answer.outcome is CollectOutcome.PAID,
         )
 
