@@ -183,11 +183,14 @@ def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
     for record in records:
         totals[record.prepaid][0] += record.amount_nano
         totals[record.prepaid][1] += record.overage_nano
-    entries = summed(
-        (entry.account, entry.amount_nano)
+    sorts = [
+        usage_entries(amount, overage_nano=overage, prepaid=prepaid)
         for prepaid, (amount, overage) in totals.items()
-        for entry in usage_entries(amount, overage_nano=overage, prepaid=prepaid)
-    )
+        if amount or overage
+    ]
+    if len(sorts) == 1:
+        return sorts[0]
+    entries = summed((entry.account, entry.amount_nano) for sort in sorts for entry in sort)
     return tuple(
         Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
     )
