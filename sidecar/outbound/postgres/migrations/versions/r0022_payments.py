@@ -4,8 +4,8 @@ from pathlib import Path
 
 from sidecar.outbound.postgres.migrating import run_sql_file
 
-revision = "0020"
-down_revision = "0018"
+revision = "0022"
+down_revision = "0021"
 branch_labels = None
 depends_on = None
 deploy = "pre"
