@@ -115,7 +115,7 @@ class Settings(ReportSettings):
     standing_minimum: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")
     standing_interval_seconds: float = Field(default=1.0, gt=0, le=3_600)
     provider_sweep_seconds: int = Field(default=86_400, ge=60, le=604_800)
-    provider_sweep_reads_max: int = Field(default=200, ge=1, le=100_000)
+    provider_sweep_reads_max: int = Field(default=200, ge=20, le=100_000)
     # A token may stand in its query.
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None

@@ -39,6 +39,10 @@ class Refused(Conflict):
     """It was refused before for a reason that does not change; the message says it."""
 
 
+class CreditSpent(Conflict):
+    """Less of a grant is free than is to be taken back: the rest is spent, or set aside."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
     """One part of a repeated write that is not as it was the first time; in words for people."""

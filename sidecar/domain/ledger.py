@@ -5,11 +5,14 @@ Per customer and currency, in credit-positive terms: `customer_credit` is what w
 customer (prepaid credit), `customer_overage` what was captured beyond it,
 `customer_receivable` what an invoice asks for, `funding` where paid grants come from,
 `promotion` where promotional ones do, `breakage` paid credit that expired, `revenue` what usage
-earned. Each transaction sums to zero per currency.
+earned, `clearing` what providers took for us of what the customer owed (negative: money of ours
+that is with them), `tax` what of that goes to the state. Each transaction sums to zero per
+currency.
 
     available = customer_credit + customer_overage + customer_receivable
 
-which equals granted - voided - expired - used. The overage is what no grant has paid yet (or,
+less what invoices charged, what was paid and what was given up of the receivable, which equals
+granted - voided - expired - used. The overage is what no grant has paid yet (or,
 above zero, what a correction gave back and no grant owns). Each change of customer_credit is the
 sum of what grants were moved by.
 """
@@ -32,6 +35,8 @@ class Account(StrEnum):
     PROMOTION = "promotion"
     BREAKAGE = "breakage"
     REVENUE = "revenue"
+    CLEARING = "clearing"
+    TAX = "tax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,15 @@ def charge_entries(amount_nano: int) -> tuple[Entry, ...]:
     A reduction is a credit note, or usage that is written off.
     """
     return usage_entries(amount_nano, overage_nano=0, prepaid=False)
+
+
+def payment_entries(gross_nano: int, *, net_nano: int) -> tuple[Entry, ...]:
+    """Entries of what a provider took of what is owed; of what went back when negative."""
+    return _balanced(
+        (Account.CLEARING, -gross_nano),
+        (Account.CUSTOMER_RECEIVABLE, net_nano),
+        (Account.TAX, gross_nano - net_nano),
+    )
 
 
 def credit_change(entries: Iterable[Entry]) -> int:

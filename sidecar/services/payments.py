@@ -8,31 +8,37 @@ taken all the same, and leaves a deficit.
 
 from collections.abc import Mapping
 
+from sidecar import telemetry
+from sidecar.domain.billing_notices import dispute_opened
 from sidecar.domain.errors import Conflict, InvalidInput
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.minor_units import from_minor
+from sidecar.domain.notices import Notice
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.credits import TOP_UP_PREFIX, CreditService
 from sidecar.services.inbox_ports import (
     Handled,
+    InboxClaim,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
     PaymentRecord,
     ProviderRecords,
 )
+from sidecar.services.paid_invoices import TAKEN_STATUS, payment_postings
+from sidecar.services.ports import Clock
 from sidecar.services.provider_objects import (
     FetchedInvoice,
     FetchedPayment,
 )
-from sidecar.services.withdrawals import WithdrawalService
+from sidecar.services.withdrawals import WithdrawalService, spent_name
 
 TOP_UP_KEY = "sidecar_top_up"
 """Of metadata: it marks a payment for credit. Its value is the reference to give it under."""
 CUSTOMER_KEY = "sidecar_customer"
 """Of metadata: whose credit it is, where the provider has no customer for it."""
-TAKEN_STATUS = "succeeded"
 GONE_STATUSES = frozenset({"failed", "canceled"})
+DISPUTE_EVENTS = "charge.dispute."
 _PAGE = 500
 
 
@@ -52,14 +58,19 @@ class PaymentHandler:
     """What becomes of one payment."""
 
     def __init__(
-        self, records: ProviderRecords, credit: CreditService, withdrawals: WithdrawalService
+        self,
+        records: ProviderRecords,
+        credit: CreditService,
+        withdrawals: WithdrawalService,
+        clock: Clock,
     ) -> None:
-        """Wire the port, and credit's services."""
+        """Wire the ports, and credit's services."""
         self._records = records
+        self._clock = clock
         self._credit = credit
         self._withdrawals = withdrawals
 
-    async def handle(self, provider: str, found: FetchedPayment) -> Handled:
+    async def handle(self, claim: InboxClaim, found: FetchedPayment) -> Handled:
         """
         Give or take back credit as the payment stands now; safe to repeat.
 
@@ -67,6 +78,7 @@ class PaymentHandler:
             InvalidInput, Conflict: Credit cannot be given or taken back now.
             StoreUnavailable: A store is away.
         """
+        provider = claim.ref.provider
         follow: tuple[ObjectRef, ...] = ()
         if found.invoice_id:
             # A dispute counts through its invoice, which may never have been heard of.
@@ -81,6 +93,8 @@ class PaymentHandler:
                 return Handled()  # A payment that has nothing to do with us.
         elif top_up and found.paid:
             reference, reason = await self._top_up(provider, found, customer)
+        elif found.invoice_id and found.currency != customer.currency:
+            reason = "other_currency"
         record = PaymentRecord(
             provider=provider,
             payment_id=found.payment_id,
@@ -96,7 +110,36 @@ class PaymentHandler:
             disputed=any(one.taken for one in found.disputes),
             reason=reason,
         )
-        return Handled(payment=record, follow=() if top_up else follow, parked=reason)
+        return Handled(
+            payment=record,
+            follow=() if top_up else follow,
+            notices=self._disputes(claim, found, record),
+            postings=()
+            if top_up or customer is None
+            else payment_postings(found, customer, provider),
+            parked=reason,
+        )
+
+    def _disputes(
+        self, claim: InboxClaim, found: FetchedPayment, record: PaymentRecord
+    ) -> tuple[Notice, ...]:
+        """That money was taken back, once for each dispute."""
+        told = any(one.startswith(DISPUTE_EVENTS) for one in claim.types)
+        if not told or not record.customer_id:
+            return ()
+        return tuple(
+            dispute_opened(
+                customer_id=record.customer_id,
+                provider=record.provider,
+                dispute_id=one.dispute_id,
+                payment_id=record.payment_id,
+                invoice_id=record.invoice_id,
+                currency=record.currency,
+                at=self._clock.now(),
+            )
+            for one in found.disputes
+            if one.taken
+        )
 
     async def give_for_invoice(self, provider: str, found: FetchedInvoice) -> str:
         """Credit for an invoice that was paid outside of the provider; returns what is wrong."""
@@ -162,11 +205,18 @@ class PaymentHandler:
         return reference, await self._take_back(provider, found, taken)
 
     async def _take_back(self, provider: str, found: FetchedPayment, taken: "_Taken") -> str:
+        """What is wrong with it; what goes wrong with one part keeps no other from being done."""
         known: Mapping[str, Withdrawal] | None = None
+        wrong = ""
         for refund in found.refunds:
             name = f"{provider}:{refund.refund_id}"
             if refund.status == TAKEN_STATUS:
-                await self._refund(taken.withdrawal(name, refund.amount_minor, "refund"))
+                try:
+                    await self._withdrawals.take_back(
+                        taken.withdrawal(name, refund.amount_minor, "refund")
+                    )
+                except Conflict as error:
+                    wrong = wrong or _refused("refund_refused", name, error)
             elif refund.status in GONE_STATUSES:
                 known = known or await self._known(taken)
                 await self._give_back(known, name, taken)
@@ -176,39 +226,13 @@ class PaymentHandler:
                 withdrawal = taken.withdrawal(name, dispute.amount_minor, "dispute")
                 try:
                     await self._withdrawals.withdraw(withdrawal)
-                except Conflict:
+                except Conflict as error:
                     # More than is left of what was given: refunded before, for instance.
-                    return "dispute_beyond_credit"
+                    wrong = wrong or _refused("dispute_beyond_credit", name, error)
             elif dispute.won:
                 known = known or await self._known(taken)
                 await self._give_back(known, name, taken)
-        return ""
-
-    async def _refund(self, withdrawal: Withdrawal) -> None:
-        """What is free goes back as a refund; if part of it is spent, all of it as a reversal."""
-        try:
-            await self._withdrawals.withdraw(
-                Withdrawal(
-                    withdrawal_id=withdrawal.withdrawal_id,
-                    customer_id=withdrawal.customer_id,
-                    grant_id=withdrawal.grant_id,
-                    kind=WithdrawalKind.REFUND,
-                    amount_nano=withdrawal.amount_nano,
-                    reason=withdrawal.reason,
-                )
-            )
-        except Conflict:
-            spent = f"{withdrawal.withdrawal_id}:spent"
-            await self._withdrawals.withdraw(
-                Withdrawal(
-                    withdrawal_id=spent,
-                    customer_id=withdrawal.customer_id,
-                    grant_id=withdrawal.grant_id,
-                    kind=WithdrawalKind.DISPUTE,
-                    amount_nano=withdrawal.amount_nano,
-                    reason=withdrawal.reason,
-                )
-            )
+        return wrong
 
     async def _known(self, taken: "_Taken") -> Mapping[str, Withdrawal]:
         """What has been taken back of the grant so far, by name."""
@@ -225,7 +249,7 @@ class PaymentHandler:
 
     async def _give_back(self, known: Mapping[str, Withdrawal], name: str, taken: "_Taken") -> None:
         """The money came back to us: a dispute was won, or a refund did not reach the customer."""
-        withdrawal = known.get(name) or known.get(f"{name}:spent")
+        withdrawal = known.get(name) or known.get(spent_name(name))
         if withdrawal is None or withdrawal.withdrawn_nano == 0:
             return
         await self._credit.create_grant(
@@ -269,6 +293,11 @@ class _Taken:
             amount_nano=self._amount_nano * part // self._amount_minor,
             reason=f"{kind} at the provider",
         )
+
+
+def _refused(reason: str, name: str, error: Conflict) -> str:
+    telemetry.get_logger().error(reason, withdrawal_id=name, error=str(error))
+    return reason
 
 
 def _reference(provider: str, found: FetchedPayment) -> str:

@@ -94,14 +94,23 @@ async def webhooks(stores: Stores) -> None:
     fetched: Any = reach("fetched", PostgresFetched(stores.pool))
     credit = CreditService(accounts=accounts, live=live, policies=policies, clock=stores.clock)
     payments = PaymentHandler(
-        fetched, credit, WithdrawalService(accounts=accounts, live=live, credit=credit)
+        fetched,
+        credit,
+        WithdrawalService(accounts=accounts, live=live, credit=credit),
+        stores.clock,
     )
     objects: Any = reach("stripe", StripeObjects(connection))
     handlers = ObjectHandlers(
-        objects, fetched, payments, policies, plans=PlanMap({}), report_errors=None
+        objects,
+        fetched,
+        payments,
+        policies,
+        plans=PlanMap({}),
+        report_errors=None,
+        clock=stores.clock,
     )
     worker = InboxWorker(
-        reach("inbox", PostgresInbox(stores.pool)),
+        reach("inbox", PostgresInbox(stores.pool, shard_of=stores.keyspace.shard_of)),
         {STRIPE: handlers},
         _standings(stores, policies),
         owner=stores.task.owner,
@@ -148,7 +157,10 @@ async def collect(stores: Stores) -> None:
     collector, close = PaystackBank.make(stores.task.paystack_url)
     worker = CollectingWorker(
         CollectStores(
-            record=reach("collections", PostgresCollections(stores.pool)),
+            record=reach(
+                "collections",
+                PostgresCollections(stores.pool, shard_of=stores.keyspace.shard_of),
+            ),
             invoices=reach("invoices_due", PostgresInvoicesDue(stores.pool)),
             customers=reach("payers", PostgresPayers(stores.pool)),
         ),

@@ -511,11 +511,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
 INSERT INTO account_balances AS b (
     customer_id, currency, customer_credit_nano, customer_overage_nano,
     customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
-    granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
+    clearing_nano, tax_nano, granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
     $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::bigint[], $14::bigint[])
+    $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
@@ -524,6 +524,8 @@ ON CONFLICT (customer_id, currency) DO UPDATE SET
     promotion_nano = b.promotion_nano + excluded.promotion_nano,
     breakage_nano = b.breakage_nano + excluded.breakage_nano,
     revenue_nano = b.revenue_nano + excluded.revenue_nano,
+    clearing_nano = b.clearing_nano + excluded.clearing_nano,
+    tax_nano = b.tax_nano + excluded.tax_nano,
     granted_nano = b.granted_nano + excluded.granted_nano,
     used_nano = b.used_nano + excluded.used_nano,
     used_prepaid_nano = b.used_prepaid_nano + excluded.used_prepaid_nano,
@@ -954,7 +956,8 @@ balances AS (
         ('customer_credit', b.customer_credit_nano), ('customer_overage', b.customer_overage_nano),
         ('customer_receivable', b.customer_receivable_nano), ('funding', b.funding_nano),
         ('promotion', b.promotion_nano), ('breakage', b.breakage_nano),
-        ('revenue', b.revenue_nano)) AS p (account, nano))
+        ('revenue', b.revenue_nano), ('clearing', b.clearing_nano), ('tax', b.tax_nano))
+        AS p (account, nano))
 SELECT customer_id, 'account ' || account AS what, coalesce(e.nano, 0) AS expected_nano,
     coalesce(b.nano, 0) AS found_nano
 FROM entries e FULL JOIN balances b USING (customer_id, currency, account)
@@ -982,6 +985,8 @@ WITH entries AS (
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'clearing'), 0) AS clearing,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'tax'), 0) AS tax,
         coalesce(sum(e.amount_nano) FILTER (
             WHERE t.kind = 'usage' AND e.account = 'revenue'), 0) AS used,
         coalesce(sum(e.amount_nano) FILTER (
@@ -1001,7 +1006,8 @@ WITH entries AS (
 UPDATE account_balances b SET
     customer_credit_nano = e.credit, customer_overage_nano = e.overage,
     customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
-    breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
+    breakage_nano = e.breakage, revenue_nano = e.revenue, clearing_nano = e.clearing,
+    tax_nano = e.tax, granted_nano = e.granted,
     used_nano = e.used, used_prepaid_nano = e.used_prepaid, voided_nano = e.voided,
     expired_nano = e.expired, updated_at = now()
 FROM entries e

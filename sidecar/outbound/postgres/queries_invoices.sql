@@ -246,6 +246,7 @@ SET state = 'closed', number = k.number, total_nano = k.total_nano, credit_nano 
     closed_at = now(), leased_until = NULL
 FROM wanted k
 WHERE i.customer_id = k.customer_id AND i.invoice_id = k.invoice_id
+RETURNING i.invoice_id, i.number, i.due_nano, i.closed_at
 
 -- name: insert_invoice_lines
 INSERT INTO invoice_lines (
