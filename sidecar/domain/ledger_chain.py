@@ -27,6 +27,7 @@ _MOVING_TRANSACTION: Final = "sidecar-ledger-transaction-2"
 _ROOT: Final = "sidecar-ledger-root-1"
 _GENESIS: Final = "sidecar-ledger-chain-1"
 _MICROSECOND: Final = timedelta(microseconds=1)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class PostedEvent(NamedTuple):
@@ -336,7 +337,7 @@ def _broken(link: ChainLink, kind: BreakKind, detail: str) -> LedgerBreak:
 
 
 def _canonical(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def _microseconds(instant: datetime) -> int:

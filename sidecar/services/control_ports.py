@@ -531,7 +531,10 @@ class Ledger(Protocol):
     """The ledger of record and settlement's own state."""
 
     async def claim_shard(self, shard: int, owner: str, lease_seconds: int) -> ShardLease | None:
-        """Take or renew the lease; None while another owner has it."""
+        """Take or renew the lease; None while another owner has it, or the row is locked."""
+
+    async def lease_left(self, shard: int, owner: str) -> float:
+        """Seconds for which another owner than this has the shard; 0 if nobody has."""
 
     async def settle(
         self,

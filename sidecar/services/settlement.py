@@ -232,7 +232,9 @@ class SettlementWorker:
         half = timedelta(seconds=self._lease_seconds / 2)
         if lease is None:
             self._held.pop(shard, None)
-            self._taken_until[shard] = now + half
+            # No longer than the other's lease; a row that was only locked is asked for again soon.
+            left = await self._ledger.lease_left(shard, self._owner)
+            self._taken_until[shard] = now + min(half, timedelta(seconds=left))
             return None
         self._taken_until.pop(shard, None)
         renewed = replace(held or _Held(lease, now), lease=lease, renew_at=now + half)

@@ -523,5 +523,10 @@ async def test_what_a_period_s_end_decides_is_charged_and_posted(postgres_pool):
     await invoicing.settle(rater.capture(3, used, NOVEMBER))  # Too late for the volume's total.
     await invoicing.round_at(LATER)
     december = (await invoicing.invoices())[1]
-    assert [one.kind for one in december.findings] == [FindingKind.LATE_CHARGE]
+    assert december.findings == ()
+    # What it costs by that total, and what the minimum need not add any more: to nothing in all.
+    late = {line.meter: line for line in december.lines if line.late and line.charge}
+    assert {line.period for line in late.values()} == {busy.period}
+    assert (late["requests"].quantity, late["requests"].amount_nano) == (150, 150 * 400)
+    assert late["floor"].amount_nano == -150 * 400 - 10 * 500
     assert (await verify(invoicing.pool)).intact

@@ -89,7 +89,7 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
             offset: str | None = await self._pool.fetchval(query("offset_of_shard"), shard)
         return offset or _START
 
-    async def cut(self, shard: int, cuts: Sequence[Cut], *, all_late: bool) -> int:
+    async def cut(self, shard: int, cuts: Sequence[Cut]) -> int:
         """Settle for good which usage is on the invoices; see the port."""
         rows = [
             (
@@ -100,13 +100,14 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
                 cut.cursor.closed_until,
                 cut.cursor.period_end,
                 cut.next_end,
+                cut.late.value,
             )
             for cut in cuts
         ]
         with translate_errors():
             async with self._transaction() as connection:
                 await lock_shard(connection, shard)
-                made = await connection.fetchval(query("cut_periods"), *columns(rows, 7), all_late)
+                made = await connection.fetchval(query("cut_periods"), *columns(rows, 8))
         return int(made)
 
     async def drafts(self, *, limit: int, lease: timedelta) -> Sequence[Draft]:
@@ -121,10 +122,14 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
             async with self._transaction() as connection:
                 return await _close(connection, shard, closings)
 
-    async def late_customers(self, *, noted_before: datetime, limit: int) -> Sequence[Cursor]:
-        """Customers with postpaid late usage that waits."""
+    async def late_customers(
+        self, *, noted_before: datetime, plans: Sequence[str], all_but: bool, limit: int
+    ) -> Sequence[Cursor]:
+        """Customers on these plans, or on any other, with postpaid late usage that waits."""
         with translate_errors():
-            rows = await self._pool.fetch(query("late_customers"), noted_before, limit)
+            rows = await self._pool.fetch(
+                query("late_customers"), noted_before, limit, list(plans), all_but
+            )
         return [cursor_of(row) for row in rows]
 
     async def cut_late(self, shard: int, cursor: Cursor, period: Period, provider: str) -> bool:

@@ -260,6 +260,10 @@ SET fence = fence + CASE WHEN lease_owner = $2 THEN 0 ELSE 1 END,
 FROM free WHERE shards.shard = free.shard
 RETURNING fence, stream_offset, epoch
 
+-- name: lease_left
+SELECT greatest(0, extract(epoch FROM lease_until - now()))::float8
+FROM shards WHERE shard = $1 AND lease_owner <> $2
+
 -- name: lock_shard
 -- now() is the database transaction's, so it is posted_at of whatever the batch writes.
 SELECT epoch, stream_offset, fence, lease_owner, chain_seq, chain_hash, chain_began,
@@ -289,11 +293,6 @@ WHERE t.shard = $1
         JOIN ledger_transactions l USING (customer_id, transaction_id)
         WHERE c.chain = $1 AND c.seq = $2), '-infinity')
 ORDER BY t.posted_at, t.customer_id, t.transaction_id LIMIT $3
-
--- name: insert_chain
-INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-SELECT * FROM unnest(
-    $1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
 
 -- name: read_transactions
 SELECT t.customer_id, t.transaction_id, t.kind, t.currency, t.shard, t.first_entry_id,
@@ -498,18 +497,6 @@ JOIN grants g USING (customer_id, grant_id)
 SELECT w.customer_id, w.withdrawal_id, w.grant_id, w.kind
 FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
 JOIN withdrawals w USING (customer_id, withdrawal_id)
-
--- name: insert_transactions
--- With their links: neither can be there without the other.
-WITH linked AS (
-    INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-    SELECT * FROM unnest(
-        $5::integer[], $9::bigint[], $1::text[], $2::text[], $10::bytea[], $11::bytea[]))
-INSERT INTO ledger_transactions (
-    customer_id, transaction_id, kind, currency, shard, first_entry_id, last_entry_id, event_count)
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[],
-    $8::integer[])
 
 -- name: insert_entries
 -- With their movements: the triggers, which fire at the statement's end, compare the two. An

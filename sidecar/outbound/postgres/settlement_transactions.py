@@ -187,11 +187,14 @@ def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
         totals[record.prepaid][0] += record.amount_nano
         totals[record.prepaid][1] += record.overage_nano
         totals[record.prepaid][2] += record.owed_nano
-    entries = summed(
-        (entry.account, entry.amount_nano)
+    sorts = [
+        usage_entries(amount, overage_nano=overage, prepaid=prepaid, owed_nano=owed)
         for prepaid, (amount, overage, owed) in totals.items()
-        for entry in usage_entries(amount, overage_nano=overage, prepaid=prepaid, owed_nano=owed)
-    )
+        if amount or overage or owed
+    ]
+    if len(sorts) == 1:
+        return sorts[0]
+    entries = summed((entry.account, entry.amount_nano) for sort in sorts for entry in sort)
     return tuple(
         Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
     )
