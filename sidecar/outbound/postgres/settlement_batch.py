@@ -200,11 +200,8 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
             event.occurred_at,
             event.received_at,
         )
-    return (*head, *facts, *tokens, *tail, decided_at, _owed_of(record))
-
-
-def _owed_of(record: StreamRecord) -> int | None:
-    return None if record.owed is None else record.owed_nano
+    owed = None if record.owed is None else record.owed_nano
+    return (*head, *facts, *tokens, *tail, decided_at, owed)
 
 
 def make_lines(
