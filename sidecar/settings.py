@@ -96,7 +96,8 @@ class Settings(ReportSettings):
     policy_dir: Path = Path("config/policy")
     data_dir: Path | None = None
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
-    workers: int = Field(default=1, ge=1, le=1)
+    workers: int = Field(default=1, ge=1, le=64)
+    supervisor_listen: str = "127.0.0.1:9005"
     allotments: Allotments = Allotments.OFF
 
     secret_keys_file: Path | None = None
@@ -114,7 +115,7 @@ class Settings(ReportSettings):
     standing_minimum: str = Field(default="0", pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")
     standing_interval_seconds: float = Field(default=1.0, gt=0, le=3_600)
     provider_sweep_seconds: int = Field(default=86_400, ge=60, le=604_800)
-    provider_sweep_reads_max: int = Field(default=200, ge=1, le=100_000)
+    provider_sweep_reads_max: int = Field(default=200, ge=20, le=100_000)
     # A token may stand in its query.
     top_up_url: str = Field(default="", repr=False)
     top_up_secret_file: Path | None = None
@@ -148,6 +149,7 @@ class Settings(ReportSettings):
     invoice_from: AwareDatetime | None = None
     invoice_interval_seconds: float = Field(default=60.0, gt=0, le=86_400)
     invoice_batch_max: int = Field(default=200, ge=1, le=2_000)
+    invoice_sum_seconds: float = Field(default=300.0, ge=1, le=3_600)
     report_interval_seconds: float = Field(default=5.0, gt=0, le=3_600)
     report_concurrency_max: int = Field(default=16, ge=1, le=1_000)
     catalog_objects_max: int = Field(default=10_000, ge=100, le=1_000_000)
@@ -197,7 +199,7 @@ class Settings(ReportSettings):
             raise ValueError(f"must be at least twice journal_segment_bytes ({segment})")
         return value
 
-    @field_validator("grpc_listen", "http_listen", "admin_listen")
+    @field_validator("grpc_listen", "http_listen", "admin_listen", "supervisor_listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
         parse_listen(value)

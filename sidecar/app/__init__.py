@@ -6,8 +6,10 @@ from sidecar.app.commands import (
     rebuild_shards,
     reconcile_reports,
     report_once,
+    serve_as_worker,
     serve_until_signal,
     settle_once,
+    supervise,
 )
 from sidecar.app.keys import Secrets, load_secrets, read_secret
 
@@ -20,6 +22,8 @@ __all__ = [
     "rebuild_shards",
     "reconcile_reports",
     "report_once",
+    "serve_as_worker",
     "serve_until_signal",
     "settle_once",
+    "supervise",
 ]

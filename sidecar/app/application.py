@@ -54,15 +54,19 @@ class Application:
     it drains: listeners close first, checks in progress end, workers stop after their round.
     """
 
-    def __init__(self, settings: Settings, *, workers: bool = True) -> None:
+    def __init__(
+        self, settings: Settings, *, workers: bool = True, is_worker: bool = False
+    ) -> None:
         """
         Take the settings; nothing is opened before `async with`.
 
         Args:
             settings: As they were read.
             workers: Whether settlement's rounds run by themselves; the caller runs them if not.
+            is_worker: Whether other processes like it serve beside it, under a supervisor.
         """
         self.settings = settings
+        self._is_worker = is_worker
         self._runs_workers = workers
         self.data_dir = settings.data_dir or default_data_dir()
         self.clock = SystemClock()
@@ -246,7 +250,7 @@ class Application:
         servers = Servers(self.plane)
         if self.settings.has(Role.GATEWAY):
             self.grpc_address, self.grpc_fast_address = await servers.start_grpc(self._stack)
-            self.http_address = await servers.start_http(self._stack)
+            self.http_address = await servers.start_http(self._stack, shared_port=self._is_worker)
         if self.settings.has(Role.ADMIN):
             use_cases = self.control.use_cases()
             self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)

@@ -14,7 +14,9 @@ from sidecar.domain.policy import Policy
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.stripe.catalog import StripeCatalog
 from sidecar.outbound.stripe.client import STRIPE_API, StripeConnection, key_livemode
+from sidecar.outbound.stripe.subscription_moves import StripeSubscriptions
 from sidecar.services.cataloguing import Cataloguer
+from sidecar.services.moving_subscriptions import SubscriptionMover
 from sidecar.settings import Settings
 
 _PAUSE_SECONDS_FIRST = 0.25
@@ -47,16 +49,16 @@ def account_name(settings: Settings) -> str:
 
 
 @asynccontextmanager
-async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
+async def stripe_connection(settings: Settings) -> AsyncIterator[StripeConnection]:
     """
-    The catalog of the account whose key the settings name.
+    The account whose key the settings name.
 
     Raises:
         ConfigError: They name none, or it may not do what is asked of it.
     """
     connection = StripeConnection(_key(settings), base_url=settings.stripe_base_url or STRIPE_API)
     try:
-        yield StripeCatalog(connection, objects_max=settings.catalog_objects_max)
+        yield connection
     except ProviderRefused as error:
         if error.status not in _KEY_REFUSED:
             raise
@@ -67,10 +69,30 @@ async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
 
 
 @asynccontextmanager
+async def stripe_catalog(settings: Settings) -> AsyncIterator[StripeCatalog]:
+    """The catalog of that account. Raises as `stripe_connection` does."""
+    async with stripe_connection(settings) as connection:
+        yield StripeCatalog(connection, objects_max=settings.catalog_objects_max)
+
+
+@asynccontextmanager
 async def cataloguer_for(settings: Settings) -> AsyncIterator[Cataloguer]:
     """Compares and applies at that account. Raises as `stripe_catalog` does."""
     async with stripe_catalog(settings) as catalog:
         yield Cataloguer(catalog, pause=_pause)
+
+
+@asynccontextmanager
+async def mover_for(settings: Settings) -> AsyncIterator[SubscriptionMover]:
+    """Moves subscriptions at that account. Raises as `stripe_catalog` does."""
+    async with stripe_connection(settings) as connection:
+        most = settings.catalog_objects_max
+        yield SubscriptionMover(
+            StripeCatalog(connection, objects_max=most),
+            StripeSubscriptions(connection, subscriptions_max=most),
+            SystemClock(),
+            pause=_pause,
+        )
 
 
 def _key(settings: Settings) -> str:

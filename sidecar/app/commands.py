@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -12,6 +13,9 @@ from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import SystemClock
 from sidecar.app.reports import make_report_reconciler
 from sidecar.app.running import with_running_stores
+from sidecar.app.supervising import Supervisor
+from sidecar.app.worker_channel import publish
+from sidecar.app.worker_settings import gateway_addresses, settings_of_worker
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import metadata_namespaces, trusted_headers
 from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
@@ -23,6 +27,7 @@ from sidecar.inbound.envoy.policy_routes import (
     policy_routes,
 )
 from sidecar.outbound.embedded import default_data_dir
+from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.report_ports import Reconciliation
@@ -36,16 +41,53 @@ async def serve_until_signal(settings: Settings) -> None:
     Raises:
         ConfigError: It cannot start.
     """
+    await _serve(Application(settings))
+
+
+async def supervise(settings: Settings, command: Sequence[str]) -> None:
+    """
+    Serve by several workers until SIGTERM or SIGINT; SIGHUP has each look at the policy files.
+
+    Args:
+        settings: Of the whole.
+        command: Starts a worker, once it is told its number and its channel.
+
+    Raises:
+        ConfigError: The settings are not for several workers.
+    """
+    await Supervisor(settings, command).run()
+
+
+async def serve_as_worker(settings: Settings, number: int, channel: socket.socket) -> None:
+    """
+    Serve as one of several workers, until a signal or until the supervisor is gone.
+
+    Args:
+        settings: Of the whole.
+        number: Of this worker, from 0.
+        channel: To the supervisor.
+
+    Raises:
+        ConfigError: It cannot start.
+    """
+    application = Application(settings_of_worker(settings, number), is_worker=True)
+    await _serve(application, channel)
+
+
+async def _serve(application: Application, channel: socket.socket | None = None) -> None:
+    calm_collector()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    application = Application(settings)
     if hasattr(signal, "SIGHUP"):
         # Before the start: until then the signal would end the process.
         loop.add_signal_handler(signal.SIGHUP, application.look_at_policy)
     async with application:
-        await stop.wait()
+        if channel is None:
+            await stop.wait()
+        else:
+            await publish(channel, application.problems, stop)
         telemetry.get_logger().info("sidecar_stopping")
 
 
@@ -141,7 +183,10 @@ def envoy_options(
     return EnvoyOptions(
         listen=Address.parse(defaults.listen),
         upstreams=(Upstream.parse(defaults.upstream, name=UPSTREAM),),
-        authz=(Address.parse(defaults.authz or settings.grpc_listen),),
+        authz=tuple(
+            Address.parse(address)
+            for address in gateway_addresses(settings, defaults.authz or settings.grpc_listen)
+        ),
         transport=defaults.transport,
         body_bytes=defaults.body_bytes,
         gateway_id=defaults.gateway_id,

@@ -103,7 +103,12 @@ class ControlPlane:
             plane.settings, stack, pool=pool, clock=plane.clock, owner=owner
         )
         self.providers = make_providers(
-            plane.settings, stack, accounts=accounts, clock=plane.clock, pool=pool
+            plane.settings,
+            stack,
+            accounts=accounts,
+            clock=plane.clock,
+            pool=pool,
+            shard_of=plane.keyspace.shard_of,
         )
         self.reports = make_reports(
             plane.settings,
@@ -136,8 +141,10 @@ class ControlPlane:
             pool=pool,
             credit=self.credit,
             owner=owner,
+            shard_of=plane.keyspace.shard_of,
             report_errors=self.reports.use_cases.settlements,
             news=self.providers.collections,
+            sums=self.reports.sums,
         )
 
     @property

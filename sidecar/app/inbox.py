@@ -1,5 +1,6 @@
 """Webhooks in and standing, made over their stores; and which of that works in the background."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,7 @@ from sidecar.app.workers import Run
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.minor_units import PAYSTACK, STRIPE
 from sidecar.domain.money import parse_amount
+from sidecar.domain.policy import Policy
 from sidecar.domain.standing import StandingTerms
 from sidecar.inbound.http.edge import WebhookUseCases
 from sidecar.inbound.webhooks.stripe import StripeWebhooks
@@ -35,9 +37,12 @@ from sidecar.services.inbox_ports import (
 from sidecar.services.payments import PaymentHandler
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_sweep import ProviderSweep
+from sidecar.services.report_ports import PeriodSums
 from sidecar.services.standing import PlanMap, StandingService, StandingTimer
 from sidecar.services.webhooks import WebhookReceiver
 from sidecar.settings import Role, Settings
+
+_PLANS_SHOWN_MAX = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +65,10 @@ def make_inbox(
     pool: Pool,
     credit: CreditParts,
     owner: str,
+    shard_of: Callable[[str], int],
     report_errors: ReportErrors | None = None,
     news: PaymentNews | None = None,
+    sums: PeriodSums | None = None,
 ) -> InboxParts:
     """
     Make the parts; what has to be closed is registered on the stack.
@@ -70,6 +77,7 @@ def make_inbox(
         ConfigError: A file of secrets, or a plan that Stripe's prices map to, cannot be used.
     """
     record = PostgresStandings(pool)
+    check_plans(settings, policies.current())
     plans = PlanMap(settings.stripe.plans, ended_plan=settings.stripe.ended_plan)
     standings = StandingService(
         record=record,
@@ -80,7 +88,7 @@ def make_inbox(
         terms=_terms(settings),
         plans=plans,
     )
-    inbox, fetched = PostgresInbox(pool), PostgresFetched(pool)
+    inbox, fetched = PostgresInbox(pool, shard_of=shard_of), PostgresFetched(pool)
     workers: dict[str, Run] = {}
     handlers: dict[str, InboxHandler] = {}
     objects = None
@@ -91,9 +99,16 @@ def make_inbox(
         if news is not None and settings.paystack_secret_file is not None:
             handlers[PAYSTACK] = NewsHandlers(news)
     if objects is not None:
-        payments = PaymentHandler(fetched, credit.credit, credit.withdrawals)
+        payments = PaymentHandler(fetched, credit.credit, credit.withdrawals, clock)
         handlers[STRIPE] = ObjectHandlers(
-            objects, fetched, payments, policies, plans=plans, report_errors=report_errors
+            objects,
+            fetched,
+            payments,
+            policies,
+            plans=plans,
+            report_errors=report_errors,
+            clock=clock,
+            sums=sums,
         )
         workers["provider_sweep"] = _sweep(settings, objects, fetched, inbox, clock).run
     worker = _worker(settings, inbox, handlers, standings, owner=owner)
@@ -107,6 +122,25 @@ def make_inbox(
         ),
         workers=workers,
     )
+
+
+def check_plans(settings: Settings, policy: Policy) -> None:
+    """
+    See that the plans which Stripe's subscriptions give are the policy's.
+
+    Raises:
+        ConfigError: One is not: it would be found when a customer subscribes, and then be late.
+    """
+    named = settings.stripe.plans | (
+        {"stripe.ended_plan": settings.stripe.ended_plan} if settings.stripe.ended_plan else {}
+    )
+    for name, plan in sorted(named.items()):
+        if plan not in policy.cards:
+            where = name if name == "stripe.ended_plan" else f"stripe.plans.{name}"
+            known = ", ".join(sorted(policy.cards)[:_PLANS_SHOWN_MAX]) or "none"
+            raise ConfigError(
+                f"{where} is {plan!r}, which is no plan of the policy; its plans are: {known}"
+            )
 
 
 def _terms(settings: Settings) -> StandingTerms:

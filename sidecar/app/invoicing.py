@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sidecar.app.workers import Run
 from sidecar.outbound.postgres.invoice_book import PostgresInvoiceBook
+from sidecar.outbound.postgres.invoice_reading import PostgresInvoiceRecord
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.control_ports import UsageStream
 from sidecar.services.invoice_making import CardShelf, InvoiceMaker
@@ -13,6 +14,8 @@ from sidecar.services.invoice_rounds import InvoicingOptions, InvoicingWorker
 from sidecar.services.invoicing import InvoiceService
 from sidecar.services.ports import Clock, Policies, RateCards
 from sidecar.settings import Settings
+
+_PREVIEW_SECONDS_MAX = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +37,19 @@ def make_invoicing(
     shard_of: Callable[[str], int],
 ) -> InvoicingParts:
     """Make the parts over the database of record and the shards' streams."""
-    book = PostgresInvoiceBook(pool)
-    maker = InvoiceMaker(
-        record=book,
-        cards=CardShelf(book, rate_cards),
-        policies=policies,
+    book = PostgresInvoiceBook(pool, sum_seconds_max=settings.invoice_sum_seconds)
+    # Somebody waits for a preview, and holds one of a few connections meanwhile.
+    record = PostgresInvoiceRecord(
+        pool, sum_seconds_max=min(settings.invoice_sum_seconds, _PREVIEW_SECONDS_MAX)
+    )
+    maker, previewer = (
+        InvoiceMaker(
+            record=one,
+            cards=CardShelf(one, rate_cards),
+            policies=policies,
+            late=settings.invoice_late_usage,
+        )
+        for one in (book, record)
     )
     worker = InvoicingWorker(
         book=book,
@@ -48,13 +59,12 @@ def make_invoicing(
         shard_of=shard_of,
         options=InvoicingOptions(
             grace=timedelta(seconds=settings.invoice_grace_seconds),
-            late=settings.invoice_late_usage,
             since=settings.invoice_from,
             batch_max=settings.invoice_batch_max,
             interval_seconds=settings.invoice_interval_seconds,
         ),
     )
     return InvoicingParts(
-        invoices=InvoiceService(record=book, maker=maker, clock=clock),
+        invoices=InvoiceService(record=record, maker=previewer, clock=clock),
         workers={"invoicing": worker.run},
     )

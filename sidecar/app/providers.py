@@ -1,5 +1,6 @@
 """The parts about billing providers: who is told what, and the collecting of invoices."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -47,6 +48,7 @@ def make_providers(
     accounts: Accounts,
     clock: Clock,
     pool: Pool,
+    shard_of: Callable[[str], int],
 ) -> ProviderParts:
     """
     Make the parts; what has to be closed is registered on the stack.
@@ -54,7 +56,9 @@ def make_providers(
     Raises:
         ConfigError: The settings of a provider cannot be used.
     """
-    record = PostgresCollections(pool, due_after=timedelta(days=settings.collect_due_days))
+    record = PostgresCollections(
+        pool, due_after=timedelta(days=settings.collect_due_days), shard_of=shard_of
+    )
     customers = PostgresPayers(pool)
     settles = settings.has(Role.SETTLEMENT)
     webhook = _webhook(settings, stack, clock) if settles else None

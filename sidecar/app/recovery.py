@@ -157,6 +157,7 @@ def make_claims(
         charged=PostgresClaims(pool),
         holds=RedisClaimedHolds(redis, keyspace),
         metering=metering,
+        rate_cards=RedisRateCards(redis),
     )
 
 

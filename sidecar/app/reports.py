@@ -26,6 +26,7 @@ from sidecar.outbound.stripe.summaries import StripeMeterSums
 from sidecar.outbound.stripe.top_ups import StripePaymentPages, StripeTopUps
 from sidecar.services.control_ports import Accounts, MeterReporter
 from sidecar.services.credits import CreditService
+from sidecar.services.invoice_sums import InvoiceSums
 from sidecar.services.onboarding import Onboarding
 from sidecar.services.ports import Clock, Policies
 from sidecar.services.report_reconciling import ReconcileTimes, ReportReconciler
@@ -51,6 +52,7 @@ class ReportParts:
     reporter: Reporter | None = None
     reconciler: ReportReconciler | None = None
     onboarding: Onboarding | None = None
+    sums: InvoiceSums | None = None
     workers: dict[str, Run] = field(default_factory=dict)
 
 
@@ -147,6 +149,7 @@ def make_reports(
         reporter=sender,
         reconciler=reconciler,
         onboarding=onboarding,
+        sums=None if reporter else _make_sums(settings, connection, pool, clock),
         workers=workers,
     )
 
@@ -171,10 +174,26 @@ def make_report_reconciler(
     return None if connection is None else _make_reconciler(settings, connection, pool, clock)
 
 
-def _make_reconciler(
+def _make_sums(
     settings: Settings, connection: StripeConnection, pool: Pool, clock: Clock
-) -> ReportReconciler:
+) -> InvoiceSums:
     budget = make_budget(settings, pool)
+    return InvoiceSums(
+        PostgresReconciliations(pool),
+        _make_reconciler(settings, connection, pool, clock, budget),
+        clock,
+        begin_run=budget.begin_run,
+    )
+
+
+def _make_reconciler(
+    settings: Settings,
+    connection: StripeConnection,
+    pool: Pool,
+    clock: Clock,
+    budget: PostgresReadBudget | None = None,
+) -> ReportReconciler:
+    budget = budget or make_budget(settings, pool)
     return ReportReconciler(
         PostgresReconciliations(pool),
         StripeMeterSums(connection, budget, clock),

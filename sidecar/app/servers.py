@@ -88,8 +88,14 @@ class Servers:
         stack.push_async_callback(fast.stop, settings.drain_seconds)
         return address, fast_address
 
-    async def start_http(self, stack: AsyncExitStack) -> str:
-        """Serve checks and usage over HTTP; returns the address."""
+    async def start_http(self, stack: AsyncExitStack, *, shared_port: bool = False) -> str:
+        """
+        Serve checks and usage over HTTP; returns the address.
+
+        Args:
+            stack: Closes it.
+            shared_port: Whether other workers serve at the same port.
+        """
         app = self._app
         gateway = gateway_app(
             listen=app.settings.http_listen,
@@ -103,7 +109,12 @@ class Servers:
             check_deadline_ms=app.settings.check_timeout_ms,
         )
         return await stack.enter_async_context(
-            serve(gateway, app.settings.http_listen, shutdown_seconds=app.settings.drain_seconds)
+            serve(
+                gateway,
+                app.settings.http_listen,
+                shutdown_seconds=app.settings.drain_seconds,
+                shared_port=shared_port,
+            )
         )
 
     async def start_admin(self, stack: AsyncExitStack, use_cases: AdminUseCases, pool: Pool) -> str:

@@ -34,7 +34,7 @@ from sidecar.cli.doctor import doctor
 from sidecar.cli.migrate import migrate
 from sidecar.cli.rebuild import rebuild
 from sidecar.cli.reconcile import reconcile
-from sidecar.cli.serve import serve
+from sidecar.cli.serve import serve, worker
 from sidecar.cli.settlement import report, settle
 from sidecar.cli.trace import trace
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
@@ -51,6 +51,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("serve")(serve)
+app.command("worker", hidden=True)(worker)
 app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)

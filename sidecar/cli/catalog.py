@@ -8,12 +8,20 @@ what the provider cannot have.
 import json
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sidecar.cli import catalog_import, catalog_models
+from sidecar.cli.catalog_moves import (
+    move_json,
+    move_line,
+    move_lines,
+    moved_json,
+    moved_lines,
+)
 from sidecar.cli.catalog_text import (
     change_json,
     change_line,
@@ -24,8 +32,10 @@ from sidecar.cli.catalog_text import (
 from sidecar.cli.common import ConfigFile, run, settings_from
 from sidecar.domain.catalog import WantedCatalog
 from sidecar.domain.catalog_changes import CatalogDiff, Change
-from sidecar.domain.errors import SidecarError
+from sidecar.domain.catalog_moves import Move
+from sidecar.domain.errors import ConfigError, ProviderRefused, SidecarError
 from sidecar.services.cataloguing import Applied, Ending
+from sidecar.services.moving_subscriptions import Moved
 from sidecar.settings import Settings
 
 EXIT_ERROR = 1
@@ -48,6 +58,23 @@ ReplaceMeters = Annotated[
     ),
 ]
 
+MoveSubscriptions = Annotated[
+    bool,
+    typer.Option(
+        "--move-subscriptions",
+        help="Then put subscriptions from prices that were replaced on the new ones, at once and "
+        "without proration.",
+    ),
+]
+WithinHours = Annotated[
+    float | None,
+    typer.Option(
+        "--within-hours",
+        min=0,
+        help="Move only those whose running period began so many hours ago at most.",
+    ),
+]
+
 app = typer.Typer(
     help="What plans cost, at the billing provider and in the policy.", no_args_is_help=True
 )
@@ -67,17 +94,21 @@ def plan(
         settings = settings_from(config, roles="settlement")
         account, version, wanted, scope = _wanted(settings, policy, plans)
         diff = run(_diff(settings, wanted, scope))
+        moves, unread = run(_moves(settings, wanted, scope))
     except SidecarError as error:
         # A configuration error ends other commands with 2, which says "changes" here.
         print(f"sidecar: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_ERROR) from None
     notes = (wanted if scope is None else wanted.only(scope)).notes
     if as_json:
-        print(json.dumps(diff_json(diff, notes, version), indent=2))
+        shown = diff_json(diff, notes, version) | {"moves": [move_json(move) for move in moves]}
+        print(json.dumps(shown, indent=2))
     else:
         print(f"{account}; policy {version}")
-        for line in diff_lines(diff, notes):
+        for line in (*diff_lines(diff, notes), *move_lines(moves)):
             print(line)
+    if unread:
+        print(f"sidecar: subscriptions cannot be read: {unread}", file=sys.stderr)
     if diff.problems:
         raise typer.Exit(EXIT_ERROR)
     if diff.changes:
@@ -91,27 +122,45 @@ def apply(
     plans: Plans = None,
     yes: Yes = False,
     replace_meters: ReplaceMeters = False,
+    move_subscriptions: MoveSubscriptions = False,
+    within_hours: WithinHours = None,
     as_json: AsJson = False,
 ) -> None:
     """Make Stripe's products, prices and meters what the policy says; safe to repeat."""
     settings = settings_from(config, roles="settlement")
     account, version, wanted, scope = _wanted(settings, policy, plans)
-    if not yes and not _agreed(settings, account, wanted, scope):
+    if not yes and not _agreed(settings, account, wanted, scope, moves=move_subscriptions):
         raise typer.Exit(EXIT_ERROR)
+    within = None if within_hours is None else timedelta(hours=within_hours)
 
     def tell(change: Change) -> None:
         if not as_json:
             print(f"done: {change_line(change)}", flush=True)
 
+    def tell_move(move: Move) -> None:
+        if not as_json:
+            print(f"done: {move_line(move)}", flush=True)
+
     applied = run(_apply(settings, wanted, scope, replace_meters, tell))
+    moved = None
+    if move_subscriptions and applied.ending is Ending.DONE:
+        moved = run(_move(settings, wanted, scope, within, tell_move))
     if as_json:
-        print(json.dumps(_applied_json(applied, version), indent=2))
+        shown = _applied_json(applied, version)
+        print(json.dumps(shown | ({"moved": moved_json(moved)} if moved else {}), indent=2))
     else:
         _tell_end(applied)
-    if applied.ending is Ending.UNAVAILABLE:
-        raise typer.Exit(EXIT_UNAVAILABLE)
-    if applied.ending is not Ending.DONE:
-        raise typer.Exit(EXIT_ERROR)
+        for line in moved_lines(moved) if moved else ():
+            print(line)
+    raise typer.Exit(_exit_code(applied, moved))
+
+
+def _exit_code(applied: Applied, moved: Moved | None) -> int:
+    if applied.ending is Ending.UNAVAILABLE or (moved and moved.unavailable):
+        return EXIT_UNAVAILABLE
+    if applied.ending is not Ending.DONE or (moved and moved.refused):
+        return EXIT_ERROR
+    return 0
 
 
 def _wanted(
@@ -147,16 +196,51 @@ async def _apply(
         return await cataloguer.apply(wanted, scope, replace_meters=replace_meters, told=tell)
 
 
+async def _moves(
+    settings: Settings, wanted: WantedCatalog, scope: frozenset[str] | None
+) -> tuple[tuple[Move, ...], str]:
+    """What would be moved, and why that cannot be told."""
+    from sidecar.app.cataloguing import mover_for
+
+    try:
+        async with mover_for(settings) as mover:
+            return await mover.plan(wanted if scope is None else wanted.only(scope)), ""
+    except (ConfigError, ProviderRefused) as error:
+        # A key for the catalog alone need not read subscriptions.
+        return (), str(error)
+
+
+async def _move(
+    settings: Settings,
+    wanted: WantedCatalog,
+    scope: frozenset[str] | None,
+    within: timedelta | None,
+    tell: Callable[[Move], None],
+) -> Moved:
+    from sidecar.app.cataloguing import mover_for
+
+    async with mover_for(settings) as mover:
+        scoped = wanted if scope is None else wanted.only(scope)
+        return await mover.move(scoped, within=within, told=tell)
+
+
 def _agreed(
-    settings: Settings, account: str, wanted: WantedCatalog, scope: frozenset[str] | None
+    settings: Settings,
+    account: str,
+    wanted: WantedCatalog,
+    scope: frozenset[str] | None,
+    *,
+    moves: bool,
 ) -> bool:
     """Show the changes on standard error and ask; nothing to change needs no answer."""
     diff = run(_diff(settings, wanted, scope))
-    for line in diff_lines(diff, ()):
+    found, unread = run(_moves(settings, wanted, scope)) if moves else ((), "")
+    for line in (*diff_lines(diff, ()), *move_lines(found)):
         print(line, file=sys.stderr)
-    if diff.problems:
+    if diff.problems or unread:
+        print(unread, file=sys.stderr)
         return False
-    return not diff.changes or typer.confirm(f"apply to {account}?", err=True)
+    return not (diff.changes or found) or typer.confirm(f"apply to {account}?", err=True)
 
 
 def _tell_end(applied: Applied) -> None:

@@ -37,8 +37,11 @@ def doctor(
     findings = [_look("python", _python), *_programs(settings)]
     if not servers_only:
         findings += [_look("policy", lambda: _policy(settings))]
+        if settings.stripe.plans or settings.stripe.ended_plan:
+            findings += [_look("plans", lambda: _plans(settings))]
         findings += run(_stores(settings))
         findings += run(_stripe(settings))
+        findings += run(_notices(settings))
     for finding in findings:
         print(f"{'ok  ' if finding.ok else 'MISS'} {finding.what:<10} {finding.detail}")
     if not all(finding.ok for finding in findings):
@@ -93,6 +96,13 @@ def _policy(settings: Settings) -> str:
     return f"{loaded.policy.version}, {len(loaded.files)} files in {settings.policy_dir}"
 
 
+def _plans(settings: Settings) -> str:
+    from sidecar.app.looking import look_at_plans
+    from sidecar.outbound.policy_files.loader import load_policy
+
+    return look_at_plans(settings, load_policy(settings.policy_dir).policy)
+
+
 async def _stores(settings: Settings) -> list[Finding]:
     """External stores; embedded ones have been looked for as programs."""
     findings = []
@@ -116,6 +126,16 @@ async def _stripe(settings: Settings) -> list[Finding]:
     except ConfigError as error:
         return [Finding(what="stripe", ok=False, detail=str(error))]
     return [Finding(what=one.what, ok=one.ok, detail=one.detail) for one in found]
+
+
+async def _notices(settings: Settings) -> list[Finding]:
+    """Channels by which people are told, where there are any; nothing is sent."""
+    from sidecar.app.looking import look_at_notices
+
+    return [
+        Finding(what=one.what, ok=one.ok, detail=one.detail)
+        for one in await look_at_notices(settings)
+    ]
 
 
 async def _ask(what: str, asking: Coroutine[Any, Any, str]) -> Finding:

@@ -100,6 +100,8 @@ def _hold(hold: HoldTrace) -> Iterator[str]:
     word = "the check holds" if hold.placed else "nothing stays held; asked for is"
     amount = f"{format_amount(hold.amount_nano)} {hold.currency}"
     credit = "has to fit into credit" if hold.credit_required else "credit is not asked for"
+    if hold.invoices_rest:
+        credit = "credit first, an invoice for the rest"
     yield f"hold: {word} {amount} ({credit})"
     if hold.quantities:
         parts = ", ".join(f"{name} {count}" for name, count in hold.quantities.items())

@@ -125,12 +125,15 @@ def _print_invoice(invoice: dict[str, Any], *, as_json: bool) -> None:
     print()
     print_rows(invoice["lines"], _LINE_COLUMNS, as_json=False)
     for finding in invoice["findings"]:
+        number = finding["line_number"]
         print(
-            f"look at line {finding['line_number']}: {finding['kind']}: captured "
+            f"look at {f'line {number}' if number else 'the invoice'}: {finding['kind']}: captured "
             f"{finding['captured_nano']} nano, the price of the total is {finding['expected_nano']}"
         )
     for version in invoice["unknown_versions"]:
         print(f"price version {version} is not known: nothing is worked out")
+    for plan in invoice["unknown_plans"]:
+        print(f"plan {plan} is not in the policy: nothing is worked out")
 
 
 def _line(text: str) -> dict[str, Any]:

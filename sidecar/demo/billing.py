@@ -26,6 +26,7 @@ PLAN: Final = "postpaid"
 CLOSE_SECONDS_MAX: Final = 30.0
 EVENTS_MAX: Final = 100
 POLL_SECONDS: Final = 0.1
+PRICE_KEYS: Final = [f"sidecar:{PLAN}:{meter}" for meter in ("input-tokens", "output-tokens")]
 _FIRST_HOLD: Final = """
 SELECT hold_id FROM usage_events WHERE customer_id = $1 ORDER BY occurred_at, hold_id LIMIT 1
 """
@@ -139,8 +140,7 @@ async def _stripe_preview(settings: Settings) -> tuple[Lines, int]:
     )
     try:
         client = connection.client.v1
-        keys = [f"sidecar:{PLAN}:{meter}" for meter in ("input-tokens", "output-tokens")]
-        prices = (await client.prices.list_async({"lookup_keys": keys})).data
+        prices = (await client.prices.list_async({"lookup_keys": PRICE_KEYS})).data
         stripe_id = CUSTOMERS[CUSTOMER][1]
         assert stripe_id is not None
         preview = await client.invoices.create_preview_async(

@@ -16,6 +16,7 @@ from sidecar.app import Application, envoy_options, read_secret
 from sidecar.demo.billing import price_at_stripe, read_billing
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.numbers import UNSENT, disagreements, read_numbers, read_settled
+from sidecar.demo.paying import begin, endpoint_secret, pay_all
 from sidecar.demo.screen import Screen
 from sidecar.demo.story import CUSTOMERS, Story, Tally
 from sidecar.demo.upstream import build_upstream
@@ -23,6 +24,7 @@ from sidecar.domain.errors import ConfigError
 from sidecar.outbound.admin_api import AdminApi
 from sidecar.settings import EnvoyDefaults, Settings
 from sidecar.standins.stripe import StripeStandin
+from sidecar.standins.stripe_settings import RunningClock
 
 CATCH_UP_SECONDS_MAX = 30.0
 REPORTED_METERS = ("input-tokens", "output-tokens")
@@ -60,18 +62,21 @@ async def _run(
     """Tell the story; the verdict gets whether the numbers agree, as soon as that is known."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_temporary_folder())
-        stripe = StripeStandin()
+        stripe = StripeStandin(clock=RunningClock(), automatic=True)
         stripe_url = await stripe.start()
         stack.push_async_callback(stripe.stop)
         for _, stripe_id in CUSTOMERS.values():
             if stripe_id is not None:
-                stripe.add_customer(stripe_id)
+                stripe.add_customer(stripe_id, card="pm_card_visa")
         for meter in REPORTED_METERS:
             stripe.add_meter(meter)
         screen.say("starting Redis, Postgres, Sidecar and Envoy ...")
-        settings = _settings(folder, stripe_url)
+        endpoint_id, webhook_secret = endpoint_secret(stripe, folder)
+        settings = _settings(folder, stripe_url, webhook_secret)
         await price_at_stripe(settings)
         application = await stack.enter_async_context(Application(settings))
+        hook = f"http://{application.admin_address}/webhooks/stripe"
+        stripe.account.endpoints.update(endpoint_id, {"url": hook})
         upstream_url = upstream or await stack.enter_async_context(_serve_upstream())
         envoy = await stack.enter_async_context(
             Envoy(
@@ -93,6 +98,7 @@ async def _run(
         tally = Tally()
         story = Story(gateway_url=envoy.url, admin=admin, tally=tally)
         await story.prepare()
+        overdue = await begin(settings, admin)
         await screen.show(story.tell(), admin)
         await _catch_up(application)
         numbers = await read_numbers(
@@ -100,17 +106,26 @@ async def _run(
         )
         problems = disagreements(numbers, await read_settled(application))
         billing = await read_billing(application, settings, admin)
-        problems += billing.problems
+        paid = await pay_all(
+            application,
+            settings,
+            admin,
+            stripe,
+            overdue=overdue,
+            due_minor=billing.total_minor,
+        )
+        problems += (*billing.problems, *paid.problems)
         if as_json:
             print(json.dumps(numbers))
         screen.billing(billing)
+        screen.paid(paid)
         screen.summary(numbers, problems, application, envoy, story.keys, keep=keep)
         verdict.append(not problems)
         if keep:
             await asyncio.Event().wait()
 
 
-def _settings(folder: Path, stripe_url: str) -> Settings:
+def _settings(folder: Path, stripe_url: str, webhook_secret: Path) -> Settings:
     key_file = folder / "stripe-key"
     key_file.touch(mode=0o600)
     key_file.write_text("sk_test_demo\n")
@@ -122,6 +137,9 @@ def _settings(folder: Path, stripe_url: str) -> Settings:
         data_dir=folder / "data",
         stripe_api_key_file=key_file,
         stripe_base_url=stripe_url,
+        stripe_webhook_secret_file=webhook_secret,
+        # What is overdue is to bite within the story.
+        standing_grace_seconds=0,
         # Generous, because the story must be the same on a machine that is busy otherwise.
         check_timeout_ms=10_000,
         store_timeout_ms=5_000,

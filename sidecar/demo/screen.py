@@ -10,7 +10,9 @@ from rich.table import Table
 from sidecar.app import Application
 from sidecar.demo.billing import Billing
 from sidecar.demo.gateway import Envoy
+from sidecar.demo.paying import Paid
 from sidecar.demo.story import PATH, Answer, Chapter
+from sidecar.domain.money import format_amount
 from sidecar.outbound.admin_api import AdminApi
 
 SHOWN_MAX = 20
@@ -90,6 +92,16 @@ class Screen:
                 f"({line['invoice_state']})"
             )
         self.say(f"  and back: {billing.back} requests made that line, this one among them\n")
+
+    def paid(self, paid: Paid) -> None:
+        """What Stripe was paid, and what its webhooks made of that here."""
+        self.say(
+            f"a month later: Stripe charges {paid.total_minor} cents by invoice {paid.invoice_id}; "
+            f"its webhook says {paid.state}\n"
+            f"  the ledger: {format_amount(paid.taken_nano)} taken by Stripe, cus_postpaid owes "
+            f"{format_amount(paid.owed_nano)}\n"
+            f"cus_overdue, whose unpaid invoice made it delinquent, pays: {paid.standing}\n"
+        )
 
     def summary(
         self,

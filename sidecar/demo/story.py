@@ -97,7 +97,7 @@ class Story:
         return self._keys
 
     async def prepare(self) -> None:
-        """Create the customers, their keys, credit and standing."""
+        """Create the customers, their keys and credit."""
         for customer_id, (plan, stripe_id) in CUSTOMERS.items():
             await self._admin.create_customer(
                 {
@@ -115,9 +115,6 @@ class Story:
             await self._admin.create_grant(
                 {"customer_id": customer_id, "amount": amount, "currency": "USD", "kind": "paid"}
             )
-        await self._admin.put_standing(
-            "cus_overdue", {"standing": "delinquent", "reason": "invoice in_demo is overdue"}
-        )
 
     async def tell(self) -> AsyncIterator[Chapter | Answer]:
         """Each chapter's title, then its answers as they come."""

@@ -124,6 +124,39 @@ class Change:
         return f"{self.action} {self.kind} {self.name}{which}"
 
 
+def bring_back(
+    kind: Kind, name: str, order: SetMeterActive | UpdateProduct | UpdatePrice, why: str
+) -> Change:
+    """
+    What somebody archived at the provider and the policy needs.
+
+    Args:
+        kind: Of the object that the order names.
+        name: As a change has it.
+        order: Sets it active.
+        why: What needs it, after "it is archived, and".
+    """
+    return Change(
+        action=Action.UPDATE,
+        kind=kind,
+        name=name,
+        id=order.id,
+        reason=f"it is archived, and {why}",
+        cause=Cause.DRIFT,
+        before={"active": "no"},
+        after={"active": "yes"},
+        order=order,
+    )
+
+
+def unusable(kind: Kind, where: str, provider_id: str, wrong: str) -> Problem:
+    """A product or price that the policy names by a provider's id, and what is wrong with it."""
+    return Problem(
+        where=where,
+        message=f"names {kind} {provider_id!r}, {wrong}; take `stripe.{kind}` out and one is made",
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogDiff:
     """Changes in an order that works, and what stands in the way of all of them."""

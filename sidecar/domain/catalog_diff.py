@@ -29,6 +29,8 @@ from sidecar.domain.catalog_changes import (
     Kind,
     SetMeterActive,
     UpdateProduct,
+    bring_back,
+    unusable,
 )
 from sidecar.domain.catalog_price_diff import Chosen, PriceDiff
 
@@ -112,18 +114,9 @@ class _Meters:
             # It was archived by others: nothing here ever archives a meter that fits.
             meter = fitting[-1]
             self.chosen[name] = meter.id
+            order = SetMeterActive(id=meter.id, active=True)
             self.changes.append(
-                Change(
-                    action=Action.UPDATE,
-                    kind=Kind.METER,
-                    name=name,
-                    id=meter.id,
-                    reason="it is archived, and takes no usage until it is back",
-                    cause=Cause.DRIFT,
-                    before={"active": "no"},
-                    after={"active": "yes"},
-                    order=SetMeterActive(id=meter.id, active=True),
-                )
+                bring_back(Kind.METER, name, order, "takes no usage until it is back")
             )
             return
         self.chosen[name] = ""
@@ -227,28 +220,13 @@ class _Products:
         product = self._by_id.get(wanted.product_id)
         if product is None:
             self.problems.append(
-                Problem(
-                    where=wanted.plan,
-                    message=f"names product {wanted.product_id!r}, which is not there; "
-                    "take `stripe.product` out and one is made",
-                )
+                unusable(Kind.PRODUCT, wanted.plan, wanted.product_id, "which is not there")
             )
             return
         self.chosen[wanted.plan] = product.id
         if not product.active and not any(change.id == product.id for change in self.changes):
-            self.changes.append(
-                Change(
-                    action=Action.UPDATE,
-                    kind=Kind.PRODUCT,
-                    name=wanted.plan,
-                    id=product.id,
-                    reason="it is archived, and the plan names it",
-                    cause=Cause.DRIFT,
-                    before={"active": "no"},
-                    after={"active": "yes"},
-                    order=UpdateProduct(id=product.id, active=True),
-                )
-            )
+            order = UpdateProduct(id=product.id, active=True)
+            self.changes.append(bring_back(Kind.PRODUCT, wanted.plan, order, "the plan names it"))
 
     def _update(self, wanted: WantedProduct, product: FoundProduct) -> None:
         before: dict[str, str] = {}

@@ -11,7 +11,16 @@ from sidecar.domain.catalog import (
     Problem,
     WantedPrice,
 )
-from sidecar.domain.catalog_changes import Action, Cause, Change, CreatePrice, Kind, UpdatePrice
+from sidecar.domain.catalog_changes import (
+    Action,
+    Cause,
+    Change,
+    CreatePrice,
+    Kind,
+    UpdatePrice,
+    bring_back,
+    unusable,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +86,10 @@ class PriceDiff:
             wrong = f"which differs and cannot be changed ({self._difference(wanted, price)})"
         else:
             if not price.active:
-                self.changes.append(
-                    Change(
-                        action=Action.UPDATE,
-                        kind=Kind.PRICE,
-                        name=wanted.name,
-                        id=price.id,
-                        reason="it is archived, and the line names it",
-                        cause=Cause.DRIFT,
-                        before={"active": "no"},
-                        after={"active": "yes"},
-                        order=UpdatePrice(id=price.id, active=True),
-                    )
-                )
+                order = UpdatePrice(id=price.id, active=True)
+                self.changes.append(bring_back(Kind.PRICE, wanted.name, order, "the line names it"))
             return price.id
-        self.problems.append(
-            Problem(
-                where=wanted.name,
-                message=f"names price {wanted.price_id!r}, {wrong}; "
-                "take `stripe.price` out and one is made",
-            )
-        )
+        self.problems.append(unusable(Kind.PRICE, wanted.name, wanted.price_id, wrong))
         return None
 
     def _add_ours(self, wanted: WantedPrice, ours: list[FoundPrice]) -> str:

@@ -79,7 +79,7 @@ class _Gathered:
         )
         if card.billing is not Billing.POSTPAID:
             if card.lines:
-                self._note(card.plan, "credit pays its usage, so its prices stay here")
+                self._note(card.plan, f"{_paid_by(card)}, so its prices stay here")
             return
         for meter, lines in _by_meter(card).items():
             if meter == "":
@@ -194,6 +194,13 @@ class _Gathered:
                         )
                     )
                 first.setdefault(value, name)
+
+
+def _paid_by(card: RateCard) -> str:
+    """Why a plan's usage is nothing that the provider could price."""
+    if card.billing.invoices_rest:
+        return "credit pays its usage first and our own invoices ask for the rest"
+    return "credit pays its usage"
 
 
 def _by_meter(card: RateCard) -> dict[str, list[PriceLine]]:

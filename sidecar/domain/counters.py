@@ -147,7 +147,8 @@ def counted_quantity(line: QuotaLine, event: UsageEvent, quantities: Mapping[str
     """
     match line.meter:
         case "@money":
-            return event.amount_nano
+            # What a correction gives back beyond its own charge makes no room for other usage.
+            return max(0, event.amount_nano)
         case "@requests":
             return line.quantity
         case "@tokens":

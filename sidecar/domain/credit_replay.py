@@ -34,6 +34,10 @@ class CreditRecord(Protocol):
         """Whether credit pays, for usage."""
 
     @property
+    def owed_nano(self) -> int:
+        """What of prepaid usage is left to an invoice."""
+
+    @property
     def movements(self) -> tuple[Movement, ...]:
         """What was moved of which grant."""
 
@@ -96,8 +100,9 @@ def _credit_change(record: CreditRecord, sums: dict[str, int]) -> int:
             sums["used_nano"] += amount
             if not record.prepaid:
                 return 0
-            sums["used_prepaid_nano"] += amount
-            return overage - amount
+            paid = amount - record.owed_nano
+            sums["used_prepaid_nano"] += paid
+            return overage - paid
         case EventKind.GRANT | EventKind.ROLLOVER:
             sums["granted_nano"] += amount
             return amount + overage

@@ -19,6 +19,10 @@ class InvalidInput(SidecarError):  # noqa: N818  The vocabulary's name; callers 
         self.field = field
 
 
+class PricedElsewhere(InvalidInput):
+    """Measured usage is of another price version than the estimate that it would correct."""
+
+
 class NotFound(SidecarError):  # noqa: N818
     """The named thing does not exist."""
 
@@ -33,6 +37,10 @@ class TooMany(InvalidInput):
 
 class Refused(Conflict):
     """It was refused before for a reason that does not change; the message says it."""
+
+
+class CreditSpent(Conflict):
+    """Less of a grant is free than is to be taken back: the rest is spent, or set aside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,14 +20,14 @@ def charges_of(
 
     Args:
         period: The invoice's.
-        in_force: Cards of the customer's plan at its end, each with its part of the period.
+        in_force: Cards of the customer's plans, each with its part of the period, in order of time.
         cards: Those of the usage, by version.
         parts: The usage of the period itself, without what came late.
 
     Returns:
         What those cards charge; and volume prices of usage under cards that are not among them
-        (of another plan, before a change), each whole. How long such a card was in force nobody
-        knows, so its flat price and minimum are not charged.
+        (a gateway may have had another card for a moment around a change), each whole. In force
+        those were not, so their flat prices and minimums are not charged.
     """
     used = list(parts)
     spans: dict[str, list[Period]] = {}

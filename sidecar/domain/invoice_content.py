@@ -19,6 +19,7 @@ from sidecar.domain.invoices import (
     InvoiceLine,
     UsagePart,
 )
+from sidecar.domain.late_charges import NOTHING_LATE, LateWork
 from sidecar.domain.minor_units import to_minor
 from sidecar.domain.period_prices import is_of_period
 from sidecar.domain.periods import Period
@@ -39,7 +40,11 @@ class MonthTotal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What an invoice is made of; `totals` are of months that reach beyond its own usage."""
+    """
+    What an invoice is made of.
+
+    `totals` are of months that reach beyond its own usage; `late` is what late usage changes.
+    """
 
     period: Period
     currency: str
@@ -47,6 +52,7 @@ class Material:
     parts: Sequence[UsagePart]
     cards: Mapping[str, RateCard]
     charges: Sequence[Charge] = ()
+    late: LateWork = NOTHING_LATE
     totals: Mapping[TotalKey, MonthTotal] = field(default_factory=dict)
 
 
@@ -70,9 +76,10 @@ def make_content(material: Material) -> Content:
         lines.append(line)
         parts += [(line.number, part) for part in groups[key]]
         findings += _findings(line, groups[key], material)
-    for charge in material.charges:
+    for charge in (*material.charges, *material.late.charges):
         if charge.amount_nano:
             lines.append(_charge_line(len(lines) + 1, charge, material))
+    findings += material.late.findings
     return Content(lines=tuple(lines), parts=tuple(parts), findings=tuple(findings))
 
 
@@ -89,7 +96,7 @@ def _usage_line(number: int, parts: Sequence[UsagePart], material: Material) -> 
     card = material.cards[first.price_version]
     found = card.line_for(first.meter, first.model)
     amount = sum(part.amount_nano for part in parts)
-    credit = sum(part.amount_nano for part in parts if part.prepaid)
+    credit = sum(part.credit_nano for part in parts)
     return InvoiceLine(
         number=number,
         meter=first.meter,
@@ -118,7 +125,7 @@ def _charge_line(number: int, charge: Charge, material: Material) -> InvoiceLine
         plan=charge.card.plan,
         price_version=charge.card.version,
         price=line.price.describe(),
-        period=material.period,
+        period=charge.period or material.period,
         events=0,
         quantity=charge.quantity,
         amount_nano=charge.amount_nano,
@@ -126,6 +133,7 @@ def _charge_line(number: int, charge: Charge, material: Material) -> InvoiceLine
         amount_minor=minor,
         due_minor=minor,
         charge=True,
+        late=charge.late,
     )
 
 
@@ -142,7 +150,7 @@ def _findings(line: InvoiceLine, parts: Sequence[UsagePart], material: Material)
             )
         ]
     index, price_line = found
-    if line.late and is_of_period(price_line.price):
+    if line.late and material.late.open and is_of_period(price_line.price):
         return [
             Finding(
                 kind=FindingKind.LATE_CHARGE,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sidecar.domain.period_prices import Flat, FreeQuota, Minimum, Volume, bare_price
 from sidecar.domain.periods import Period
-from sidecar.domain.prorating import prorate
+from sidecar.domain.prorating import prorate, shares
 from sidecar.domain.rate_cards import OnChange, PriceLine, RateCard
 
 
@@ -64,23 +64,20 @@ def invoice_amount(
             come to, in nano. For a flat price it does not matter.
         period: The invoice's; without it nothing is cut to a share.
         spans: When the line was in force, where it is due for that share of the period only: a
-            flat price, a minimum and a volume price's free quota are cut.
+            volume price's free quota is cut. Flat prices and minimums are those of the whole
+            period; `period_charges` cuts them.
     """
     price = bare_price(line.price)
-
-    def share(whole: int) -> int:
-        if spans is None or period is None:
-            return whole
-        return sum(prorate(whole, span, period) for span in spans)
-
     match price:
         case Volume():
-            free = share(line.price.units) if isinstance(line.price, FreeQuota) else 0
+            free = line.price.units if isinstance(line.price, FreeQuota) else 0
+            if spans is not None and period is not None:
+                free = sum(prorate(free, span, period) for span in spans)
             return price.period_amount(max(0, quantity - free))
         case Flat():
-            return share(price.amount_nano)
+            return price.amount_nano
         case Minimum():
-            return max(0, share(price.amount_nano) - quantity)
+            return max(0, price.amount_nano - quantity)
         case _:
             at_capture = line.price if period is None else line.price_in(period)
             return at_capture.cumulative(quantity)
@@ -90,13 +87,18 @@ def period_charges(uses: Sequence[CardUse], period: Period) -> list[PeriodCharge
     """
     All that a period's end adds, for the cards that a customer had in it.
 
-    The last card's `on_change` says how a change within the period is settled:
+    The last card's `on_change` says how a change within the period is settled, be it of prices or
+    of plans:
 
-    reset: each card's volume, flat and minimum prices are due whole.
+    reset: each card's volume prices are due whole, and so are its flat price and minimum, for the
+        share of the period that the customer was on the card's plan.
     carry: volume lines with the same content are one total; flat and minimum prices are those of
         the last card, once, and its minimum counts all that the period came to.
     prorate: volume lines likewise; each card's flat price, minimum and volume quota are due for
         the share of the period that the card was in force.
+
+    Shares of all flat prices are rounded together, once, and so are those of all minimums: see
+    `shares`.
 
     Args:
         uses: One for each card, the one that was last in force at the end; no span overlaps
@@ -107,17 +109,18 @@ def period_charges(uses: Sequence[CardUse], period: Period) -> list[PeriodCharge
         return []
     on_change = uses[-1].card.on_change
     charges = _volumes(uses, period, on_change)
-    feeing = uses[-1:] if on_change is OnChange.CARRY else uses
-    for use in feeing:
-        charges += _fees(use, Flat, 1, period, on_change)
-    for use in feeing:
+    for use, index, amount in _due(uses, Flat, period, on_change):
+        charges.append(PeriodCharge(card=use.card, index=index, quantity=1, amount_nano=amount))
+    minimums = []
+    for use, index, least in _due(uses, Minimum, period, on_change):
         counted = uses if on_change is OnChange.CARRY else (use,)
         versions = {one.card.version for one in counted}
         others = sum(one.rated_nano for one in counted) + sum(
             charge.amount_nano for charge in charges if charge.card.version in versions
         )
-        charges += _fees(use, Minimum, others, period, on_change)
-    return charges
+        lacking = max(0, least - others)
+        minimums.append(PeriodCharge(card=use.card, index=index, quantity=1, amount_nano=lacking))
+    return charges + minimums
 
 
 def _volumes(uses: Sequence[CardUse], period: Period, on_change: OnChange) -> list[PeriodCharge]:
@@ -142,17 +145,33 @@ def _volumes(uses: Sequence[CardUse], period: Period, on_change: OnChange) -> li
     return charges
 
 
-def _fees(
-    use: CardUse, kind: type[Flat | Minimum], quantity: int, period: Period, on_change: OnChange
-) -> list[PeriodCharge]:
-    spans = use.spans if on_change is OnChange.PRORATE else None
-    return [
-        PeriodCharge(
-            card=use.card,
-            index=index,
-            quantity=1,
-            amount_nano=invoice_amount(line, quantity, period=period, spans=spans),
-        )
+def _due(
+    uses: Sequence[CardUse], kind: type[Flat | Minimum], period: Period, on_change: OnChange
+) -> list[tuple[CardUse, int, int]]:
+    """Fees of a kind with their places, each for the time that counts."""
+    if on_change is OnChange.CARRY:
+        uses = uses[-1:]
+    found = [
+        (use, index, price.amount_nano)
+        for use in uses
         for index, line in use.card.of_period
-        if isinstance(line.price, kind)
+        if isinstance(price := line.price, kind)
     ]
+    parts = [(whole, _time_of(use, uses, period, on_change)) for use, _, whole in found]
+    return [
+        (use, index, share)
+        for (use, index, _), share in zip(found, shares(parts, period), strict=True)
+    ]
+
+
+def _time_of(
+    use: CardUse, uses: Sequence[CardUse], period: Period, on_change: OnChange
+) -> Sequence[Period]:
+    """For which part of the period a card's fees are due."""
+    match on_change:
+        case OnChange.CARRY:
+            return (period,)
+        case OnChange.PRORATE:
+            return use.spans
+        case OnChange.RESET:
+            return [span for one in uses if one.card.plan == use.card.plan for span in one.spans]

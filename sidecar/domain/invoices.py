@@ -8,7 +8,7 @@ price of the total, but never decides them again. Amounts are nano, minor units 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -45,22 +45,41 @@ class LatePolicy(StrEnum):
     WRITE_OFF = "write_off"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateRule:
+    """Where late usage of each plan's customers goes; `default` where a plan does not say."""
+
+    default: LatePolicy = LatePolicy.NEXT_PERIOD
+    plans: Mapping[str, LatePolicy] = field(default_factory=dict)
+
+    def of(self, plan: str) -> LatePolicy:
+        """The plan's, which may be in no policy."""
+        return self.plans.get(plan, self.default)
+
+    def plans_with(self, policy: LatePolicy) -> tuple[list[str], bool]:
+        """The plans that a policy is for; with True: all but those."""
+        all_but = policy is self.default
+        return [plan for plan, own in self.plans.items() if (own is policy) is not all_but], all_but
+
+
 class FindingKind(StrEnum):
     """What people should look at on an invoice; nothing of it is mended silently."""
 
     AMOUNT_DIFFERS = "amount_differs"
     """What was captured is not the price of the total."""
     CORRECTED_TOTAL = "corrected_total"
-    """The same where corrections left a gap in the running total, which explains it."""
+    """The same where corrections took usage from one price line to another, which explains it."""
     UNPRICED_AMOUNT = "unpriced_amount"
     """Usage without a price line has an amount."""
     LATE_CHARGE = "late_charge"
-    """Usage of a price that the period's end decides came late; its amount is not worked out."""
+    """Usage of a price that the period's end decides came late, and nobody knows its period."""
+    LATE_WRITTEN_OFF = "late_written_off"
+    """What late usage would have raised prices of a period's end by, and is not asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What differs, in nano, and on which line."""
+    """What differs, in nano, and on which line; 0 is none of them."""
 
     kind: FindingKind
     line_number: int
@@ -74,6 +93,7 @@ class UsagePart:
     Usage that was added up: by month of the running total, version, meter and model.
 
     `late` is what was posted after its period was cut; `corrections` how many of `events` are.
+    `owed_nano` is what of prepaid usage credit did not pay, where the plan invoices that.
     """
 
     late: bool
@@ -86,16 +106,29 @@ class UsagePart:
     corrections: int
     quantity: int
     amount_nano: int
+    owed_nano: int = 0
+
+    @property
+    def credit_nano(self) -> int:
+        """What credit paid of it."""
+        return self.amount_nano - self.owed_nano if self.prepaid else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """An amount that the period's end decides, of a line of a card, for a quantity."""
+    """
+    An amount that the period's end decides, of a line of a card, for a quantity.
+
+    One that is `late` is what usage that came late changed of it, of either sign; `period` is then
+    the one that the usage is of (None: that of the invoice).
+    """
 
     card: RateCard
     index: int
     quantity: int
     amount_nano: int
+    period: Period | None = None
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,8 @@ def would_deny(plan: CheckPlan, matched: MatchedRule, numbers: StoreNumbers | No
     if numbers is None:
         return False
     match matched.rule.template:
+        case RuleTemplate.NO_CREDITS if plan.invoices_rest:
+            return False  # An invoice takes what credit leaves.
         case RuleTemplate.NO_CREDITS:
             # Where the script was not to refuse, the hold took credit that is not there.
             short = plan.amount_nano if numbers.denied else 0

@@ -3,13 +3,16 @@ The ledger's accounts and balanced transactions.
 
 Per customer and currency, in credit-positive terms: `customer_credit` is what we owe the
 customer (prepaid credit), `customer_overage` what was captured beyond it,
-`customer_receivable` what a postpaid customer owes, `funding` where paid grants come from,
+`customer_receivable` what an invoice asks for, `funding` where paid grants come from,
 `promotion` where promotional ones do, `breakage` paid credit that expired, `revenue` what usage
-earned. Each transaction sums to zero per currency.
+earned, `clearing` what providers took for us of what the customer owed (negative: money of ours
+that is with them), `tax` what of that goes to the state. Each transaction sums to zero per
+currency.
 
     available = customer_credit + customer_overage + customer_receivable
 
-which equals granted - voided - expired - used. The overage is what no grant has paid yet (or,
+less what invoices charged, what was paid and what was given up of the receivable, which equals
+granted - voided - expired - used. The overage is what no grant has paid yet (or,
 above zero, what a correction gave back and no grant owns). Each change of customer_credit is the
 sum of what grants were moved by.
 """
@@ -32,6 +35,8 @@ class Account(StrEnum):
     PROMOTION = "promotion"
     BREAKAGE = "breakage"
     REVENUE = "revenue"
+    CLEARING = "clearing"
+    TAX = "tax"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +82,9 @@ def withdrawal_entries(
     )
 
 
-def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tuple[Entry, ...]:
+def usage_entries(
+    amount_nano: int, *, overage_nano: int, prepaid: bool, owed_nano: int = 0
+) -> tuple[Entry, ...]:
     """
     Entries of captured usage; of a correction when the amount is negative.
 
@@ -85,14 +92,17 @@ def usage_entries(amount_nano: int, *, overage_nano: int, prepaid: bool) -> tupl
         amount_nano: What the capture burned, or the signed difference of a correction.
         overage_nano: The part of it beyond the customer's credit, same sign as the amount.
         prepaid: Whether the plan burns credit; otherwise the customer owes it.
+        owed_nano: What of prepaid usage the customer owes all the same, because credit was not
+            enough and the plan invoices the rest.
     """
     if not prepaid:
         return _balanced(
             (Account.CUSTOMER_RECEIVABLE, -amount_nano), (Account.REVENUE, amount_nano)
         )
     return _balanced(
-        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano)),
+        (Account.CUSTOMER_CREDIT, -(amount_nano - overage_nano - owed_nano)),
         (Account.CUSTOMER_OVERAGE, -overage_nano),
+        (Account.CUSTOMER_RECEIVABLE, -owed_nano),
         (Account.REVENUE, amount_nano),
     )
 
@@ -104,6 +114,15 @@ def charge_entries(amount_nano: int) -> tuple[Entry, ...]:
     A reduction is a credit note, or usage that is written off.
     """
     return usage_entries(amount_nano, overage_nano=0, prepaid=False)
+
+
+def payment_entries(gross_nano: int, *, net_nano: int) -> tuple[Entry, ...]:
+    """Entries of what a provider took of what is owed; of what went back when negative."""
+    return _balanced(
+        (Account.CLEARING, -gross_nano),
+        (Account.CUSTOMER_RECEIVABLE, net_nano),
+        (Account.TAX, gross_nano - net_nano),
+    )
 
 
 def credit_change(entries: Iterable[Entry]) -> int:

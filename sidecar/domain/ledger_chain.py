@@ -27,6 +27,7 @@ _MOVING_TRANSACTION: Final = "sidecar-ledger-transaction-2"
 _ROOT: Final = "sidecar-ledger-root-1"
 _GENESIS: Final = "sidecar-ledger-chain-1"
 _MICROSECOND: Final = timedelta(microseconds=1)
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
 
 
 class PostedEvent(NamedTuple):
@@ -37,6 +38,8 @@ class PostedEvent(NamedTuple):
     amount_nano: int
     overage_nano: int
     prepaid: bool
+    owed_nano: int = 0
+    """What of it is left to an invoice where credit pays first."""
 
 
 class PostedMovement(NamedTuple):
@@ -185,7 +188,8 @@ def canonical_content(transaction: ChainedTransaction) -> bytes:
             transaction.event_count,
             _microseconds(transaction.posted_at),
             sorted(transaction.entries),
-            sorted(transaction.events),
+            # One that owes nothing is written as it was before any could.
+            sorted(event if event.owed_nano else event[:-1] for event in transaction.events),
             *([sorted(transaction.movements)] if transaction.movements else []),
         ]
     )
@@ -304,7 +308,10 @@ def _entries_of(events: Iterable[PostedEvent]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for event in events:
         for entry in usage_entries(
-            event.amount_nano, overage_nano=event.overage_nano, prepaid=event.prepaid
+            event.amount_nano,
+            overage_nano=event.overage_nano,
+            prepaid=event.prepaid,
+            owed_nano=event.owed_nano,
         ):
             sums[entry.account.value] = sums.get(entry.account.value, 0) + entry.amount_nano
     return {account: amount for account, amount in sums.items() if amount}
@@ -330,7 +337,7 @@ def _broken(link: ChainLink, kind: BreakKind, detail: str) -> LedgerBreak:
 
 
 def _canonical(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode("ascii")
+    return _ENCODER.encode(value).encode("ascii")
 
 
 def _microseconds(instant: datetime) -> int:

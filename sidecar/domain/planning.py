@@ -96,6 +96,16 @@ class CheckPlan:
         """When unpaid invoices refuse, for the script."""
         return tuple(matched.invoices for matched in self.rules if matched.invoices is not None)
 
+    def available_after(self, available_nano: int) -> int:
+        """What is left to set aside once the hold is placed; an invoice takes what credit lacks."""
+        left = available_nano - self.amount_nano
+        return max(0, left) if self.invoices_rest else left
+
+    @property
+    def invoices_rest(self) -> bool:
+        """Whether the plan invoices what credit does not pay, so that no lack of it refuses."""
+        return self.card is not None and self.card.billing.invoices_rest
+
     @property
     def on_store_failure(self) -> tuple[OnStoreFailure, int]:
         """
@@ -369,8 +379,11 @@ def _credit_required(card: RateCard, rules: Sequence[MatchedRule]) -> bool:
     Whether the hold must fit into the available credit.
 
     Rules decide where one speaks of credits (a shadow rule alone switches it off, which is
-    what shadow means); where none does, a plan that burns credit guards it by itself.
+    what shadow means); where none does, a plan that burns credit guards it by itself. What a plan
+    owes beyond credit needs none.
     """
+    if card.billing.invoices_rest:
+        return False
     speaking = [rule for rule in rules if rule.rule.template is RuleTemplate.NO_CREDITS]
     if speaking:
         return any(rule.enforces and not rule.rule.judges_after for rule in speaking)

@@ -14,6 +14,7 @@ from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.identity import IdentitySource
+from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.matching import Match, RequestView, RouteSet, fits_any
 from sidecar.domain.meters import Meter
 from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule
@@ -57,7 +58,8 @@ class Policy:
     `version` is a hash of the files it came from. `cards` are the plans' prices since ever; ask
     `card_for` which card counts. `schedules` are those of plans whose prices change with time or
     customer. `features` are what each plan entitles to.
-    `orphans` are how plans settle holds without usage, where they say so.
+    `orphans` are how plans settle holds without usage, where they say so, and `late_usage` where
+    their usage goes that comes after its period was cut.
     `customer_members` and `user_members` list, for each member, the rules that are for it.
     """
 
@@ -68,6 +70,7 @@ class Policy:
     schedules: Mapping[str, CardSchedule] = field(default_factory=dict)
     features: Mapping[str, frozenset[str]] = field(default_factory=dict)
     orphans: Mapping[str, OrphanRule] = field(default_factory=dict)
+    late_usage: Mapping[str, LatePolicy] = field(default_factory=dict)
     meters: tuple[MeterRule, ...] = ()
     rules: tuple[Rule, ...] = ()
     customer_members: MembersOf = field(default_factory=dict)

@@ -25,8 +25,13 @@ class Billing(StrEnum):
 
     @property
     def burns_credit(self) -> bool:
-        """Whether holds are covered by credit, so that all has to be priced at capture."""
+        """Whether credit pays, alone or first, so that all has to be priced at capture."""
         return self is not Billing.POSTPAID
+
+    @property
+    def invoices_rest(self) -> bool:
+        """Whether what credit does not pay is owed, so that no lack of credit refuses."""
+        return self is Billing.CREDIT_THEN_INVOICE
 
 
 class OnChange(StrEnum):

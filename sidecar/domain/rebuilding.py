@@ -92,8 +92,37 @@ class RecordedCustomer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedLine:
+    """What a settled event said of one meter, and which price was asked for it."""
+
+    price_version: str
+    model: str
+    meter: str
+    occurred_at: datetime
+    quantity: int
+    amount_nano: int
+    owed_nano: int = 0
+    """What of it is left to an invoice where credit pays first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenTotal:
+    """What a hold has of a running total, by the total's name, and what that cost."""
+
+    key: str
+    price_version: str
+    quantity: int
+    amount_nano: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedUsage:
-    """How a hold ended, for its marker; the digest tells what its newest event said."""
+    """
+    How a hold ended, for its marker; the digest tells what its newest event said.
+
+    `lines` are those of an estimate that may still be corrected, `taken` what of them is in running
+    totals: as much must go back. `owes` is whether an invoice takes what credit does not pay.
+    """
 
     hold_id: str
     customer_id: str
@@ -104,6 +133,9 @@ class RecordedUsage:
     digest: str
     corrections: int
     decided_at: datetime
+    lines: tuple[RecordedLine, ...] = ()
+    taken: tuple[TakenTotal, ...] = ()
+    owes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

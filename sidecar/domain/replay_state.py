@@ -144,7 +144,7 @@ class CustomerState:
         for take in plan.counters:
             if take.counter.kind is not CounterKind.RATE or take.name not in over:
                 used[take.name] += take.quantity
-        return replace(numbers, available_nano=available - plan.amount_nano, used=used)
+        return replace(numbers, available_nano=plan.available_after(available), used=used)
 
     def apply(self, record: DecisionRecord, hold: ReplayedHold) -> None:
         """Let a decision take effect in both worlds."""

@@ -12,6 +12,7 @@ MENDABLE: Final = frozenset(
         "meter_event_no_customer_defined",
         "no_meter",
         "missing_dimension_payload_keys",
+        "other_currency",
         "test_customer",
     }
 )

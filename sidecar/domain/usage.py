@@ -39,7 +39,8 @@ class TokenUsage:
 
     def __post_init__(self) -> None:
         for kind in TOKEN_KINDS:
-            check_quantity(getattr(self, kind), field=f"usage.{kind}")
+            if (value := getattr(self, kind)) is not None:
+                check_quantity(value, field=f"usage.{kind}")
         _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
         _check_part(self.output, self.reasoning, None, "output", "reasoning")
 

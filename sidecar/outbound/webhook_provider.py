@@ -11,19 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from sidecar.domain.collecting import CollectOutcome, CollectWay
 from sidecar.domain.minor_units import WEBHOOK, currencies_of, from_minor
 from sidecar.domain.money import format_amount
-from sidecar.outbound.standard_webhooks import (
-    check_url,
-    read_bounded,
-    read_signing_secret,
-    signed_headers,
-)
+from sidecar.outbound.standard_webhooks import ANSWER_BYTES_MAX, SignedEndpoint
 from sidecar.services.control_ports import ReportAttempt, ReportRow, ReportVerdict
 from sidecar.services.ports import Clock
 from sidecar.services.provider_ports import (
@@ -37,7 +31,6 @@ USAGE_EVENT: Final = "usage.settled"
 INVOICE_EVENT: Final = "invoice.collect"
 TIMEOUT_SECONDS: Final = 10.0
 CONNECTIONS_MAX: Final = 16
-ANSWER_BYTES_MAX: Final = 65_536
 _REFERENCE_CHARS_MAX: Final = 255
 _LINES_MAX: Final = 250
 _WAIT_SECONDS_MAX: Final = 3_600
@@ -57,7 +50,7 @@ class _Reply:
     detail: str = ""
 
 
-class WebhookProvider:
+class WebhookProvider(SignedEndpoint):
     """One signed POST for each attempt; no retries here."""
 
     def __init__(
@@ -69,35 +62,15 @@ class WebhookProvider:
         timeout_seconds: float = TIMEOUT_SECONDS,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        """
-        Prepare a session; nothing is sent. Needs a running event loop.
-
-        Args:
-            url: Where to post to: https, or http on this machine.
-            secret: "whsec_" and 24 to 64 octets in base64. Never logged.
-            clock: Whose time is signed.
-            timeout_seconds: Longest call.
-            connections_max: Most connections at a time.
-
-        Raises:
-            ConfigError: The URL or the secret cannot be used.
-        """
-        self._url = check_url(url, setting="webhook_provider_url")
-        self._key = read_signing_secret(secret, setting="webhook_provider_secret_file")
-        self._clock = clock
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections_max),
-            timeout=aiohttp.ClientTimeout(total=timeout_seconds),
-            auto_decompress=False,
+        """As `SignedEndpoint`, with the settings `webhook_provider_...`."""
+        super().__init__(
+            url,
+            secret,
+            clock,
+            setting="webhook_provider",
+            timeout_seconds=timeout_seconds,
+            connections_max=connections_max,
         )
-
-    def __repr__(self) -> str:
-        """Never shows the secret, nor what may stand in the URL."""
-        return f"WebhookProvider({urlsplit(self._url).hostname})"
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
 
     @property
     def capabilities(self) -> CollectCapabilities:
@@ -142,23 +115,15 @@ class WebhookProvider:
         return CollectAnswer(outcome=CollectOutcome.ABSENT, detail="asked by sending it again")
 
     async def _post(self, kind: str, message_id: str, data: Mapping[str, Any]) -> _Reply:
-        now = self._clock.now()
-        body = json.dumps({"type": kind, "timestamp": now.isoformat(), "data": data}).encode()
         try:
-            async with self._session.post(
-                self._url,
-                data=body,
-                headers=signed_headers(self._key, message_id, int(now.timestamp()), body),
-                allow_redirects=False,
-            ) as response:
-                raw = await read_bounded(response, ANSWER_BYTES_MAX)
-                return _Reply(
-                    status=response.status,
-                    raw=raw if len(raw) <= ANSWER_BYTES_MAX else None,
-                    wait=_wait(response.headers.get("retry-after", "")),
-                )
+            answered = await self.post_event(kind, message_id, data)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return _Reply(status=0, detail=f"no answer ({type(error).__name__})")
+        return _Reply(
+            status=answered.status,
+            raw=answered.raw if len(answered.raw) <= ANSWER_BYTES_MAX else None,
+            wait=_wait(answered.retry_after),
+        )
 
 
 def _invoice(demand: Demand) -> dict[str, Any]:

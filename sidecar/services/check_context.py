@@ -7,7 +7,6 @@ from sidecar.domain.holds import HoldTerms
 from sidecar.domain.matching import RequestView
 from sidecar.domain.planning import Ask, CheckPlan
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Billing
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.services.ports import PlaceHold
 
@@ -78,7 +77,8 @@ def place_demand(
         ttl_ms=ttl_ms,
         deadline=request.deadline,
         probe=plan.ask is Ask.PROBE,
-        prepaid=card.billing is Billing.PREPAID,
+        prepaid=card.billing.burns_credit,
+        owes=card.billing.invoices_rest,
         parts=plan.parts,
     )
 

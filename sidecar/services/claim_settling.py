@@ -16,7 +16,8 @@ from sidecar.domain.rebuilding import RecordedUsage
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.control_ports import CLAIM, AnyRecord, StreamRecord
 from sidecar.services.metering import MeteringService
-from sidecar.services.ports import CaptureStatus
+from sidecar.services.ports import CaptureStatus, RateCards
+from sidecar.services.taken_totals import with_taken
 
 REFUSED_CLAIM = "claim_refused"
 
@@ -39,9 +40,15 @@ class Claims:
     """Settles claims that settlement finds on a stream."""
 
     def __init__(
-        self, *, charged: ChargedUsage, holds: ClaimedHolds, metering: MeteringService
+        self,
+        *,
+        charged: ChargedUsage,
+        holds: ClaimedHolds,
+        metering: MeteringService,
+        rate_cards: RateCards,
     ) -> None:
         """Wire the ports."""
+        self._rate_cards = rate_cards
         self._charged = charged
         self._holds = holds
         self._metering = metering
@@ -84,6 +91,8 @@ class Claims:
 
     async def _settle(self, record: StreamRecord, event: UsageEvent) -> str:
         charged = await self._charged.find(record.customer_id, record.hold_id)
+        if charged is not None:
+            charged = await with_taken(charged, self._rate_cards.read)
         await self._holds.answer(record.customer_id, record.hold_id, charged)
         try:
             status = await self._metering.finish_claim(event, record.counted)

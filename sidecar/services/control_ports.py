@@ -208,7 +208,8 @@ class Balance:
     Live numbers in nano.
 
     available = granted - voided - expired - used - held + overdraft. `deficit_nano` is prepaid
-    usage that no grant has paid yet.
+    usage that no grant has paid yet, `free_nano` what grants have that no hold has pinned: usage
+    that is owed on an invoice is in neither.
     """
 
     currency: str
@@ -221,6 +222,7 @@ class Balance:
     expired_nano: int = 0
     overdraft_nano: int = 0
     deficit_nano: int = 0
+    free_nano: int = 0
 
 
 class LiveAccounts(Protocol):
@@ -439,7 +441,9 @@ class StreamRecord:
     much the customer's deficit grew (negative: what a grant paid of it). `movements` are what
     the decision moved of which grant: they sum up to the change of the customer's credit.
     (`epoch`, `seq`) order the decisions of a shard. `counted` are fields of counters and by how
-    much captures moved them; those of a CLAIM are what its capture has to count.
+    much captures moved them; those of a CLAIM are what its capture has to count. `owed` is what of
+    prepaid usage credit does not pay and an invoice asks for, by meter (signed for corrections);
+    None where the plan is another.
     """
 
     entry_id: str
@@ -462,6 +466,12 @@ class StreamRecord:
     epoch: int = 0
     seq: int = 0
     counted: tuple[tuple[str, int], ...] = ()
+    owed: tuple[tuple[str, int], ...] | None = None
+
+    @property
+    def owed_nano(self) -> int:
+        """What of it credit left to an invoice, in nano."""
+        return sum(nano for _, nano in self.owed or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -521,7 +531,10 @@ class Ledger(Protocol):
     """The ledger of record and settlement's own state."""
 
     async def claim_shard(self, shard: int, owner: str, lease_seconds: int) -> ShardLease | None:
-        """Take or renew the lease; None while another owner has it."""
+        """Take or renew the lease; None while another owner has it, or the row is locked."""
+
+    async def lease_left(self, shard: int, owner: str) -> float:
+        """Seconds for which another owner than this has the shard; 0 if nobody has."""
 
     async def settle(
         self,

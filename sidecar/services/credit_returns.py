@@ -8,16 +8,17 @@ cannot give any more is taken from those.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.credits import CreditService
+from sidecar.services.paid_invoices import TAKEN_STATUS
 from sidecar.services.provider_objects import FetchedPayment
-from sidecar.services.withdrawals import WithdrawalService
+from sidecar.services.withdrawals import WithdrawalService, spent_name
 
-TAKEN_STATUS = "succeeded"
 GONE_STATUSES = frozenset({"failed", "canceled"})
 BACK_PREFIX = "back:"
 """A grant of what came back is named after what has failed."""
@@ -64,9 +65,9 @@ class _Return:
             reason=f"{self.word} at the provider",
         )
 
-    def whole(self, suffix: str = "") -> Withdrawal:
+    def whole(self) -> Withdrawal:
         """All of it from the payment's own grant."""
-        return self.of(self.given.grant_id, self.amount_nano, f"{self.name}{suffix}")
+        return self.of(self.given.grant_id, self.amount_nano, self.name)
 
 
 class CreditReturns:
@@ -79,10 +80,12 @@ class CreditReturns:
 
     async def follow(self, provider: str, found: FetchedPayment, given: GivenCredit) -> str:
         """
-        Take back and give back as refunds and disputes stand now; returns what is wrong.
+        Take back and give back as refunds and disputes stand now.
+
+        Returns what is wrong: what goes wrong with one keeps no other from being done.
 
         Raises:
-            InvalidInput, Conflict: Credit cannot be taken back now.
+            InvalidInput, Conflict: Credit cannot be given back now.
             StoreUnavailable: A store is away.
         """
         given_back = [
@@ -107,36 +110,45 @@ class CreditReturns:
                 given_back=given_back,
             )
 
+        wrong = ""
         for refund in found.refunds:
             if refund.status == TAKEN_STATUS:
-                await self._refund(gone(refund.refund_id, refund.amount_minor, "refund"))
+                one = gone(refund.refund_id, refund.amount_minor, "refund")
+                try:
+                    await self._refund(one)
+                except Conflict as error:
+                    wrong = wrong or _refused("refund_refused", one, error)
         for dispute in found.disputes:
             if dispute.taken:
                 one = gone(dispute.dispute_id, dispute.amount_minor, "dispute")
                 try:
-                    await self._reverse(one, one.whole())
-                except Conflict:
+                    await self._dispute(one)
+                except Conflict as error:
                     # More than is left of what was given: refunded before, for instance.
-                    return "dispute_beyond_credit"
-        return ""
+                    wrong = wrong or _refused("dispute_beyond_credit", one, error)
+        return wrong
 
     async def _refund(self, one: _Return) -> None:
         """What is free goes back as a refund; if part of it is spent, all of it as a reversal."""
         try:
-            await self._withdrawals.withdraw(replace(one.whole(), kind=WithdrawalKind.REFUND))
-        except Conflict:
-            await self._reverse(one, one.whole(":spent"))
+            await self._withdrawals.take_back(one.whole())
+        except Conflict as error:
+            await self._take_parts(one, error)
 
-    async def _reverse(self, one: _Return, whole: Withdrawal) -> None:
-        """From the payment's grant, or where that has too little, from those given back, too."""
+    async def _dispute(self, one: _Return) -> None:
         try:
-            await self._withdrawals.withdraw(whole)
-        except Conflict:
-            parts = await self._parts(one)
-            if not parts:
-                raise
-            for part in parts:
-                await self._withdrawals.withdraw(part)
+            await self._withdrawals.withdraw(one.whole())
+        except Conflict as error:
+            await self._take_parts(one, error)
+
+    async def _take_parts(self, one: _Return, refusal: Conflict) -> None:
+        """Where the payment's grant has too little: from those given back, too."""
+        parts = await self._parts(one) if one.given_back else []
+        # The payment's grant alone would do, so it was refused for another reason.
+        if all(part.grant_id == one.given.grant_id for part in parts):
+            raise refusal
+        for part in parts:
+            await self._withdrawals.withdraw(part)
 
     async def _parts(self, one: _Return) -> list[Withdrawal]:
         """What is taken of which grant; nothing if all together have too little."""
@@ -175,7 +187,7 @@ class CreditReturns:
 
     async def _give_back(self, name: str, given: GivenCredit, known: Sequence[Withdrawal]) -> None:
         """The money came back to us: a dispute was won, or a refund did not reach the customer."""
-        whole = (name, f"{name}:spent")
+        whole = (name, spent_name(name))
         withdrawn = 0
         for one in known:
             if one.withdrawal_id in whole or one.withdrawal_id.startswith(f"{name}{_PART}"):
@@ -198,3 +210,8 @@ class CreditReturns:
             except Conflict:
                 return 0
         return withdrawal.withdrawn_nano
+
+
+def _refused(reason: str, one: _Return, error: Conflict) -> str:
+    telemetry.get_logger().error(reason, withdrawal_id=one.name, error=str(error))
+    return reason

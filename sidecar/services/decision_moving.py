@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, SidecarError
+from sidecar.domain.errors import InvalidInput
 from sidecar.services.decision_ports import DecisionStream, DecisionTable, StreamedDecision
+from sidecar.services.rounds import run_rounds
 
 READ_MAX = 200
 """Records of one shard and round: with 64 shards, about 10 MB at most."""
@@ -73,21 +73,25 @@ class DecisionMover:
     async def run(self, stop: asyncio.Event) -> None:
         """Move and forget until stopped; a failed round is counted and tried again."""
         loop = asyncio.get_running_loop()
-        forget_at, pause = 0.0, self._poll_seconds
-        while not stop.is_set():
-            try:
-                moved = await self.move_once()
-                if loop.time() >= forget_at:
-                    dropped = await self.forget_once()
-                    forget_at = loop.time() + (0 if dropped == FORGET_MAX else FORGET_SECONDS)
-                pause = self._poll_seconds
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("decision_mover").inc()
-                telemetry.get_logger().warning("decisions_not_moved", error=str(error))
-                moved, pause = 0, min(pause * 2, _PAUSE_SECONDS_MAX)
-            if not moved:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), pause)
+        forget_at = 0.0
+
+        async def move_and_forget() -> int:
+            nonlocal forget_at
+            moved = await self.move_once()
+            if loop.time() >= forget_at:
+                dropped = await self.forget_once()
+                forget_at = loop.time() + (0 if dropped == FORGET_MAX else FORGET_SECONDS)
+            return moved
+
+        await run_rounds(
+            stop,
+            move_and_forget,
+            name="decision_mover",
+            event="decisions_not_moved",
+            pause_seconds=self._poll_seconds,
+            backoff_seconds_max=_PAUSE_SECONDS_MAX,
+            at_once=bool,
+        )
 
     async def _insert(self, batch: Sequence[StreamedDecision]) -> None:
         """Insert; a batch that the database refuses is halved down to the culprit."""

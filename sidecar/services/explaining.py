@@ -254,6 +254,7 @@ class Explainer:
             overshoot=stated.words(plan.card.currency) if exceeds else "none",
             credit_required=plan.credit_required,
             model=plan.model,
+            invoices_rest=plan.invoices_rest,
         )
 
 

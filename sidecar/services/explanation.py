@@ -93,7 +93,11 @@ class RuleTrace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldTrace:
-    """What was to be held; `overshoot` states how far usage can go beyond it."""
+    """
+    What was to be held; `overshoot` states how far usage can go beyond it.
+
+    `invoices_rest` says that credit is used first, and what it lacks is owed.
+    """
 
     placed: bool
     amount_nano: int
@@ -103,6 +107,7 @@ class HoldTrace:
     overshoot: str
     credit_required: bool
     model: str = ""
+    invoices_rest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

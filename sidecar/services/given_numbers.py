@@ -106,7 +106,7 @@ def after_place(plan: CheckPlan, numbers: StoreNumbers) -> StoreNumbers:
     return replace(
         numbers,
         used=used,
-        available_nano=numbers.available_nano - plan.amount_nano,
+        available_nano=plan.available_after(numbers.available_nano),
         failed_credit=False,
     )
 
@@ -124,6 +124,8 @@ def room(take: CounterTake) -> int:
 
 
 def _speaks_of_credit(plan: CheckPlan) -> bool:
+    if plan.invoices_rest:
+        return False
     return any(matched.rule.template is RuleTemplate.NO_CREDITS for matched in plan.rules)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from sidecar import telemetry
 from sidecar.domain.errors import ProviderRefused, SidecarError, StoreUnavailable
 from sidecar.services.inbox_ports import Inbox, InboxClaim, InboxHandler, InboxState
+from sidecar.services.rounds import run_rounds
 from sidecar.services.standing import StandingService
 
 LEASE_SECONDS = 60
@@ -77,17 +78,20 @@ class InboxWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work in rounds until stopped."""
-        while not stop.is_set():
-            handled = 0
-            self._woken.clear()
-            try:
-                handled = await self.work_once()
-                await self._keep_house()
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("inbox").inc()
-                telemetry.get_logger().warning("inbox_failed", error=str(error))
-            if handled == 0:
-                await self._pause(stop)
+
+        async def work() -> int:
+            handled = await self.work_once()
+            await self._keep_house()
+            return handled
+
+        await run_rounds(
+            stop,
+            work,
+            name="inbox",
+            pause_seconds=self._interval_seconds,
+            at_once=bool,
+            woken=self._woken,
+        )
 
     async def work_once(self) -> int:
         """
@@ -171,19 +175,6 @@ class InboxWorker:
             gone = await self._inbox.forget(older_than_days=self._retention_days, limit=FORGET_MAX)
             if gone < FORGET_MAX:
                 self._forgot_at = now
-
-    async def _pause(self, stop: asyncio.Event) -> None:
-        stopped = asyncio.create_task(stop.wait())
-        woken = asyncio.create_task(self._woken.wait())
-        try:
-            await asyncio.wait(
-                {stopped, woken},
-                timeout=self._interval_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            stopped.cancel()
-            woken.cancel()
 
 
 def _alarm(claim: InboxClaim, reason: str) -> None:

@@ -1,9 +1,12 @@
 """What is made of each kind of object once it is fetched; `payments` has those about money."""
 
+from sidecar.domain.billing_notices import payment_failed
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.minor_units import from_minor
+from sidecar.domain.notices import Notice
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.inbox_ports import (
+    AccountCurrency,
     Handled,
     InboxClaim,
     InvoiceRecord,
@@ -14,17 +17,24 @@ from sidecar.services.inbox_ports import (
     ReportErrors,
     SubscriptionRecord,
 )
+from sidecar.services.paid_invoices import invoice_postings
 from sidecar.services.payments import TOP_UP_KEY, PaymentHandler, find_customer
-from sidecar.services.ports import Policies
+from sidecar.services.ports import Clock, Policies
 from sidecar.services.provider_objects import (
     FetchedInvoice,
     ProviderObjects,
 )
+from sidecar.services.report_ports import PeriodSums
 from sidecar.services.standing import LIVE_STATUSES, PlanMap
+from sidecar.services.subscribed_plans import plans_of
 
 MODE_MISMATCH = "mode_mismatch"
 UNKNOWN_CUSTOMER = "unknown_customer"
 CURRENCY = "other_currency"
+COMPARED_EVENTS = frozenset({"invoice.created", "invoice.finalized"})
+"""When a period's usage is all there, and when nothing more of it will be taken."""
+FAILED_EVENT = "invoice.payment_failed"
+"""An open invoice with attempts may also wait for a bank: only the event says that one failed."""
 
 
 class ObjectHandlers:
@@ -39,6 +49,8 @@ class ObjectHandlers:
         *,
         plans: PlanMap,
         report_errors: ReportErrors | None,
+        clock: Clock,
+        sums: PeriodSums | None = None,
     ) -> None:
         """
         Wire the ports.
@@ -48,6 +60,8 @@ class ObjectHandlers:
             payments: Handles payments.
             plans: What subscriptions give.
             report_errors: Who is told of rejected meter events; None: they are parked.
+            clock: Says when something was seen.
+            sums: Compares usage with what the provider has counted; None: nobody does.
         """
         self._objects = objects
         self._records = records
@@ -55,6 +69,8 @@ class ObjectHandlers:
         self._policies = policies
         self._plans = plans
         self._report_errors = report_errors
+        self._clock = clock
+        self._sums = sums
 
     async def handle(self, claim: InboxClaim) -> Handled:
         """
@@ -69,7 +85,7 @@ class ObjectHandlers:
         object_id = claim.ref.object_id
         match claim.ref.kind:
             case ObjectKind.INVOICE:
-                return await self._invoice(object_id)
+                return await self._invoice(claim)
             case ObjectKind.SUBSCRIPTION:
                 return await self._subscription(object_id)
             case ObjectKind.PAYMENT:
@@ -78,7 +94,9 @@ class ObjectHandlers:
                     return Handled(parked="not_found")
                 if self._other_mode(livemode=found.livemode):
                     return Handled(parked=MODE_MISMATCH)
-                return await self._payments.handle(claim.ref.provider, found)
+                return await self._payments.handle(claim, found)
+            case ObjectKind.INVOICE_SUMS:
+                return await self._compare(object_id)
             case ObjectKind.METER_ERROR:
                 return await self._meter_errors(object_id)
             case ObjectKind.UNREADABLE:
@@ -89,7 +107,8 @@ class ObjectHandlers:
         ours = self._objects.livemode
         return ours is not None and livemode is not None and ours != livemode
 
-    async def _invoice(self, invoice_id: str) -> Handled:
+    async def _invoice(self, claim: InboxClaim) -> Handled:
+        invoice_id = claim.ref.object_id
         found = await self._objects.fetch_invoice(invoice_id)
         if found is None:  # A draft may be deleted.
             return Handled(gone_invoice=invoice_id)
@@ -115,9 +134,72 @@ class ObjectHandlers:
             attempts=found.attempts,
             reason=reason,
         )
-        if TOP_UP_KEY in found.metadata and found.state is InvoiceState.PAID:
-            return await self._paid_top_up(found, record)
-        return Handled(invoice=record, parked=reason)
+        if TOP_UP_KEY in found.metadata:
+            if found.state is InvoiceState.PAID:
+                return await self._paid_top_up(found, record)
+            return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
+        return Handled(
+            invoice=record,
+            bills_in=None
+            if found.cycle is None
+            else AccountCurrency(
+                provider_customer_id=found.provider_customer_id, currency=found.currency
+            ),
+            follow=self._sums_wanted(claim, found, record),
+            notices=self._failure(claim, record),
+            postings=()
+            if customer is None or amount_nano is None
+            else invoice_postings(found, customer, record.provider),
+            parked=reason,
+        )
+
+    def _sums_wanted(
+        self, claim: InboxClaim, found: FetchedInvoice, record: InvoiceRecord
+    ) -> tuple[ObjectRef, ...]:
+        """An object of its own: a comparison that fails or waits holds up no invoice."""
+        if self._sums is None or found.cycle is None or not record.customer_id:
+            return ()
+        if not claim.types & COMPARED_EVENTS:
+            return ()
+        return (
+            ObjectRef(
+                provider=record.provider,
+                kind=ObjectKind.INVOICE_SUMS,
+                object_id=record.invoice_id,
+            ),
+        )
+
+    async def _compare(self, invoice_id: str) -> Handled:
+        """The provider's sums of an invoice's period; whose it is may have changed since."""
+        found = await self._objects.fetch_invoice(invoice_id)
+        if self._sums is None or found is None or found.cycle is None:
+            return Handled()
+        customer, _ = await find_customer(
+            self._records, self._objects.provider, found.provider_customer_id
+        )
+        if customer is not None:
+            await self._sums.compare(customer.customer_id, found.cycle.start, found.cycle.end)
+        return Handled()
+
+    def _failure(self, claim: InboxClaim, record: InvoiceRecord) -> tuple[Notice, ...]:
+        """That its payment failed, once for each attempt; by now it may be paid after all."""
+        if (
+            FAILED_EVENT not in claim.types
+            or record.state is not InvoiceState.OPEN
+            or not record.customer_id
+        ):
+            return ()
+        return (
+            payment_failed(
+                customer_id=record.customer_id,
+                provider=record.provider,
+                invoice_id=record.invoice_id,
+                attempt=record.attempts,
+                currency=record.currency,
+                due_nano=record.amount_nano,
+                at=self._clock.now(),
+            ),
+        )
 
     async def _paid_top_up(self, found: FetchedInvoice, record: InvoiceRecord) -> Handled:
         """An invoice for credit: its payment gives it, or (paid in another way) it does itself."""
@@ -138,10 +220,12 @@ class ObjectHandlers:
         customer, reason = await find_customer(
             self._records, self._objects.provider, found.provider_customer_id
         )
-        plans = self._plans.plan_of(found.prices)
+        plans = plans_of(found, self._plans, self._policies.current())
         plan = plans[0] if len(plans) == 1 else ""
         if customer is not None and found.status in LIVE_STATUSES:
             reason = self._plan_problem(plans, customer)
+            if found.currency not in ("", customer.currency):
+                reason = CURRENCY
         record = SubscriptionRecord(
             provider=self._objects.provider,
             subscription_id=subscription_id,
@@ -151,7 +235,16 @@ class ObjectHandlers:
             plan=plan,
             reason=reason,
         )
-        return Handled(subscription=record, parked=reason)
+        live = found.status in LIVE_STATUSES and found.currency
+        return Handled(
+            subscription=record,
+            bills_in=AccountCurrency(
+                provider_customer_id=found.provider_customer_id, currency=found.currency
+            )
+            if live
+            else None,
+            parked=reason,
+        )
 
     def _plan_problem(self, plans: tuple[str, ...], customer: KnownCustomer) -> str:
         """Why a subscription does not say the customer's plan; "" if it does."""

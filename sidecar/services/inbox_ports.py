@@ -12,6 +12,8 @@ from enum import StrEnum
 from typing import Protocol
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.notices import Notice
+from sidecar.domain.payment_postings import PaymentPosting
 from sidecar.domain.standing import InvoiceState
 
 EVENT_ID_CHARS_MAX = 255
@@ -25,6 +27,8 @@ class ObjectKind(StrEnum):
     INVOICE = "invoice"
     SUBSCRIPTION = "subscription"
     PAYMENT = "payment"
+    INVOICE_SUMS = "invoice_sums"
+    """What the provider has counted for an invoice's period; the object is the invoice."""
     METER_ERROR = "meter_error"
     """A report of rejected meter events; the object is the event itself."""
     UNREADABLE = "unreadable"
@@ -145,7 +149,8 @@ class InboxClaim:
     One worker's time-bounded right to an object.
 
     `fence` only grows, over all objects: what was fetched under a lower one never overwrites what
-    was under a higher. `events` is how often it had been asked for when it was claimed.
+    was under a higher. `events` is how often it had been asked for when it was claimed, and
+    `types` those of the events among these that are not done.
     """
 
     ref: ObjectRef
@@ -153,6 +158,7 @@ class InboxClaim:
     events: int
     attempts: int
     livemode: bool | None
+    types: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,11 +213,20 @@ class PaymentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AccountCurrency:
+    """In which currency a provider bills a customer of its own (upper case)."""
+
+    provider_customer_id: str
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Handled:
     """
-    What came of an object: rows to write, whose standing to look at, what else to fetch.
+    What came of an object: rows to write, what else to fetch, who is to be told of what.
 
-    `parked` says why people must look at it; the rows are written all the same.
+    `postings` are what is to stand in the ledger. `parked` says why people must look at it; the
+    rows are written all the same.
     """
 
     invoice: InvoiceRecord | None = None
@@ -219,7 +234,10 @@ class Handled:
     subscription: SubscriptionRecord | None = None
     gone_subscription: str = ""
     payment: PaymentRecord | None = None
+    bills_in: AccountCurrency | None = None
     follow: tuple[ObjectRef, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    postings: tuple[PaymentPosting, ...] = ()
     parked: str = ""
 
 

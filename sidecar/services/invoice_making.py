@@ -1,11 +1,20 @@
 """From drafts to what they come to: usage added up, priced lines, findings. Writes no invoice."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sidecar.domain.invoice_charges import charges_of
-from sidecar.domain.invoice_content import Material, make_content, months_to_sum
-from sidecar.domain.invoices import Charge, UsagePart
+from sidecar.domain.invoice_content import (
+    Material,
+    MonthTotal,
+    TotalKey,
+    make_content,
+    months_to_sum,
+)
+from sidecar.domain.invoices import Charge, LatePolicy, LateRule, UsagePart
+from sidecar.domain.late_charges import LateWork, work_out
 from sidecar.domain.pricing import RateCard, parse_rate_card
+from sidecar.services.invoice_periods import LateUsage, PeriodReader, PricedPeriod
 from sidecar.services.invoicing_ports import Closing, Draft, InvoiceRecord
 from sidecar.services.ports import Policies, RateCards
 
@@ -64,6 +73,23 @@ class CardShelf:
         self._cards[version] = card
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unknown:
+    """What keeps a draft from being worked out: price versions, and plans that are in no policy."""
+
+    versions: frozenset[str] = frozenset()
+    plans: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self.versions or self.plans)
+
+    def __str__(self) -> str:
+        """For people."""
+        named = (("price version", self.versions), ("plan", self.plans))
+        return "; ".join(f"unknown {what} {', '.join(sorted(of))}" for what, of in named if of)
+
+
 class InvoiceMaker:
     """Works out what drafts come to; the same drafts come out the same."""
 
@@ -73,19 +99,27 @@ class InvoiceMaker:
         record: InvoiceRecord,
         cards: CardShelf,
         policies: Policies,
+        late: LatePolicy = LatePolicy.NEXT_PERIOD,
     ) -> None:
-        """Wire it."""
+        """Wire it; `late` is where late usage goes on plans that do not say it themselves."""
         self._record = record
         self._shelf = cards
         self._policies = policies
+        self._periods = PeriodReader(record, policies)
+        self._late = late
+
+    @property
+    def late_rule(self) -> LateRule:
+        """Where late usage goes by now."""
+        return LateRule(default=self._late, plans=self._policies.current().late_usage)
 
     async def note_current_cards(self) -> None:
         """Write down the prices that are in force. Raises StoreUnavailable."""
         await self._shelf.note(self._policies.current().all_cards)
 
-    async def make(self, drafts: Sequence[Draft]) -> list[Closing | frozenset[str]]:
+    async def make(self, drafts: Sequence[Draft]) -> list[Closing | Unknown]:
         """
-        What each draft comes to, or the price versions that nobody knows.
+        What each draft comes to, or what nobody knows.
 
         Raises:
             StoreUnavailable: Make them again.
@@ -94,21 +128,19 @@ class InvoiceMaker:
             return []
         sums = await self._record.sum_usage(drafts)
         cards = await self._shelf.find(part.price_version for parts in sums for part in parts)
-        months = {
-            (draft.customer_id, month)
-            for draft, parts in zip(drafts, sums, strict=True)
-            for month in months_to_sum(draft.period, parts)
-        }
-        totals = await self._record.sum_months(sorted(months))
-        prepaid = [
-            draft
-            for draft, parts in zip(drafts, sums, strict=True)
-            if any(part.prepaid for part in parts)
-        ]
-        overages = dict(zip(map(id, prepaid), await self._record.overage(prepaid), strict=True))
-        made: list[Closing | frozenset[str]] = []
-        for draft, parts in zip(drafts, sums, strict=True):
-            unknown = frozenset({part.price_version for part in parts} - cards.keys())
+        totals = await self._month_totals(drafts, sums)
+        priced = await self._periods.price([(draft, draft.period) for draft in drafts])
+        late = await self._periods.late(drafts, sums, cards)
+        cards |= await self._shelf.find(version for one in late for version in one.versions)
+        overages = await self._overages(drafts, sums)
+        made: list[Closing | Unknown] = []
+        for place, (draft, parts) in enumerate(zip(drafts, sums, strict=True)):
+            versions = late[place].versions | {part.price_version for part in parts}
+            unknown = Unknown(
+                versions=versions - cards.keys(),
+                # What came late has no fees; its own periods may be of other plans.
+                plans=frozenset() if draft.sequence else priced[place].unknown_plans,
+            )
             if unknown:
                 made.append(unknown)
                 continue
@@ -119,26 +151,51 @@ class InvoiceMaker:
                     provider=draft.provider,
                     parts=parts,
                     cards=cards,
-                    charges=self._charges(draft, parts, cards),
+                    charges=_charges(draft, priced[place], parts, cards),
+                    late=self._late_work(draft, late[place], cards),
                     totals=totals.get(draft.customer_id, {}),
                 )
             )
-            made.append(
-                Closing(draft=draft, content=content, overage_nano=overages.get(id(draft), 0))
-            )
+            made.append(Closing(draft=draft, content=content, overage_nano=overages[place]))
         return made
 
-    def _charges(
-        self, draft: Draft, parts: Sequence[UsagePart], cards: Mapping[str, RateCard]
-    ) -> Sequence[Charge]:
-        """Once a period: by its own invoice."""
-        if draft.sequence:
-            return ()
-        timeline = self._policies.current().timeline_for(draft.plan, draft.customer_id)
-        in_force = [] if timeline is None else list(timeline.within(draft.period))
-        return charges_of(
-            draft.period,
-            [one for one in in_force if one[0].currency == draft.currency],
-            {part.price_version: cards[part.price_version] for part in parts if not part.late},
-            [part for part in parts if not part.late],
-        )
+    async def _month_totals(
+        self, drafts: Sequence[Draft], sums: Sequence[Sequence[UsagePart]]
+    ) -> dict[str, dict[TotalKey, MonthTotal]]:
+        """By customer, of months of which some usage may be on another invoice."""
+        months = {
+            (draft.customer_id, month)
+            for draft, parts in zip(drafts, sums, strict=True)
+            for month in months_to_sum(draft.period, parts)
+        }
+        return await self._record.sum_months(sorted(months))
+
+    def _late_work(self, draft: Draft, late: LateUsage, cards: Mapping[str, RateCard]) -> LateWork:
+        # What has an invoice of its own is asked for by it, whatever was said since.
+        writes_off = self.late_rule.of(draft.plan) is LatePolicy.WRITE_OFF and not draft.sequence
+        return work_out(late.periods, cards, written_off=writes_off, is_open=late.open)
+
+    async def _overages(
+        self, drafts: Sequence[Draft], sums: Sequence[Sequence[UsagePart]]
+    ) -> list[int]:
+        """What no credit was there for, of each; only what is prepaid is asked for."""
+        places = [place for place, parts in enumerate(sums) if any(part.prepaid for part in parts)]
+        found = [0] * len(drafts)
+        asked = await self._record.overage([drafts[place] for place in places])
+        for place, overage in zip(places, asked, strict=True):
+            found[place] = overage
+        return found
+
+
+def _charges(
+    draft: Draft,
+    own: PricedPeriod,
+    parts: Sequence[UsagePart],
+    cards: Mapping[str, RateCard],
+) -> Sequence[Charge]:
+    """Once a period: by its own invoice."""
+    if draft.sequence:
+        return ()
+    used = [part for part in parts if not part.late]
+    versions = {part.price_version: cards[part.price_version] for part in used}
+    return charges_of(draft.period, own.in_force, versions, used)

@@ -13,14 +13,16 @@ step may be done by several processes at once.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.invoices import (
     LatePolicy,
+    LateRule,
     billing_window,
     invoice_id_of,
     period_from,
@@ -28,7 +30,7 @@ from sidecar.domain.invoices import (
 )
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.services.control_ports import StreamRecord, UsageStream
-from sidecar.services.invoice_making import InvoiceMaker
+from sidecar.services.invoice_making import InvoiceMaker, Unknown
 from sidecar.services.invoicing_ports import (
     Closing,
     Cursor,
@@ -40,9 +42,14 @@ from sidecar.services.invoicing_ports import (
 from sidecar.services.ports import Clock
 from sidecar.services.rounds import run_rounds
 
+T = TypeVar("T")
 _INSTANT = timedelta(microseconds=1)
 _BACKOFF_SECONDS_MAX = 300.0
 _PROBLEMS_MAX = 20
+_SHARDS_AT_ONCE = 4
+"""Of one worker: what one of them waits for the disk, others use."""
+_LIGHT_STEPS = 5
+"""Customers of a step that only moves cursors, for each of one that adds usage up."""
 _CUT_LEASE = timedelta(seconds=15)
 """A shard that is not settled so far is tried again after it."""
 
@@ -58,7 +65,6 @@ class InvoicingOptions:
     """
 
     grace: timedelta = timedelta(hours=1)
-    late: LatePolicy = LatePolicy.NEXT_PERIOD
     since: datetime | None = None
     batch_max: int = 200
     rounds_max: int = 1_000
@@ -130,7 +136,7 @@ class InvoicingWorker:
                 billing_window(None).at,
                 now=self._clock.now(),
                 since=options.since,
-                limit=options.batch_max,
+                limit=options.batch_max * _LIGHT_STEPS,
             )
             done.enrolled += enrolled
             if not enrolled:
@@ -138,29 +144,29 @@ class InvoicingWorker:
 
     async def _cut(self, done: InvoicingRound) -> int:
         """Cut what is due of one batch; whose shard is not settled so far waits."""
-        options, now = self._options, self._clock.now()
+        options, now, rule = self._options, self._clock.now(), self._maker.late_rule
         cursors = await self._book.due(
             ended_before=now - options.grace,
             asked_before=now,
-            limit=options.batch_max,
+            limit=options.batch_max * _LIGHT_STEPS,
             lease=min(options.lease, _CUT_LEASE),
         )
         shards: dict[int, list[Cursor]] = {}
         for cursor in cursors:
             shards.setdefault(self._shard_of(cursor.customer_id), []).append(cursor)
-        cut = 0
-        for shard, found in sorted(shards.items()):
+
+        async def cut_shard(shard: int, found: Sequence[Cursor]) -> int:
             try:
                 until = min(now, max(one.period_end for one in found) + options.grace)
                 if not await self._is_settled(shard, until):
                     self._wait(done, f"shard {shard} is not settled up to {until.isoformat()}")
-                    continue
-                cuts = [self._plan(cursor) for cursor in found]
-                cut += await self._book.cut(
-                    shard, cuts, all_late=options.late is LatePolicy.NEXT_PERIOD
-                )
+                    return 0
+                return await self._book.cut(shard, [self._plan(cursor, rule) for cursor in found])
             except StoreUnavailable as error:
                 self._wait(done, f"shard {shard}: {error}")
+                return 0
+
+        cut = await _each_shard(shards, cut_shard)
         done.cut += cut
         return cut
 
@@ -173,37 +179,47 @@ class InvoicingWorker:
         return isinstance(record, StreamRecord) and from_epoch_ms(record.decided_at_ms) >= until
 
     @staticmethod
-    def _plan(cursor: Cursor) -> Cut:
+    def _plan(cursor: Cursor, rule: LateRule) -> Cut:
         following = period_from(cursor.period_end, cursor.anchor)
         return Cut(
             cursor=cursor,
             invoice_id=invoice_id_of(cursor.customer_id, cursor.currency, cursor.closed_until, 0),
             provider=provider_of(cursor.currency, cursor.provider),
             next_end=following.end,
+            late=rule.of(cursor.plan),
         )
 
     async def _late(self, done: InvoicingRound) -> None:
-        """Give late usage that waits an invoice of its own, or write it off."""
-        options = self._options
-        if options.late is LatePolicy.NEXT_PERIOD:
-            return
-        waits = options.grace if options.late is LatePolicy.INVOICE_ITEM else timedelta(0)
-        for cursor in await self._book.late_customers(
-            noted_before=self._clock.now() - waits, limit=options.batch_max
-        ):
+        """Give late usage that waits an invoice of its own, or write it off, as its plan says."""
+        rule, now = self._maker.late_rule, self._clock.now()
+        for cursor in await self._waiting(rule, LatePolicy.WRITE_OFF, now):
+            await self._write_off(cursor, done)
+        for cursor in await self._waiting(rule, LatePolicy.INVOICE_ITEM, now - self._options.grace):
             shard = self._shard_of(cursor.customer_id)
-            if options.late is LatePolicy.WRITE_OFF:
-                while (
-                    made := await self._book.write_off(
-                        shard, cursor.customer_id, limit=options.batch_max
-                    )
-                ) is not None:
-                    done.written_off += made.events
-                    telemetry.INVOICE_EVENTS.labels("written_off").inc(made.events)
-            else:
-                last = billing_window(cursor.anchor).at(cursor.closed_until - _INSTANT)
-                provider = provider_of(cursor.currency, cursor.provider)
-                done.cut += await self._book.cut_late(shard, cursor, last, provider)
+            last = billing_window(cursor.anchor).at(cursor.closed_until - _INSTANT)
+            provider = provider_of(cursor.currency, cursor.provider)
+            done.cut += await self._book.cut_late(shard, cursor, last, provider)
+
+    async def _waiting(
+        self, rule: LateRule, policy: LatePolicy, noted_before: datetime
+    ) -> Sequence[Cursor]:
+        plans, all_but = rule.plans_with(policy)
+        if not plans and not all_but:
+            return ()
+        return await self._book.late_customers(
+            noted_before=noted_before,
+            plans=plans,
+            all_but=all_but,
+            limit=self._options.batch_max,
+        )
+
+    async def _write_off(self, cursor: Cursor, done: InvoicingRound) -> None:
+        shard, limit = self._shard_of(cursor.customer_id), self._options.batch_max
+        while (
+            made := await self._book.write_off(shard, cursor.customer_id, limit=limit)
+        ) is not None:
+            done.written_off += made.events
+            telemetry.INVOICE_EVENTS.labels("written_off").inc(made.events)
 
     async def _close(self, done: InvoicingRound) -> int:
         """Close drafts batch by batch until none is left that can be closed."""
@@ -217,18 +233,19 @@ class InvoicingWorker:
                 if isinstance(made, Closing):
                     ready.setdefault(self._shard_of(draft.customer_id), []).append(made)
                 else:
-                    versions = ", ".join(sorted(made))
-                    self._wait(done, f"{draft.customer_id}: unknown price version {versions}")
-            for shard, closings in sorted(ready.items()):
-                count = await self._book.close(shard, closings)
-                closed += count
-                self._tell(closings, count)
+                    self._wait(done, f"{draft.customer_id}: {made}")
+            closed += await _each_shard(ready, self._close_shard)
         done.closed += closed
         return closed
 
+    async def _close_shard(self, shard: int, closings: Sequence[Closing]) -> int:
+        count = await self._book.close(shard, closings)
+        self._tell(closings, count)
+        return count
+
     async def _make(
         self, drafts: Sequence[Draft], done: InvoicingRound
-    ) -> list[tuple[Draft, Closing | frozenset[str]]]:
+    ) -> list[tuple[Draft, Closing | Unknown]]:
         """Drafts with what they come to; one that cannot be made keeps no other from it."""
         try:
             return list(zip(drafts, await self._maker.make(drafts), strict=True))
@@ -271,3 +288,21 @@ class InvoicingWorker:
         done.waiting += 1
         if len(done.problems) < _PROBLEMS_MAX:
             done.problems.append(problem)
+
+
+async def _each_shard(
+    work: Mapping[int, Sequence[T]], do: Callable[[int, Sequence[T]], Awaitable[int]]
+) -> int:
+    """Do shards' work, a few at a time; what was begun ends before a failure is raised."""
+    did = 0
+    shards = sorted(work)
+    for first in range(0, len(shards), _SHARDS_AT_ONCE):
+        some = shards[first : first + _SHARDS_AT_ONCE]
+        ended = await asyncio.gather(
+            *(do(shard, work[shard]) for shard in some), return_exceptions=True
+        )
+        for one in ended:
+            if isinstance(one, BaseException):
+                raise one
+            did += one
+    return did

@@ -38,10 +38,11 @@ CREDIT_NOTE_LINES_MAX = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What an invoice of now would say; `unknown_versions` keep it from being worked out."""
+    """What an invoice of now would say; what is unknown keeps it from being worked out."""
 
     invoice: Invoice
     unknown_versions: tuple[str, ...] = ()
+    unknown_plans: tuple[str, ...] = ()
 
 
 class InvoiceService:
@@ -84,7 +85,11 @@ class InvoiceService:
             state=InvoiceState.PREVIEW,
             provider=provider,
         )
-        return Preview(invoice=empty, unknown_versions=tuple(sorted(made)))
+        return Preview(
+            invoice=empty,
+            unknown_versions=tuple(sorted(made.versions)),
+            unknown_plans=tuple(sorted(made.plans)),
+        )
 
     async def list(
         self, which: InvoiceFilter, *, before: tuple[datetime, str] | None, limit: int

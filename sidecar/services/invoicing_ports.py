@@ -10,9 +10,11 @@ from sidecar.domain.invoices import (
     Content,
     Invoice,
     InvoiceState,
+    LatePolicy,
     UsagePart,
 )
 from sidecar.domain.periods import Period
+from sidecar.domain.plan_history import PlanStart
 
 PeriodOf = Callable[[datetime], Period]
 
@@ -41,12 +43,18 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """A period to be cut: its invoice, and where the next period ends."""
+    """
+    A period to be cut: its invoice, and where the next period ends.
+
+    With `late` next_period the late usage that waits goes on the invoice too; else only what
+    is prepaid or does not raise it, of which invoice_item leaves out what a period's end prices.
+    """
 
     cursor: Cursor
     invoice_id: str
     provider: str
     next_end: datetime
+    late: LatePolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +202,19 @@ class InvoiceRecord(Protocol):
     ) -> dict[str, dict[TotalKey, MonthTotal]]:
         """By customer all usage of months (customer, month's start)."""
 
+    async def plans_within(self, wanted: Sequence[tuple[str, Period]]) -> list[list[PlanStart]]:
+        """For each (customer, period) the plan at its start, and those that begin in it."""
+
+    async def late_periods(self, drafts: Sequence[Draft]) -> list[list[Period | None]]:
+        """For each draft the periods that its late usage is of; None: one that was never cut."""
+
+    async def sum_periods(self, wanted: Sequence[tuple[Draft, Period]]) -> list[list[UsagePart]]:
+        """
+        For each (draft, period that was cut) its usage on invoices, added up.
+
+        What is late on this draft is `late`, what is late on others is not.
+        """
+
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""
 
@@ -254,15 +275,13 @@ class InvoiceBook(InvoiceRecord, Protocol):
     async def offset_of(self, shard: int) -> str:
         """Up to where a shard's stream is settled."""
 
-    async def cut(self, shard: int, cuts: Sequence[Cut], *, all_late: bool) -> int:
+    async def cut(self, shard: int, cuts: Sequence[Cut]) -> int:
         """
         Settle for good which usage is on the invoices: what is posted later is late.
 
         Args:
             shard: Of all these customers.
             cuts: Periods that run.
-            all_late: Late usage that waits goes on them too; else only what is prepaid or
-                reduces the amount.
         """
 
     async def drafts(self, *, limit: int, lease: timedelta) -> Sequence[Draft]:
@@ -271,8 +290,10 @@ class InvoiceBook(InvoiceRecord, Protocol):
     async def close(self, shard: int, closings: Sequence[Closing]) -> int:
         """Number and freeze drafts, and post what they charge; those that are closed are left."""
 
-    async def late_customers(self, *, noted_before: datetime, limit: int) -> Sequence[Cursor]:
-        """Customers with postpaid late usage that waits."""
+    async def late_customers(
+        self, *, noted_before: datetime, plans: Sequence[str], all_but: bool, limit: int
+    ) -> Sequence[Cursor]:
+        """Customers on these plans, or on any other, with postpaid late usage that waits."""
 
     async def cut_late(self, shard: int, cursor: Cursor, period: Period, provider: str) -> bool:
         """Put late usage that waits on an invoice of its own."""

@@ -20,6 +20,7 @@ class JournalRecord:
     event: UsageEvent
     quota_lines: tuple[QuotaLine, ...]
     prepaid: bool
+    owes: bool = False
     epoch: int
     seq: int
 

@@ -120,7 +120,7 @@ class JournalReplay:
         event = record.event
         try:
             outcome = await self._balances.capture_hold(
-                event, record.quota_lines, prepaid=record.prepaid
+                event, record.quota_lines, prepaid=record.prepaid, owes=record.owes
             )
         except InvalidInput:
             await self._set_aside(event, CaptureStatus.OUT_OF_BOUNDS, counts)

@@ -1,10 +1,10 @@
 """
 Metering: from an edge's usage report to a priced event, captured once.
 
-A capture runs in at most two store calls: where a price needs the running total, its
-interval is reserved first (idempotent on the hold id), then the event is priced here and
-booked (idempotent too). A crash between the two leaves an open hold with a reservation,
-which the sweep finishes. Nothing that is refused is dropped silently: it is counted, and
+A capture runs in two store calls at most, unless reports of one hold differ: where a price needs
+the running total, that is moved first (idempotent on the hold id), then the event is priced here
+and booked (idempotent too). A crash between the two leaves a reservation, which the sweep
+finishes. Nothing that is refused is dropped silently: it is counted, and
 usage that somebody owes is quarantined.
 
 Where there is a journal, a report is answered only once its capture is on this process's disk:
@@ -13,15 +13,16 @@ what a sender was told is taken can be captured again, should the store lose its
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from sidecar import telemetry
-from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.errors import InvalidInput, PricedElsewhere, StoreUnavailable
 from sidecar.domain.hold_events import terms_of_event
-from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
-from sidecar.domain.pricing import Billing, RateCard
+from sidecar.domain.holds import HoldTerms, QuotaLine
+from sidecar.domain.pricing import RateCard
 from sidecar.domain.usage import UsageEvent, UsageReport
+from sidecar.services.booking import Booking
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
 from sidecar.services.ports import (
@@ -94,6 +95,7 @@ class MeteringService:
         """
         self._balances = balances
         self._rating = Rating(balances)
+        self._booking = Booking(balances=balances, rating=self._rating, rate_cards=rate_cards)
         self._terms = HoldTermsLookup(
             balances=balances,
             directory=directory,
@@ -192,7 +194,8 @@ class MeteringService:
             extended = await self._balances.restore_hold(
                 terms,
                 self._hold_ttl_ms,
-                prepaid=card is None or card.billing is Billing.PREPAID,
+                prepaid=card is None or card.billing.burns_credit,
+                owes=card is not None and card.billing.invoices_rest,
                 parts={} if card is None else _parts_of(terms, card),
             )
             if extended:
@@ -220,9 +223,11 @@ class MeteringService:
             priced = await self._rating.price(report, terms, card)
             if isinstance(priced, str):
                 return await self._set_aside(report, terms.hold_id, priced)
-            outcome = await self._book(priced, terms)
+            priced, outcome = await self._booking.book(priced, terms)
             if outcome.status not in _BOOKED_NOWHERE:
                 captures.append(_journal_record(priced, outcome))
+        except PricedElsewhere:
+            return await self._set_aside(report, terms.hold_id, "priced_elsewhere")
         except InvalidInput:
             # The hold is known, so somebody owes it, however large it is.
             reason = CaptureStatus.OUT_OF_BOUNDS.value
@@ -240,7 +245,7 @@ class MeteringService:
         card = await self._rate_cards.read(event.price_version)
         if card is None:
             raise StoreUnavailable(f"rate card {event.price_version} is not in the store")
-        outcome = await self._book(await self._rating.rate(event, card, terms), terms)
+        _, outcome = await self._booking.book(await self._rating.rate(event, card, terms), terms)
         return outcome.status
 
     async def charge_orphan(self, terms: HoldTerms) -> CaptureStatus | None:
@@ -259,7 +264,9 @@ class MeteringService:
         if card is None:
             return None
         try:
-            outcome = await self._book(await self._rating.price_orphan(terms, card), terms)
+            _, outcome = await self._booking.book(
+                await self._rating.price_orphan(terms, card), terms
+            )
         except InvalidInput:
             return None
         return outcome.status
@@ -284,19 +291,8 @@ class MeteringService:
         terms = terms_of_event(event)
         priced = await self._rating.rate(event, card, terms)
         lines = tuple(QuotaLine(field=field, meter="", quantity=n) for field, n in counted)
-        return (await self._book(replace(priced, quota_lines=lines), terms)).status
-
-    async def _book(self, priced: Priced, terms: HoldTerms) -> CaptureOutcome:
-        """Capture, then count a hold that it ended and what no credit or overdraft covered."""
-        outcome = await self._balances.capture_hold(
-            priced.event, priced.quota_lines, prepaid=priced.card.billing is Billing.PREPAID
-        )
-        if outcome.status is CaptureStatus.CAPTURED:
-            telemetry.HOLDS.labels("captured").inc()
-        if outcome.overspent_nano > 0:
-            bound = _overspend_bound(terms, priced.event, outcome)
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
-        return outcome
+        _, outcome = await self._booking.book(priced, terms, counted=lines)
+        return outcome.status
 
     async def _word(
         self,
@@ -320,7 +316,7 @@ class MeteringService:
                 result, reason = UsageOutcome.CLAIMED, event.estimate_reason
             case CaptureStatus.CONFLICT:
                 return await self._set_aside(report, terms.hold_id, "capture_conflict")
-            case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS:
+            case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS | CaptureStatus.MOVED:
                 return await self._set_aside(report, terms.hold_id, outcome.status.value)
         return UsageResult(id=terms.hold_id, outcome=result, amount_nano=amount, reason=reason)
 
@@ -342,23 +338,8 @@ def _journal_record(priced: Priced, outcome: CaptureOutcome) -> JournalRecord:
     return JournalRecord(
         event=priced.event,
         quota_lines=priced.quota_lines,
-        prepaid=priced.card.billing is Billing.PREPAID,
+        prepaid=priced.card.billing.burns_credit,
+        owes=priced.card.billing.invoices_rest,
         epoch=outcome.epoch,
         seq=outcome.seq,
     )
-
-
-def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:
-    """
-    Why credit did not cover a capture.
-
-    An upstream that claims more than the request allowed shows that its bound was none, so
-    that `proven` counts only what a hold of the full amount failed to cover: a bug of ours.
-    """
-    if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
-        return Bound.LATE
-    if outcome.restored:
-        return Bound.STORE_FAILURE
-    if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
-        return Bound.ESTIMATED
-    return terms.bound

@@ -14,13 +14,11 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 
-from sidecar import telemetry
-from sidecar.domain.errors import SidecarError
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.notices import FACT_CHARS_MAX, FACT_KEY_CHARS_MAX, Notice, NoticeKind
 from sidecar.domain.projection import seconds_left
@@ -34,6 +32,7 @@ from sidecar.services.notice_ports import (
     SeenThreshold,
     StateChange,
 )
+from sidecar.services.rounds import run_rounds, try_each
 
 PAGE_MAX: Final = 500
 LEASE_SECONDS: Final = 120.0
@@ -94,17 +93,13 @@ class NoticeWatch:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until stopped; a failed look is counted, and keeps no other source waiting."""
-        while not stop.is_set():
-            for source in self._looks:
-                try:
-                    await self.look_once(source)
-                except SidecarError as error:
-                    telemetry.WORKER_FAILURES.labels("notices").inc()
-                    telemetry.get_logger().warning(
-                        "notices_failed", source=source, error=str(error)
-                    )
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
+        works = {source: partial(self.look_once, source) for source in self._looks}
+        await run_rounds(
+            stop,
+            lambda: try_each(works, name="notices", fact="source"),
+            name="notices",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def look_all(self) -> int:
         """One round over all sources; returns how many facts were found. Raises as `look_once`."""

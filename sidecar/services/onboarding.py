@@ -249,8 +249,8 @@ class Onboarding:
 
     async def _subscribe(self, newcomer: Newcomer) -> None:
         card = self._policies.current().cards.get(newcomer.plan)
-        if card is None or card.billing is Billing.PREPAID:
-            # Credit is paid beforehand, so there is nothing to subscribe to.
+        if card is None or card.billing is not Billing.POSTPAID:
+            # Credit is paid beforehand, and our own invoices ask for what it leaves.
             await self._record.finish(newcomer)
             return
         if self._is_doubtful(newcomer):

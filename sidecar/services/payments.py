@@ -5,17 +5,22 @@ Everything is named after the payment, a refund or a dispute: a repeat is known 
 whatever order webhooks come.
 """
 
+from sidecar.domain.billing_notices import dispute_opened
 from sidecar.domain.minor_units import from_minor
-from sidecar.services.credit_returns import TAKEN_STATUS, CreditReturns, GivenCredit
+from sidecar.domain.notices import Notice
+from sidecar.services.credit_returns import CreditReturns, GivenCredit
 from sidecar.services.credits import TOP_UP_PREFIX, CreditService
 from sidecar.services.inbox_ports import (
     Handled,
+    InboxClaim,
     KnownCustomer,
     ObjectKind,
     ObjectRef,
     PaymentRecord,
     ProviderRecords,
 )
+from sidecar.services.paid_invoices import TAKEN_STATUS, payment_postings
+from sidecar.services.ports import Clock
 from sidecar.services.provider_objects import (
     FetchedInvoice,
     FetchedPayment,
@@ -26,6 +31,7 @@ TOP_UP_KEY = "sidecar_top_up"
 """Of metadata: it marks a payment for credit. Its value is the reference to give it under."""
 CUSTOMER_KEY = "sidecar_customer"
 """Of metadata: whose credit it is, where the provider has no customer for it."""
+DISPUTE_EVENTS = "charge.dispute."
 
 
 async def find_customer(
@@ -44,14 +50,19 @@ class PaymentHandler:
     """What becomes of one payment."""
 
     def __init__(
-        self, records: ProviderRecords, credit: CreditService, withdrawals: WithdrawalService
+        self,
+        records: ProviderRecords,
+        credit: CreditService,
+        withdrawals: WithdrawalService,
+        clock: Clock,
     ) -> None:
-        """Wire the port, and credit's services."""
+        """Wire the ports, and credit's services."""
         self._records = records
+        self._clock = clock
         self._credit = credit
         self._returns = CreditReturns(credit, withdrawals)
 
-    async def handle(self, provider: str, found: FetchedPayment) -> Handled:
+    async def handle(self, claim: InboxClaim, found: FetchedPayment) -> Handled:
         """
         Give or take back credit as the payment stands now; safe to repeat.
 
@@ -59,6 +70,7 @@ class PaymentHandler:
             InvalidInput, Conflict: Credit cannot be given or taken back now.
             StoreUnavailable: A store is away.
         """
+        provider = claim.ref.provider
         follow: tuple[ObjectRef, ...] = ()
         if found.invoice_id:
             # A dispute counts through its invoice, which may never have been heard of.
@@ -73,6 +85,8 @@ class PaymentHandler:
                 return Handled()  # A payment that has nothing to do with us.
         elif top_up and found.paid:
             reference, reason = await self._top_up(provider, found, customer)
+        elif found.invoice_id and found.currency != customer.currency:
+            reason = "other_currency"
         record = PaymentRecord(
             provider=provider,
             payment_id=found.payment_id,
@@ -88,7 +102,36 @@ class PaymentHandler:
             disputed=any(one.taken for one in found.disputes),
             reason=reason,
         )
-        return Handled(payment=record, follow=() if top_up else follow, parked=reason)
+        return Handled(
+            payment=record,
+            follow=() if top_up else follow,
+            notices=self._disputes(claim, found, record),
+            postings=()
+            if top_up or customer is None
+            else payment_postings(found, customer, provider),
+            parked=reason,
+        )
+
+    def _disputes(
+        self, claim: InboxClaim, found: FetchedPayment, record: PaymentRecord
+    ) -> tuple[Notice, ...]:
+        """That money was taken back, once for each dispute."""
+        told = any(one.startswith(DISPUTE_EVENTS) for one in claim.types)
+        if not told or not record.customer_id:
+            return ()
+        return tuple(
+            dispute_opened(
+                customer_id=record.customer_id,
+                provider=record.provider,
+                dispute_id=one.dispute_id,
+                payment_id=record.payment_id,
+                invoice_id=record.invoice_id,
+                currency=record.currency,
+                at=self._clock.now(),
+            )
+            for one in found.disputes
+            if one.taken
+        )
 
     async def give_for_invoice(self, provider: str, found: FetchedInvoice) -> str:
         """Credit for an invoice that was paid outside of the provider; returns what is wrong."""

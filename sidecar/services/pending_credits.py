@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from sidecar import telemetry
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound, SidecarError
+from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.services.control_ports import Accounts, Grant, Withdrawal
 from sidecar.services.credits import CreditService
+from sidecar.services.rounds import run_rounds, try_each
 from sidecar.services.schedules import ScheduleService
 from sidecar.services.withdrawals import WithdrawalService
 
@@ -42,17 +43,17 @@ class PendingCredits:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work in rounds until stopped."""
-        while not stop.is_set():
-            for work in (self.apply_grants, self.apply_withdrawals, self._schedules.issue_due):
-                try:
-                    await work()
-                except SidecarError as error:
-                    telemetry.WORKER_FAILURES.labels("grants").inc()
-                    telemetry.get_logger().warning("credits_pending_failed", error=str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), self._interval_seconds)
-            except TimeoutError:
-                continue
+        works = {
+            "grants": self.apply_grants,
+            "withdrawals": self.apply_withdrawals,
+            "schedules": self._schedules.issue_due,
+        }
+        await run_rounds(
+            stop,
+            lambda: try_each(works, name="grants", event="credits_pending_failed"),
+            name="grants",
+            pause_seconds=self._interval_seconds,
+        )
 
     async def apply_grants(self, *, limit: int = ROUND_MAX) -> int:
         """

@@ -121,7 +121,8 @@ class PlaceHold:
     `ttl_ms` is how long an unheard-of hold lives. `fingerprint` is what a repeat must match.
     `probe` asks for the numbers only: the answer is `denied`, and nothing is taken.
     `parts` says what the amount is for by meter, in nano: grants may be good for some meters
-    only. `prepaid` is whether credit pays, so that grants are pinned.
+    only. `prepaid` is whether credit pays, so that grants are pinned; `owes` is whether what it
+    does not pay is owed.
     """
 
     terms: HoldTerms
@@ -134,6 +135,7 @@ class PlaceHold:
     deadline: datetime
     probe: bool = False
     prepaid: bool = True
+    owes: bool = False
     parts: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -166,6 +168,8 @@ class CaptureStatus(StrEnum):
     """A measured event replaced an estimated one; the difference was booked."""
     CONFLICT = "conflict"
     """Two measured events differ; nothing was booked."""
+    MOVED = "moved"
+    """The id has other steps of running totals by now: price it anew; nothing was booked."""
     CLAIMED = "claimed"
     """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
@@ -198,10 +202,43 @@ class CaptureOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatingDemand:
-    """A quantity to be placed on a running total: the total's field and how much."""
+    """How much of a running total an event takes: the total's name and the whole quantity."""
 
     key: str
     quantity: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TotalStep:
+    """
+    One move of a running total by an id; its quantity is below 0 where some was given back.
+
+    It was made from `before`, or (what the ledger told of it) is known by its `amount_nano` alone.
+    """
+
+    key: str
+    quantity: int
+    before: int | None = None
+    amount_nano: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReservedTotals:
+    """
+    All steps of an id, in their order.
+
+    `made` is False where the store moved nothing: what the capture answers does not hang on it.
+    Nor has it where another event of the id is `pending`: its capture has begun and comes first.
+    """
+
+    steps: tuple[TotalStep, ...]
+    made: bool = True
+    pending: UsageEvent | None = None
+
+    @property
+    def count(self) -> int:
+        """By which a capture tells that there were no others meanwhile."""
+        return len(self.steps) if self.made else -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,12 +275,18 @@ class Balances(Protocol):
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
 
     async def restore_hold(
-        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+        self,
+        terms: HoldTerms,
+        ttl_ms: int,
+        *,
+        prepaid: bool,
+        parts: Mapping[str, int],
+        owes: bool = False,
     ) -> bool:
         """
         Place a hold again that a loss of the store took; False if it was not lost.
 
-        `parts` is as `PlaceHold` has it.
+        `parts` and `owes` are as `PlaceHold` has them.
         """
 
     async def read_hold(self, customer_id: str, hold_id: str) -> StoredHold | None:
@@ -254,16 +297,25 @@ class Balances(Protocol):
 
     async def reserve_totals(
         self, customer_id: str, hold_id: str, event: UsageEvent, demands: Sequence[RatingDemand]
-    ) -> tuple[int, ...]:
+    ) -> ReservedTotals:
         """
-        Reserve an interval of each running total for this hold id, once.
+        Move running totals so that this hold id has of each what is demanded, of no other any.
 
-        Returns:
-            Each total before the interval. A repeat returns the same, whatever it asks for.
+        A repeat moves nothing. A captured id moves them once more only where measured usage
+        takes the place of its estimate.
+
+        Raises:
+            PricedElsewhere: What it has is of totals of another price version.
         """
 
     async def capture_hold(
-        self, event: UsageEvent, quota_lines: Sequence[QuotaLine], *, prepaid: bool
+        self,
+        event: UsageEvent,
+        quota_lines: Sequence[QuotaLine],
+        *,
+        prepaid: bool,
+        owes: bool = False,
+        steps: int | None = None,
     ) -> CaptureOutcome:
         """
         Burn the event's amount, release the rest of its hold, append it to the shard's stream.
@@ -272,6 +324,9 @@ class Balances(Protocol):
             event: Priced; its hold_id is the key.
             quota_lines: Actual quantities for the counters that the hold took.
             prepaid: Whether the plan burns credit; overage is counted only then.
+            owes: Whether what credit does not pay is owed; then there is no overage.
+            steps: How many steps of running totals the amounts were made of, by
+                `ReservedTotals`; None where they are to be booked as they are.
         """
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:

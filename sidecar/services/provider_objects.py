@@ -5,13 +5,21 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from sidecar.domain.periods import Period
 from sidecar.domain.standing import InvoiceState
-from sidecar.services.inbox_ports import ReceivedEvent
+from sidecar.services.inbox_ports import ObjectKind, ReceivedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedInvoice:
-    """An invoice at its provider; amounts in minor units of `currency` (upper case)."""
+    """
+    An invoice at its provider; amounts in minor units of `currency` (upper case).
+
+    `outside_minor` is what was paid outside of the provider. `net_minor` is the total without tax.
+    `cycle` is the period whose usage a subscription's regular invoice is for. `subscribed` is an
+    invoice of a subscription, `collected` one that we have made of an invoice of ours: of others
+    nothing is known that would say what they are for.
+    """
 
     invoice_id: str
     provider_customer_id: str
@@ -24,17 +32,30 @@ class FetchedInvoice:
     livemode: bool
     payment_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    cycle: Period | None = None
+    outside_minor: int = 0
+    total_minor: int = 0
+    net_minor: int = 0
+    subscribed: bool = False
+    collected: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchedSubscription:
-    """A subscription; `prices` are the ids, lookup keys and products of what it is for."""
+    """
+    A subscription; `prices` are the ids, lookup keys and products of what it is for.
+
+    `plans` are those that the catalog has written on its prices, each once. `currency` is upper
+    case, "" where it is not told.
+    """
 
     subscription_id: str
     provider_customer_id: str
     status: str
     prices: tuple[str, ...]
     livemode: bool
+    plans: tuple[str, ...] = ()
+    currency: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +84,8 @@ class FetchedPayment:
     A payment with all that hangs on it.
 
     `credit_minor` is what it bought, without tax. `metadata` is that of the payment, its checkout
-    session and its invoice together. `listed_all` is False if there is more than one read tells.
+    session and its invoice together. `for_usage` says that its invoice is of a subscription, or
+    one that we have made of an invoice of ours.
     """
 
     payment_id: str
@@ -75,6 +97,7 @@ class FetchedPayment:
     credit_minor: int
     livemode: bool
     metadata: Mapping[str, str] = field(default_factory=dict)
+    for_usage: bool = False
     refunds: tuple[FetchedRefund, ...] = ()
     disputes: tuple[FetchedDispute, ...] = ()
 
@@ -108,6 +131,8 @@ class ProviderObjects(Protocol):
     provider: str
     livemode: bool | None
     """The mode of the key that reads; None if it does not tell."""
+    costs: Mapping[ObjectKind, int]
+    """The most reads that fetching one takes, with what is fetched because of it; else one."""
 
     async def fetch_invoice(self, invoice_id: str) -> FetchedInvoice | None:
         """One invoice."""

@@ -5,11 +5,12 @@ The regular look at everything that a provider has open: webhooks may never have
 2. Invoices that are open at the provider are listed; one that is not as we know it is fetched.
 3. Invoices that are open here and were not in that list are fetched.
 
-Each round makes at most so many reads, and the next goes on where it ended.
+Each round makes at most so many reads, those of the objects that are fetched because of it
+included, and the next goes on where it ended.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from sidecar.services.inbox_ports import (
     ObjectRef,
     ProviderRecords,
     ProviderSweeps,
+    Receipt,
     SweepPosition,
 )
 from sidecar.services.ports import Clock
@@ -61,7 +63,7 @@ class ProviderSweep:
         Args:
             objects, records, sweeps, inbox, clock: Ports.
             every_seconds: From the end of a sweep to the next.
-            reads_max: Lists and objects that a round asks for.
+            reads_max: Reads of a round; more than the most that one object takes.
         """
         self._objects = objects
         self._records = records
@@ -96,13 +98,9 @@ class ProviderSweep:
             return None
         if not position.part:
             position = replace(position, part=EVENTS, cursor=None)
-        reads, wanted = 0, 0
-        while position.part and reads < self._reads_max:
-            position, refs, cost = await self._step(position)
-            wanted += len(refs)
-            reads += cost
-            if refs:
-                await self._inbox.want(refs)
+        budget = _Budget(self._reads_max, self._objects.costs)
+        while position.part and not budget.spent:
+            position = await self._step(position, budget)
             now = self._clock.now()
             done = not position.part
             # Saved after each page: whoever dies is followed from there, soon.
@@ -110,28 +108,55 @@ class ProviderSweep:
                 position, done=done, next_at=now + (self._every if done else AGAIN)
             )
         telemetry.get_logger().info(
-            "provider_swept", provider=provider, reads=reads, wanted=wanted, part=position.part
+            "provider_swept",
+            provider=provider,
+            reads=budget.used,
+            wanted=len(budget.wanted),
+            part=position.part,
         )
-        return wanted
+        return len(budget.wanted)
 
-    async def _step(
-        self, position: SweepPosition
-    ) -> tuple[SweepPosition, Sequence[ObjectRef], int]:
-        """One page: where it comes to, what to fetch, and how many reads that all takes."""
+    async def _step(self, position: SweepPosition, budget: "_Budget") -> SweepPosition:
+        """
+        One page, or as much of it as there are reads for: where it comes to.
+
+        A page that was not finished is read again in the next round: what was asked for of it is
+        known by then, and costs nothing.
+        """
         match position.part:
             case "events":
-                page = await self._objects.list_events(position.cursor, since=position.since)
-                for event in page.events:
-                    await self._inbox.receive(event)
-                return _after(position, page.next_cursor), (), 1
+                return await self._events(position, budget)
             case "invoices":
+                if not budget.take():
+                    return position
                 page = await self._objects.list_open_invoices(position.cursor)
-                refs = await self._changed(page.invoices)
-                return _after(position, page.next_cursor), refs, 1 + len(refs)
+                if not await self._want(await self._changed(page.invoices), budget):
+                    return budget.stop(position)
+                return _after(position, page.next_cursor)
             case "ours":
-                return await self._ours(position)
+                return await self._ours(position, budget)
             case _:
-                return await self._parked(position)
+                return await self._parked(position, budget)
+
+    async def _events(self, position: SweepPosition, budget: "_Budget") -> SweepPosition:
+        if not budget.take():
+            return position
+        page = await self._objects.list_events(position.cursor, since=position.since)
+        for event in page.events:
+            # Before it is known to be new, since it is stored and wanted in one step.
+            if event.ref is not None and not budget.fits(event.ref):
+                return budget.stop(position)
+            stored = await self._inbox.receive(event)
+            if event.ref is not None and stored is Receipt.STORED:
+                budget.want(event.ref)
+        return _after(position, page.next_cursor)
+
+    async def _want(self, refs: Sequence[ObjectRef], budget: "_Budget") -> bool:
+        """Have as many fetched as there are reads for; False if that is not all of them."""
+        some = [ref for ref in refs if budget.want(ref)]
+        if some:
+            await self._inbox.want(some)
+        return len(some) == len(refs)
 
     async def _changed(self, invoices: Sequence[FetchedInvoice]) -> list[ObjectRef]:
         """Those that we do not know as they are."""
@@ -144,9 +169,7 @@ class ProviderSweep:
             if not _same(known.get(one.invoice_id), one)
         ]
 
-    async def _ours(
-        self, position: SweepPosition
-    ) -> tuple[SweepPosition, Sequence[ObjectRef], int]:
+    async def _ours(self, position: SweepPosition, budget: "_Budget") -> SweepPosition:
         """Open here, and not in the list: paid or voided without a word, most likely."""
         found = await self._records.unseen_open_invoices(
             self._objects.provider,
@@ -154,23 +177,66 @@ class ProviderSweep:
             after=position.cursor or "",
             limit=_PAGE,
         )
-        following = found[-1] if len(found) == _PAGE else None
-        return _after(position, following), [self._ref(one) for one in found], len(found)
+        for place, invoice_id in enumerate(found):
+            if not await self._want([self._ref(invoice_id)], budget):
+                return budget.stop(
+                    position if place == 0 else replace(position, cursor=found[place - 1])
+                )
+        return _after(position, found[-1] if len(found) == _PAGE else None)
 
-    async def _parked(
-        self, position: SweepPosition
-    ) -> tuple[SweepPosition, Sequence[ObjectRef], int]:
+    async def _parked(self, position: SweepPosition, budget: "_Budget") -> SweepPosition:
         found = await self._inbox.list(
             state=InboxState.PARKED, after=position.cursor or "", limit=_PAGE
         )
-        following = found[-1].ref.key if len(found) == _PAGE else None
-        refs = [one.ref for one in found if one.reason in _MENDED_BY_TIME]
-        return _after(position, following), refs, len(refs)
+        for place, one in enumerate(found):
+            wanted = [one.ref] if one.reason in _MENDED_BY_TIME else []
+            if not await self._want(wanted, budget):
+                return budget.stop(
+                    position if place == 0 else replace(position, cursor=found[place - 1].ref.key)
+                )
+        return _after(position, found[-1].ref.key if len(found) == _PAGE else None)
 
     def _ref(self, invoice_id: str) -> ObjectRef:
         return ObjectRef(
             provider=self._objects.provider, kind=ObjectKind.INVOICE, object_id=invoice_id
         )
+
+
+class _Budget:
+    """The reads of one round: lists as they are made, objects by the most that they can take."""
+
+    def __init__(self, reads_max: int, costs: Mapping[ObjectKind, int]) -> None:
+        self._reads_max = reads_max
+        self._costs = costs
+        self.used = 0
+        self.spent = False
+        self.wanted: set[str] = set()
+
+    def take(self) -> bool:
+        """Take one read for a list; False if none is left."""
+        self.spent = self.used >= self._reads_max
+        self.used += not self.spent
+        return not self.spent
+
+    def fits(self, ref: ObjectRef) -> bool:
+        """Whether there are reads for one object more; it is fetched once, however often wanted."""
+        return ref.key in self.wanted or self.used + self._cost(ref) <= self._reads_max
+
+    def want(self, ref: ObjectRef) -> bool:
+        """Take an object's reads; False if there are too few left."""
+        if not self.fits(ref):
+            return False
+        self.used += 0 if ref.key in self.wanted else self._cost(ref)
+        self.wanted.add(ref.key)
+        return True
+
+    def stop(self, position: SweepPosition) -> SweepPosition:
+        """The round ends here."""
+        self.spent = True
+        return position
+
+    def _cost(self, ref: ObjectRef) -> int:
+        return self._costs.get(ref.kind, 1)
 
 
 def _after(position: SweepPosition, cursor: str | None) -> SweepPosition:

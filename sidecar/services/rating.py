@@ -2,18 +2,21 @@
 Rating: from measured usage to a priced event, with an interval of each running total it needs.
 
 Amount = F(total after) - F(total before), so the amounts of any split and order of events add
-up to the price of the total. The interval is reserved in the store, once per hold id.
+up to the price of the total. The store moves the total, once for each thing that is said of a hold
+id; a correction moves it on from where it stands by then, forth or back. What an id costs is the
+sum over its moves.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sidecar.domain.counters import counted_quantity
-from sidecar.domain.errors import InvalidInput
+from sidecar.domain.errors import InvalidInput, PricedElsewhere
 from sidecar.domain.holds import HoldTerms, QuotaLine
 from sidecar.domain.meter_values import TOKEN_VALUES
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
-from sidecar.domain.pricing import RateCard
+from sidecar.domain.pricing import Price, RateCard
 from sidecar.domain.quantities import (
     Caller,
     Measured,
@@ -22,7 +25,7 @@ from sidecar.domain.quantities import (
     measure_quantities,
 )
 from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, UsageReport, check_quantity
-from sidecar.services.ports import Balances, RatingDemand
+from sidecar.services.ports import Balances, RatingDemand, ReservedTotals, TotalStep
 
 PRICE_PERIOD = CalendarWindow(unit=CalendarUnit.MONTH)
 """A running total starts anew each calendar month (UTC); anchors come with subscriptions."""
@@ -39,11 +42,18 @@ header is easily wrong by a unit, and nobody should pay for that unseen."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
-    """An event with its amounts, and what it really took of the counters that its hold took."""
+    """
+    An event with its amounts, and what it really took of the counters that its hold took.
+
+    `steps` is how many moves of running totals the amounts were made of. Where another event of its
+    hold is `pending`, it has no amounts yet: that one comes first.
+    """
 
     event: UsageEvent
     card: RateCard
     quota_lines: tuple[QuotaLine, ...]
+    steps: int = 0
+    pending: UsageEvent | None = None
 
 
 class Rating:
@@ -133,39 +143,44 @@ class Rating:
             replace(event, estimated=True, estimate_reason=ORPHANED), card, terms
         )
 
-    async def rate(self, event: UsageEvent, card: RateCard, terms: HoldTerms) -> Priced:
+    async def rate(
+        self, event: UsageEvent, card: RateCard, terms: HoldTerms, *, anew: bool = False
+    ) -> Priced:
         """
-        Fill in each line's amount; reserves intervals first where a price needs totals.
+        Fill in each line's amount; moves running totals first where a price needs them.
+
+        Args:
+            event: Unpriced, or priced before; its amounts are worked out anew.
+            card: Of its price version.
+            terms: Of its hold.
+            anew: Whether the id may have moved totals though this event needs none.
 
         Raises:
             InvalidInput, StoreUnavailable: As `price`.
+            PricedElsewhere: Measured usage that cannot correct the estimate of another card.
         """
-        lines = [(line, card.line_for(line.meter, event.model)) for line in event.lines]
-        demands = [
-            RatingDemand(key=total_key(card, found[0], event.occurred_at), quantity=line.quantity)
-            for line, found in lines
-            if found is not None and found[1].price.unit_nano is None
-        ]
-        totals: tuple[int, ...] = ()
-        if demands:
-            totals = await self._balances.reserve_totals(
+        found = {line.meter: card.line_for(line.meter, event.model) for line in event.lines}
+        amounts: dict[str, int] = {}
+        demands = []
+        for line in event.lines:
+            priced_by = found[line.meter]
+            if priced_by is None:
+                continue
+            unit = priced_by[1].price.unit_nano
+            if unit is not None:
+                amounts[line.meter] = line.quantity * unit
+                continue
+            key = total_key(card, priced_by[0], event.occurred_at)
+            demands.append(RatingDemand(key=key, quantity=line.quantity))
+        reserved = ReservedTotals(steps=())
+        if demands or anew:
+            reserved = await self._balances.reserve_totals(
                 event.customer_id, event.hold_id, event, demands
             )
-        before = iter(totals)
-        rated = []
-        for line, found in lines:
-            amount = 0
-            if found is not None:
-                unit = found[1].price.unit_nano
-                if unit is not None:
-                    amount = line.quantity * unit
-                else:
-                    price = found[1].price_in(PRICE_PERIOD.at(event.occurred_at))
-                    total = next(before)
-                    amount = price.cumulative(total + line.quantity) - price.cumulative(total)
-            rated.append(replace(line, amount_nano=amount))
-        priced = replace(event, lines=tuple(rated))
-        quantities = {line.meter: line.quantity for line in rated}
+        _add_steps(amounts, card, reserved)
+        lines = _with_amounts(event.lines, amounts)
+        priced = replace(event, lines=lines)
+        quantities = {line.meter: line.quantity for line in lines}
         return Priced(
             event=priced,
             card=card,
@@ -173,6 +188,8 @@ class Rating:
                 replace(line, quantity=counted_quantity(line, priced, quantities))
                 for line in terms.quota_lines
             ),
+            steps=reserved.count,
+            pending=reserved.pending,
         )
 
 
@@ -212,6 +229,42 @@ def rated_lines(card: RateCard, metered: MeteredQuantities) -> tuple[RatedLine, 
         )
         for name, observed in metered.observed.items()
     )
+
+
+def _add_steps(amounts: dict[str, int], card: RateCard, reserved: ReservedTotals) -> None:
+    """
+    Add what an id's moves of running totals cost to the amounts by meter.
+
+    Raises:
+        PricedElsewhere: The store moved a total that is not of this card.
+    """
+    if not reserved.steps:
+        return
+    lines = {card.total_name(index): line for index, line in enumerate(card.lines)}
+    for step in reserved.steps:
+        name, _, start = step.key.rpartition(":")
+        line = lines.get(name)
+        if line is not None:
+            period = PRICE_PERIOD.at(from_epoch_ms(int(start)))
+            nano = step_amount(step, line.price_in(period))
+            amounts[line.meter] = amounts.get(line.meter, 0) + nano
+        elif reserved.made:
+            raise PricedElsewhere("the usage that it corrects has another price version")
+
+
+def step_amount(step: TotalStep, price: Price) -> int:
+    """What one move of a running total costs, in nano; below 0 of one back."""
+    if step.before is None:
+        assert step.amount_nano is not None
+        return step.amount_nano
+    return price.cumulative(step.before + step.quantity) - price.cumulative(step.before)
+
+
+def _with_amounts(lines: Iterable[RatedLine], amounts: dict[str, int]) -> tuple[RatedLine, ...]:
+    """The lines at their amounts, and one at quantity 0 for a meter of which all has gone back."""
+    rated = [replace(line, amount_nano=amounts.pop(line.meter, 0)) for line in lines]
+    rest = [RatedLine(meter=meter, quantity=0, amount_nano=n) for meter, n in amounts.items() if n]
+    return (*rated, *rest)
 
 
 def total_key(card: RateCard, line: int, instant: datetime) -> str:

@@ -50,7 +50,7 @@ class LiveCustomer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceUse:
-    """What captures of a month used of a price, and so took of its running total."""
+    """What a month used of a price, corrections with it, and so took of its running total."""
 
     price_version: str
     meter: str

@@ -35,6 +35,7 @@ from sidecar.services.rebuild_ports import (
     RecordedShard,
 )
 from sidecar.services.rounds import run_rounds
+from sidecar.services.taken_totals import with_taken
 
 PAGE_MAX = 1_000
 """Customers, or ended holds, that are read and written at a time."""
@@ -282,8 +283,15 @@ class Rebuilder:
     async def _remember(self, snapshot: RebuildSnapshot, shard: int) -> None:
         page: list[RecordedUsage] = []
         epoch = snapshot.epochs[shard]
+        cards: dict[str, RateCard | None] = {}
+
+        async def card_of(version: str) -> RateCard | None:
+            if version not in cards:
+                cards[version] = await self._card(version)
+            return cards[version]
+
         async for one in snapshot.ended(shard):
-            page.append(one)
+            page.append(await with_taken(one, card_of))
             if len(page) == PAGE_MAX:
                 await self._live.remember(shard, epoch, page)
                 page = []

@@ -9,13 +9,12 @@ and mending is refused by the store if anything has changed since the look.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from sidecar import telemetry
 from sidecar.domain.credit_replay import Credit
-from sidecar.domain.errors import InvalidInput, NotFound, SidecarError
+from sidecar.domain.errors import InvalidInput, NotFound
 from sidecar.domain.reconciliation import (
     Comparison,
     Difference,
@@ -31,6 +30,7 @@ from sidecar.domain.reconciliation import (
 from sidecar.services.control_ports import CLAIM, StreamRecord, UsageStream
 from sidecar.services.entry_ids import entry_order
 from sidecar.services.ports import Balances
+from sidecar.services.rounds import run_rounds
 
 LOOKS_MAX = 5
 """Of one customer; who is settled faster than he is looked at is told as unread."""
@@ -212,15 +212,13 @@ class Reconciler:
             interval_seconds: Pause before each comparison.
             keep: Told of each.
         """
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), interval_seconds)
-                return
-            try:
-                await keep(await self.run_once())
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("reconcile").inc()
-                telemetry.get_logger().warning("reconcile_failed", error=str(error))
+
+        async def compare() -> None:
+            await keep(await self.run_once())
+
+        await run_rounds(
+            stop, compare, name="reconcile", pause_seconds=interval_seconds, pause_first=True
+        )
 
     async def _customer(
         self, customer_id: str, report: ReconcileReport, *, fix: bool, must_be_known: bool = False

@@ -22,8 +22,8 @@ class Case:
     """
     A lane's period [start, end), its rows that may have been counted, and what was said before.
 
-    `end` is the month's, or that of the first hour with a row in flight or younger than the
-    provider's lag.
+    `end` is the period's, or that of the first hour with a row in flight or younger than the
+    provider's lag. `mends` is False where a difference is only told.
     """
 
     lane: Lane
@@ -31,6 +31,7 @@ class Case:
     end: datetime
     rows: Sequence[SentRow]
     prior: Reconciliation | None
+    mends: bool = True
 
     @property
     def evidence(self) -> str:
@@ -104,7 +105,7 @@ def periods(now: datetime, lag: timedelta) -> list[tuple[datetime, datetime]]:
 
     Stripe takes events of the last 35 days, so nothing before can be mended.
     """
-    last = _hour(now - lag)
+    last = hour_of(now - lag)
     this = last.replace(day=1, hour=0)
     before = (this - timedelta(days=1)).replace(day=1)
     return [(before, this), (this, last)] if last > this else [(before, this)]
@@ -157,5 +158,6 @@ def words_of(verdicts: Sequence[HourVerdict]) -> str:
     return "; ".join(words)
 
 
-def _hour(instant: datetime) -> datetime:
+def hour_of(instant: datetime) -> datetime:
+    """The start of an instant's UTC hour."""
     return instant.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

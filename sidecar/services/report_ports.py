@@ -218,3 +218,10 @@ class MeterSums(Protocol):
 
     async def cancel(self, event_name: str, identifier: str) -> None:
         """Take an event back. Raises ProviderRefused, StoreUnavailable."""
+
+
+class PeriodSums(Protocol):
+    """Whoever compares what was reported with what the provider has counted."""
+
+    async def compare(self, customer_id: str, start: datetime, end: datetime) -> None:
+        """Compare a customer's meters over [start, end), and keep what is found. Repeatable."""

@@ -21,6 +21,7 @@ from sidecar.services.report_evidence import (
     Case,
     confirmed,
     evidence_of,
+    hour_of,
     make_case,
     periods,
     words_of,
@@ -142,11 +143,11 @@ class ReportReconciler:
                     found += await self._claimed(lane)
                 except Conflict:
                     # Another comparison of the lane was faster.
-                    await self._record.look_again(lane, at=self._long_ago())
+                    await self.make_due(lane)
                 except (BudgetSpent, StoreUnavailable):
                     # Those that were claimed and not reached have not had their turn.
                     for left in lanes[place:]:
-                        await self._record.look_again(left, at=self._long_ago())
+                        await self.make_due(left)
                     raise
         return found
 
@@ -170,6 +171,26 @@ class ReportReconciler:
                 found.append(result)
         return found
 
+    async def compare_span(self, lane: Lane, start: datetime, end: datetime) -> None:
+        """
+        Compare any whole hours of a lane, and mend nothing: a difference makes the lane due.
+
+        Raises:
+            Conflict, BudgetSpent, StoreUnavailable: It was not compared.
+        """
+        last = min(end, hour_of(self._clock.now() - self._times.lag))
+        case = await self._case(lane, (start, last)) if start < last else None
+        if case is None:
+            return
+        result = await self._compare(replace(case, mends=False), correct=False)
+        telemetry.REPORT_RECONCILIATIONS.labels(result.outcome.value).inc()
+        if result.outcome is not Outcome.SAME:
+            await self.make_due(lane)
+
+    async def make_due(self, lane: Lane) -> None:
+        """Have the next round look at a lane."""
+        await self._record.look_again(lane, at=self._long_ago())
+
     async def _claimed(self, lane: Lane) -> list[Reconciliation]:
         results = await self.reconcile(lane)
         waits = [one for one in results if one.outcome in (Outcome.WAITING, Outcome.MENDED)]
@@ -190,7 +211,7 @@ class ReportReconciler:
         prior = await self._record.read(lane, span[0])
         young = self._clock.now() - self._times.lag
         case = make_case(lane, span, rows, young=young, prior=prior)
-        if not rows or (not case.rows and case.end == span[1]):
+        if not rows or (not case.rows and case.end == span[1]) or case.end <= case.start:
             return None
         settled = prior is not None and prior.outcome is Outcome.SAME
         if settled and prior is not None and prior.evidence == case.evidence:
@@ -259,6 +280,8 @@ class ReportReconciler:
     ) -> Reconciliation:
         """Mend what two readings say alike; the first one waits for the second."""
         detail = words_of(verdicts)
+        if not case.mends:
+            return await self._keep(case, Outcome.WAITING, evidence, found=total, detail=detail)
         now, prior = self._clock.now(), case.prior
         seen = (
             prior is not None

@@ -232,7 +232,9 @@ class SettlementWorker:
         half = timedelta(seconds=self._lease_seconds / 2)
         if lease is None:
             self._held.pop(shard, None)
-            self._taken_until[shard] = now + half
+            # No longer than the other's lease; a row that was only locked is asked for again soon.
+            left = await self._ledger.lease_left(shard, self._owner)
+            self._taken_until[shard] = now + min(half, timedelta(seconds=left))
             return None
         self._taken_until.pop(shard, None)
         renewed = replace(held or _Held(lease, now), lease=lease, renew_at=now + half)
@@ -377,7 +379,7 @@ class SettlementWorker:
         meters = frozenset(
             name
             for name in card.priced_meters()
-            if card.meters[name].reported and card.billing is not Billing.PREPAID
+            if card.meters[name].reported and card.billing is Billing.POSTPAID
         )
         if len(self._cards) >= _CARDS_MAX:
             self._cards.pop(next(iter(self._cards)))

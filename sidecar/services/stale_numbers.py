@@ -88,7 +88,7 @@ class StaleNumbers:
             count, at = seen.used[take.field]
             seen.used[take.field] = count + take.quantity, at
         seen.numbers = replace(
-            seen.numbers, available_nano=seen.numbers.available_nano - plan.amount_nano
+            seen.numbers, available_nano=plan.available_after(seen.numbers.available_nano)
         )
         return replace(
             numbers,

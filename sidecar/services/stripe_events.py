@@ -41,7 +41,9 @@ NEEDED_EVENTS: Final = (
     "payment_intent.succeeded",
     "refund.updated",
 )
-"""Snapshot events that an endpoint should have; as many as a list can be filtered by."""
+"""Snapshot events that a sweep lists: as many as a list can be filtered by."""
+ENDPOINT_EVENTS: Final = (*NEEDED_EVENTS, "invoice.created")
+"""Snapshot events that an endpoint should have; what comes of the last is looked at anyway."""
 
 _ID: Final = re.compile(r"[A-Za-z0-9_]{1,120}", re.ASCII)
 _EVENT_ID: Final = re.compile(r"[A-Za-z0-9_.-]{1,255}", re.ASCII)

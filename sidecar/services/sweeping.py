@@ -117,7 +117,7 @@ class Sweeper:
         if stored is None:
             raise InvariantViolated("an interrupted capture's hold cannot be read")
         status = await self._metering.finish(interrupted, stored.terms)
-        if status not in _BOOKED:
+        if status not in (*_BOOKED, CaptureStatus.CLAIMED):
             raise InvariantViolated(f"an interrupted capture cannot be finished: {status.value}")
 
     async def _settle(self, customer_id: str, hold_id: str) -> OrphanFate | None:

@@ -206,8 +206,9 @@ class TopUpWorker:
 
     async def _step(self, found: CustomerRule) -> None:
         balance = await self._credits.read_balance(found.customer_id)
-        # An overdraft is no credit: it is what top-ups are to keep unused.
-        credit_nano = balance.available_nano - balance.overdraft_nano
+        # An overdraft is no credit: it is what top-ups are to keep unused. Nor does credit that is
+        # bought now pay what is owed on invoices.
+        credit_nano = balance.free_nano - balance.deficit_nano
         attempts = await self._record.list_attempts(found.customer_id, limit=ATTEMPTS_READ)
         step = next_step(
             found.rule, credit_nano=credit_nano, attempts=attempts, now=self._clock.now()

@@ -53,8 +53,15 @@ class JudgedNumbers:
         return used - counted(take, self.seen)
 
     def available_before(self, plan: CheckPlan) -> int:
-        """The credit before the request."""
+        """
+        The credit before the request.
+
+        Where an invoice took what credit lacked, nothing tells how much there was: then it is what
+        is left, 0.
+        """
         moved = not self.seen.denied and self.after_hold
+        if plan.invoices_rest and not self.seen.available_nano:
+            return 0
         return self.seen.available_nano + (plan.amount_nano if moved else 0)
 
 

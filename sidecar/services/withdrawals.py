@@ -6,10 +6,12 @@ live store makes of it is noted once, so that a repeat is told the same.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sidecar import telemetry
 from sidecar.domain.errors import (
     Conflict,
+    CreditSpent,
     InvalidInput,
     NotFound,
     Refused,
@@ -74,6 +76,48 @@ class WithdrawalService:
                     "ask anew, under another key"
                 )
 
+    async def take_back(self, withdrawal: Withdrawal) -> Withdrawal:
+        """
+        Take back what a refund at a provider has taken, whether it is spent by now or not.
+
+        What is free goes as a refund; if a part is spent or set aside, all of it goes as a
+        reversal, which leaves a deficit. Safe to repeat.
+
+        Raises:
+            Conflict: It is refused for another reason: the grant was voided or has expired, or
+                the id was given with other content. People are to look.
+            StoreUnavailable: As `withdraw`.
+        """
+        try:
+            return await self.withdraw(replace(withdrawal, kind=WithdrawalKind.REFUND))
+        except CreditSpent:
+            pass
+        except Refused:
+            # At the first attempt, which may have ended before the reversal was written down.
+            if not await self._is_spent(withdrawal):
+                raise
+        return await self.withdraw(
+            replace(
+                withdrawal,
+                withdrawal_id=spent_name(withdrawal.withdrawal_id),
+                kind=WithdrawalKind.DISPUTE,
+            )
+        )
+
+    async def _is_spent(self, withdrawal: Withdrawal) -> bool:
+        """Whether a refund was refused since it was spent, as far as can be told now."""
+        name, after = spent_name(withdrawal.withdrawal_id), ""
+        while page := await self._accounts.list_withdrawals(
+            withdrawal.customer_id, after=after, limit=_PAGE
+        ):
+            if any(one.withdrawal_id == name for one in page):
+                return True
+            after = page[-1].withdrawal_id
+        for one in await self._live.list_live_grants(withdrawal.customer_id):
+            if one.grant_id == withdrawal.grant_id:
+                return one.state == "active" and one.free_nano < (withdrawal.amount_nano or 0)
+        return True  # The live store keeps a grant for as long as anything of it is left.
+
     async def apply(self, withdrawal: Withdrawal) -> Withdrawal:
         """
         Bring a recorded withdrawal to the live store and note what came of it.
@@ -96,7 +140,7 @@ class WithdrawalService:
             if noted.state is WithdrawalState.APPLIED:  # Another attempt was there first.
                 return noted
             telemetry.WITHDRAWALS.labels(kind, "refused").inc()
-            raise Conflict(words) from error
+            raise (CreditSpent if isinstance(error, CreditSpent) else Conflict)(words) from error
         except NotFound as error:
             # The record has the grant, so the live store has lost it and is to be rebuilt.
             # Others need not wait for that.
@@ -159,3 +203,8 @@ class WithdrawalService:
             f"{verb}: it is {found.state} and {format_amount(found.free_nano)} of it is free, "
             f"{format_amount(found.pinned_nano)} is set aside by open holds; asked for {asked}"
         )
+
+
+def spent_name(withdrawal_id: str) -> str:
+    """Of the reversal that stands in for a refund of what is spent."""
+    return f"{withdrawal_id}:spent"

@@ -8,9 +8,8 @@ requests, customers, webhooks. There is no schema to check against; what is not 
 import asyncio
 import json
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -18,6 +17,7 @@ from sidecar.standins.paystack_errors import PaystackError
 from sidecar.standins.paystack_hooks import Hooks
 from sidecar.standins.paystack_requests import PaymentRequests
 from sidecar.standins.paystack_transactions import Card, Transactions
+from sidecar.standins.serving import AFTER_COMMIT, BEFORE_COMMIT, HttpStandin, RequestRecord
 from sidecar.standins.stripe_faults import Fault, Faults
 from sidecar.standins.stripe_replies import Delivery, Reply, deliver
 
@@ -25,27 +25,8 @@ BODY_BYTES_MAX = 65_536
 LOG_MAX = 10_000
 SECRET = "sk_test_standin"  # noqa: S105  A stand-in's, which opens nothing.
 
-_BEFORE_COMMIT = {
-    Fault.DROP_BEFORE_COMMIT: Delivery.DROP,
-    Fault.TIMEOUT_BEFORE_COMMIT: Delivery.HANG,
-}
-_AFTER_COMMIT = {
-    Fault.DROP_AFTER_COMMIT: Delivery.DROP,
-    Fault.TRUNCATE_AFTER_COMMIT: Delivery.TRUNCATE,
-    Fault.TIMEOUT_AFTER_COMMIT: Delivery.HANG,
-    Fault.NOT_JSON_AFTER_COMMIT: Delivery.NOT_JSON,
-}
 
-
-class RequestRecord(NamedTuple):
-    """A request that was served; status 0 means that no answer was sent."""
-
-    method: str
-    path: str
-    status: int
-
-
-class PaystackStandin:
+class PaystackStandin(HttpStandin):
     """
     One Paystack account in memory behind an HTTP server.
 
@@ -55,6 +36,7 @@ class PaystackStandin:
     """
 
     def __init__(self, *, faults: Faults | None = None, secret: str = SECRET) -> None:
+        super().__init__(body_bytes_max=BODY_BYTES_MAX)
         self.faults = faults or Faults(paths=None)
         self.hooks = Hooks(secret)
         self.requests_log: deque[RequestRecord] = deque(maxlen=LOG_MAX)
@@ -62,36 +44,6 @@ class PaystackStandin:
         self._secret = secret
         self.transactions = Transactions(self.hooks.emit)
         self.requests = PaymentRequests(self.transactions, self.hooks.emit)
-        self._runner: web.AppRunner | None = None
-        self._stopping = asyncio.Event()
-
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen and answer the base URL; state survives `stop` and a second `start`."""
-        assert self._runner is None, "the stand-in is running"
-        self._stopping = asyncio.Event()
-        app = web.Application(client_max_size=BODY_BYTES_MAX)
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        bound = self._runner.addresses[0]
-        return f"http://{bound[0]}:{bound[1]}"
-
-    async def stop(self) -> None:
-        """Close the server and every connection; hanging requests end unanswered."""
-        self._stopping.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port while the block runs; gives the base URL."""
-        url = await self.start()
-        try:
-            yield url
-        finally:
-            await self.stop()
 
     def add_card(self, code: str, email: str, card: Card = Card.SUCCEEDS) -> None:
         """Save a card, or change what happens with it."""
@@ -149,8 +101,8 @@ class PaystackStandin:
                 {"status": False, "message": "Please wait a few minutes and try again."},
                 {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1"},
             )
-        if fault in _BEFORE_COMMIT:
-            return Reply(status=0, body=b"", delivery=_BEFORE_COMMIT[fault])
+        if fault in BEFORE_COMMIT:
+            return Reply(status=0, body=b"", delivery=BEFORE_COMMIT[fault])
         if fault is Fault.LATENCY:
             await asyncio.sleep(self.faults.latency_seconds)
         if fault is Fault.ERROR_BEFORE_COMMIT:
@@ -158,7 +110,7 @@ class PaystackStandin:
         reply = effect()
         if fault is Fault.ERROR_AFTER_COMMIT:
             return _server_error()
-        delivery = _AFTER_COMMIT.get(fault, Delivery.SEND)
+        delivery = AFTER_COMMIT.get(fault, Delivery.SEND)
         return Reply(status=reply.status, body=reply.body, headers=reply.headers, delivery=delivery)
 
     def _find(self, request: web.Request, body: dict[str, Any]) -> Callable[[], Reply]:

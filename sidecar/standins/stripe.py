@@ -11,12 +11,13 @@ import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from sidecar.standins.serving import RequestRecord
 from sidecar.standins.stripe_deliveries import Attempt
 from sidecar.standins.stripe_events import ErrorReport
 from sidecar.standins.stripe_meters import MeterEvent
 from sidecar.standins.stripe_preview import InvoicePreview
 from sidecar.standins.stripe_rooms import Item
-from sidecar.standins.stripe_server import RequestRecord, StripeServer
+from sidecar.standins.stripe_server import StripeServer
 from sidecar.standins.stripe_settings import MovableClock, RunningClock, exact_sum
 
 __all__ = ["RequestRecord", "StripeStandin"]

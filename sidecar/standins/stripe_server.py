@@ -3,13 +3,13 @@
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
 
 from aiohttp import web
 
+from sidecar.standins.serving import AFTER_COMMIT, BEFORE_COMMIT, HttpStandin, RequestRecord
 from sidecar.standins.stripe_account import Account
 from sidecar.standins.stripe_deliveries import WebhookKnobs
 from sidecar.standins.stripe_errors import NO_RETRY, ApiError, StandinBug, not_modelled
@@ -37,27 +37,7 @@ BUGS_MAX = 100
 TICK_SECONDS = 0.2
 
 
-class RequestRecord(NamedTuple):
-    """A request that was served; status 0 means that no answer was sent."""
-
-    method: str
-    path: str
-    status: int
-
-
-_BEFORE_COMMIT = {
-    Fault.DROP_BEFORE_COMMIT: Delivery.DROP,
-    Fault.TIMEOUT_BEFORE_COMMIT: Delivery.HANG,
-}
-_AFTER_COMMIT = {
-    Fault.DROP_AFTER_COMMIT: Delivery.DROP,
-    Fault.TRUNCATE_AFTER_COMMIT: Delivery.TRUNCATE,
-    Fault.TIMEOUT_AFTER_COMMIT: Delivery.HANG,
-    Fault.NOT_JSON_AFTER_COMMIT: Delivery.NOT_JSON,
-}
-
-
-class StripeServer:
+class StripeServer(HttpStandin):
     """
     One Stripe account in memory behind an HTTP server.
 
@@ -80,6 +60,7 @@ class StripeServer:
         automatic: bool = False,
     ) -> None:
         self.settings = settings or StripeSettings()
+        super().__init__(body_bytes_max=self.settings.body_bytes_max)
         self.faults = faults or Faults()
         self.requests_log: deque[RequestRecord] = deque(maxlen=self.settings.requests_log_max)
         self.bugs: deque[str] = deque(maxlen=BUGS_MAX)
@@ -92,25 +73,16 @@ class StripeServer:
         self._handlers = make_routes(self.account, self.clock)
         self._locks: set[tuple[str, str]] = set()
         self._request_numbers = itertools.count(1)
-        self._stopping = asyncio.Event()
-        self._runner: web.AppRunner | None = None
         self._automatic = automatic
         self._background: list[asyncio.Task[None]] = []
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen and answer the base URL; state survives `stop` and a second `start`."""
-        assert self._runner is None, "the stand-in is running"
-        self._stopping = asyncio.Event()
-        app = web.Application(client_max_size=self.settings.body_bytes_max)
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
+        """Listen and answer the base URL; in the automatic mode time begins to take effect."""
+        url = await super().start(host, port)
         if self._automatic:
             works = (self.account.deliveries.run(), self._tick())
             self._background = [asyncio.create_task(self._guarded(work)) for work in works]
-        bound = self._runner.addresses[0]
-        return f"http://{bound[0]}:{bound[1]}"
+        return url
 
     async def stop(self) -> None:
         """Close the server and every connection; hanging requests end unanswered."""
@@ -119,18 +91,7 @@ class StripeServer:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         self._background = []
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
-
-    @asynccontextmanager
-    async def serving(self) -> AsyncIterator[str]:
-        """Listen on a free port while the block runs; gives the base URL."""
-        url = await self.start()
-        try:
-            yield url
-        finally:
-            await self.stop()
+        await super().stop()
 
     async def _tick(self) -> None:
         while True:
@@ -178,13 +139,13 @@ class StripeServer:
             raise rate_limited()
         if fault is Fault.LOCK_TIMEOUT:
             raise lock_timeout()
-        if fault in _BEFORE_COMMIT:
-            return lost_reply(_BEFORE_COMMIT[fault])
+        if fault in BEFORE_COMMIT:
+            return lost_reply(BEFORE_COMMIT[fault])
         if call.keeps_answer:
             reply = await self._perform_once(call, fault, request_id)
         else:
             reply = await self._perform(call, fault, request_id)
-        return replace(reply, delivery=_AFTER_COMMIT.get(fault, Delivery.SEND))
+        return replace(reply, delivery=AFTER_COMMIT.get(fault, Delivery.SEND))
 
     async def _perform_once(self, call: Call, fault: Fault, request_id: str) -> Reply:
         """Perform a call, or replay the answer to the first one with its key."""

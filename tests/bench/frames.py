@@ -113,7 +113,7 @@ class Connection:
                 if is_end and stream_id in begun:  # grpcio resets some that have ended, too.
                     ended += 1
                     took, body = now - begun.pop(stream_id), bodies.pop(stream_id, b"")
-                    if kind == _HEADERS and len(body) > 5:
+                    if kind == _HEADERS and len(body) >= 5:  # An empty message is one, too.
                         found.seconds.append(took)
                         found.messages.append(body[5:])
                     else:

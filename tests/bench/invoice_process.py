@@ -55,7 +55,9 @@ async def main() -> None:
     pool = await open_pool(order["postgres_dsn"], command_timeout_seconds=300.0)
     book = PostgresInvoiceBook(pool)
     policy = SimpleNamespace(
-        all_cards=(card,), timeline_for=lambda plan, customer: Timeline(cards=(card,))
+        all_cards=(card,),
+        timeline_for=lambda plan, customer: Timeline(cards=(card,)),
+        late_usage={},
     )
     maker = InvoiceMaker(
         record=book,

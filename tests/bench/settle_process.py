@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvloop
 
+from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
@@ -33,6 +34,8 @@ def resident_kib() -> int:
 
 
 async def main() -> None:
+    # As `sidecar serve` does.
+    calm_collector()
     order = json.loads(sys.stdin.readline())
     connection = RedisConnection.from_url(order["redis_url"])
     keyspace = await fix_shards(connection, order["shards"])

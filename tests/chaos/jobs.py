@@ -95,7 +95,10 @@ async def webhooks(stores: Stores) -> None:
     fetched: Any = reach("fetched", PostgresFetched(stores.pool))
     credit = CreditService(accounts=accounts, live=live, policies=policies, clock=stores.clock)
     payments = PaymentHandler(
-        fetched, credit, WithdrawalService(accounts=accounts, live=live, credit=credit)
+        fetched,
+        credit,
+        WithdrawalService(accounts=accounts, live=live, credit=credit),
+        stores.clock,
     )
     objects: Any = reach("stripe", StripeObjects(connection))
     handlers = ObjectHandlers(
@@ -105,9 +108,10 @@ async def webhooks(stores: Stores) -> None:
         policies,
         plans=PlanMap(stores.task.plans, ended_plan=ENDED_PLAN),
         report_errors=None,
+        clock=stores.clock,
     )
     worker = InboxWorker(
-        reach("inbox", PostgresInbox(stores.pool)),
+        reach("inbox", PostgresInbox(stores.pool, shard_of=stores.keyspace.shard_of)),
         {STRIPE: handlers},
         _standings(stores, policies),
         owner=stores.task.owner,
@@ -154,7 +158,10 @@ async def collect(stores: Stores) -> None:
     collector, close = PaystackBank.make(stores.task.paystack_url)
     worker = CollectingWorker(
         CollectStores(
-            record=reach("collections", PostgresCollections(stores.pool)),
+            record=reach(
+                "collections",
+                PostgresCollections(stores.pool, shard_of=stores.keyspace.shard_of),
+            ),
             invoices=reach("invoices_due", PostgresInvoicesDue(stores.pool)),
             customers=reach("payers", PostgresPayers(stores.pool)),
         ),

@@ -25,24 +25,40 @@ class Losses:
         """Nothing is there to be lost."""
 
     async def go_on(self) -> None:
+        """Nothing while anybody is at work: it might be reading sums just now."""
+
+    async def strike(self) -> None:
+        """
+        Something is lost that nobody has compared yet, or found again.
+
+        What was once found right is not read again, as long as the same rows are there.
+        """
         rng, lanes = self._world.rng, defaultdict[tuple[str | None, str], list[MeterEvent]](list)
+        compared = await self._compared()
         for event in self._world.outside.stripe.meter_events:
             lanes[event.customer, event.event_name].append(event)
-        for events in lanes.values():
+        for lane, events in lanes.items():
             counted = {_base(one) for one in events if one.counts}
             lost = [one for one in events if one.error == ERROR]
-            twice = [one for one in events if one.identifier in self._found]
-            if any(_base(one) not in counted for one in lost) or any(
-                sum(_base(other) == _base(one) and other.counts for other in events) > 1
-                for one in twice
-            ):
+            if any(_base(one) not in counted for one in lost) or _counts_twice(events):
                 continue
-            if lost and rng.random() < FINDS:
-                found = rng.choice(lost)
-                found.error = None
-                self._found.add(found.identifier)
+            since = compared.get(lane, datetime.min.replace(tzinfo=UTC))
+            new = {_base(one) for one in events if one.counts and one.received_at > since}
+            found = [one for one in lost if _base(one) in new]
+            if found and rng.random() < FINDS:
+                again = rng.choice(found)
+                again.error = None
+                self._found.add(again.identifier)
             elif rng.random() < LOSES:
-                self._lose(events)
+                self._lose([one for one in events if _base(one) in new])
+
+    async def _compared(self) -> dict[tuple[str | None, str], datetime]:
+        """When each lane's sums were last read."""
+        rows = await self._world.pool.fetch(
+            "SELECT c.stripe_customer_id, r.meter, max(r.read_at) AS read_at"
+            " FROM report_reconciliations r JOIN customers c USING (customer_id) GROUP BY 1, 2"
+        )
+        return {(row["stripe_customer_id"], row["meter"]): row["read_at"] for row in rows}
 
     def _lose(self, events: list[MeterEvent]) -> None:
         # This hour is compared when it is over.
@@ -69,3 +85,9 @@ class Losses:
 def _base(event: MeterEvent) -> str:
     """The row's name, whichever retry it is."""
     return re.sub(r":r\d+$", "", event.identifier)
+
+
+def _counts_twice(events: list[MeterEvent]) -> bool:
+    """Whether a row is counted under two names."""
+    counted = [_base(one) for one in events if one.counts]
+    return len(counted) > len(set(counted))

@@ -68,9 +68,11 @@ async def test_no_death_of_a_worker_loses_or_doubles_anything(
     world: World, capsys: pytest.CaptureFixture[str]
 ):
     told = 0
+    losses = next(story for story in world.stories if isinstance(story, Losses))
     try:
         while world.tally.kills.total() < KILLS or is_to_go_on(world):
             await world.use()
+            await losses.strike()
             await world.kill_some()
             told = tell(told, world, capsys)
         unkilled = world.unkilled()

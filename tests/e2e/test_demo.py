@@ -69,6 +69,9 @@ def check_invoice(screen: str) -> None:
     assert line != other[3]
     # Four answers, a stream, and one that was cut.
     assert "and back: 6 requests made that line" in screen
+    assert re.search(r"Stripe charges 200 cents by invoice in_\w+; its webhook says paid", screen)
+    assert "2.00 taken by Stripe, cus_postpaid owes 0.00" in screen
+    assert "cus_overdue, whose unpaid invoice made it delinquent, pays: good" in screen
 
 
 async def test_the_demo_tells_the_same_story_and_its_numbers_agree(tmp_path: Path):

@@ -607,6 +607,15 @@ async def test_report_once_without_a_key_is_refused(external: dict[str, object],
         await report_once(settings(folder, "settlement", **external))
 
 
+async def test_a_plan_of_subscriptions_that_the_policy_lacks_is_found_at_start(
+    external: dict[str, object], folder: Path
+):
+    wrong = {"plans": {"price_1": "gold"}}
+    with pytest.raises(ConfigError, match=r"stripe\.plans\.price_1 is 'gold'"):
+        async with running(settings(folder, "settlement", stripe=wrong, **external)):
+            pass
+
+
 async def test_doctor_looks_and_changes_nothing(
     external: dict[str, object], folder: Path, redis_socket: Path, redis_url: str
 ):

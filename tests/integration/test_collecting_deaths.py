@@ -56,6 +56,19 @@ async def check(bank, pool, story: str) -> Counter[str]:
         assert row["state"] in ("paid", "failed"), story
     assert all(count <= 1 for count in bank.asked().values()), (bank.asked(), story)
     assert taken.keys() <= {row["invoice_id"] for row in rows}
+    # Stripe's are posted, and told, by the inbox.
+    posted = await pool.fetch(
+        "SELECT first_entry_id, amount_nano FROM ledger_transactions JOIN ledger_entries"
+        " USING (customer_id, transaction_id) WHERE kind = 'payment' AND account = 'clearing'"
+    )
+    assert sorted(row["amount_nano"] for row in posted) == sorted(
+        -row["amount_minor"] * NANO // 100
+        for row in rows
+        if row["state"] == "paid" and bank.provider != "stripe"
+    ), story
+    lost = await pool.fetchval("SELECT count(*) FROM collection_attempts WHERE outcome = 'failed'")
+    told = await pool.fetchval("SELECT count(*) FROM notices WHERE kind = 'payment.failed'")
+    assert told == (0 if bank.provider == "stripe" else lost), story
     return Counter(row["state"] for row in rows)
 
 

@@ -63,7 +63,7 @@ class DebtWorld(CollectingWorld):
         )
         self.timer = StandingTimer(record, self.standings, self.clock, interval_seconds=0.01)
         self.service = CollectionService(self.record)
-        self.inbox = PostgresInbox(pool)
+        self.inbox = PostgresInbox(pool, shard_of=lambda _: 0)
         self.inbox_worker = InboxWorker(
             self.inbox,
             {"paystack": NewsHandlers(self.service)},
@@ -210,7 +210,9 @@ async def test_while_the_provider_never_answers_nothing_is_due(world):
 async def test_the_first_due_date_stays_and_the_row_follows_the_collection(world):
     await world.card(Card.FAILS)
     await world.closed()
-    first = world.worker(record=PostgresCollections(world.pool, due_after=DAY))
+    first = world.worker(
+        record=PostgresCollections(world.pool, due_after=DAY, shard_of=lambda _: 0)
+    )
     await first.collect_once()
     await world.until_quiet()
     row = await world.pool.fetchrow(

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from fixtures.fake_provider import CUSTOMER, FakeProvider
 from fixtures.inbox_world import PLANS, NotedErrors
+from fixtures.ledger_parts import verify
 from fixtures.memory_accounts import MemoryLiveAccounts
 from fixtures.memory_store import MemoryClock, MemoryState
 from fixtures.use_cases import FixedPolicies, make_policy
@@ -29,11 +30,13 @@ from sidecar.services.inbox_handlers import ObjectHandlers
 from sidecar.services.inbox_ports import (
     Handled,
     InboxState,
+    KnownCustomer,
     ObjectKind,
     ObjectRef,
     Receipt,
     ReceivedEvent,
 )
+from sidecar.services.paid_invoices import invoice_postings, payment_postings
 from sidecar.services.payments import TOP_UP_KEY, PaymentHandler
 from sidecar.services.provider_sweep import ProviderSweep
 from sidecar.services.standing import StandingService, StandingTimer
@@ -44,6 +47,8 @@ INVOICE = ObjectRef(provider=STRIPE, kind=ObjectKind.INVOICE, object_id="in_1")
 TABLES = (
     *("inbox", "inbox_objects", "provider_invoices", "provider_subscriptions", "provider_payments"),
     *("standing_looks", "standing_overrides", "standings", "provider_sweeps", "customers"),
+    *("ledger_entries", "ledger_chain", "ledger_transactions", "account_balances", "shards"),
+    "payment_postings",
 )
 SHUFFLES = int(os.environ.get("SIDECAR_WEBHOOK_SHUFFLES_POSTGRES", "20"))
 
@@ -60,7 +65,7 @@ class Deployment:
         self.state = MemoryState(self.clock)
         self.live = MemoryLiveAccounts(self.state)
         policies = FixedPolicies(make_policy())
-        self.inbox, self.fetched = PostgresInbox(pool), PostgresFetched(pool)
+        self.inbox, self.fetched = PostgresInbox(pool, shard_of=lambda _: 0), PostgresFetched(pool)
         self.record = PostgresStandings(pool)
         self.standings = StandingService(
             record=self.record,
@@ -78,10 +83,11 @@ class Deployment:
         self.handlers = ObjectHandlers(
             self.provider,
             self.fetched,
-            PaymentHandler(self.fetched, self.credits, withdrawals),
+            PaymentHandler(self.fetched, self.credits, withdrawals, self.clock),
             policies,
             plans=PLANS,
             report_errors=NotedErrors(),
+            clock=self.clock,
         )
         self.worker = self.new_worker("one")
         self.timer = StandingTimer(self.record, self.standings, self.clock, interval_seconds=0.01)
@@ -336,11 +342,41 @@ async def test_one_process_sweeps_at_a_time(deployment):
     assert deployment.standing() == "delinquent"
 
 
+async def clear(pool) -> None:  # The ledger too, as only a superuser can.
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        for table in TABLES:
+            await connection.execute(f"DELETE FROM {table}")
+
+
+async def posted(pool, provider: FakeProvider) -> None:
+    """What stands in the ledger is what the provider says at the end, and nothing else."""
+    us = KnownCustomer(customer_id="cus_1", currency="USD")
+    wanted = [
+        *(
+            one
+            for found in provider.invoices.values()
+            for one in invoice_postings(found, us, STRIPE)
+        ),
+        *(
+            one
+            for found in provider.payments.values()
+            for one in payment_postings(found, us, STRIPE)
+        ),
+    ]
+    rows = await pool.fetch("SELECT * FROM payment_postings WHERE gross_nano <> 0")
+    assert {
+        (row["invoice_id"], row["payment_id"], row["kind"]): row["net_nano"] for row in rows
+    } == {one.place[1:]: one.net_nano for one in wanted if one.gross_nano}
+    owed = await pool.fetchval("SELECT sum(customer_receivable_nano) FROM account_balances")
+    assert (owed or 0) == sum(one.net_nano for one in wanted)
+    assert (await verify(pool)).intact
+
+
 async def test_shuffled_repeated_and_lost_webhooks_end_right_on_postgres(postgres_pool):
     seed = int(os.environ.get("SIDECAR_SIM_SEED", "0")) or random.SystemRandom().randrange(2**32)
     for number in range(SHUFFLES):
-        for table in TABLES:
-            await postgres_pool.execute(f"DELETE FROM {table}")
+        await clear(postgres_pool)
         deployment = Deployment(postgres_pool)
         await deployment.customer()
         rng = random.Random(f"{seed}:{number}")
@@ -356,6 +392,7 @@ async def test_shuffled_repeated_and_lost_webhooks_end_right_on_postgres(postgre
         await deployment.work()
         await deployment.new_sweep().sweep_once()
         await deployment.work()
+        await posted(postgres_pool, deployment.provider)
         for _ in range(3):
             right = expected(deployment.provider, deployment.clock.now())
             assert deployment.standing() == right, (seed, number)

@@ -1,16 +1,12 @@
 """The inbox against the Stripe stand-in: its events, and its objects by the real SDK."""
 
 import random
-from contextlib import asynccontextmanager
 from datetime import timedelta
 
 from fixtures.fake_provider import CUSTOMER
-from fixtures.inbox_world import InboxWorld
-from fixtures.stripe_world import KEY, stripe_world
+from fixtures.stripe_inbox import Joined, billed, joined
 
 from sidecar.inbound.webhooks.stripe import StripeWebhooks
-from sidecar.outbound.stripe.client import StripeConnection
-from sidecar.outbound.stripe.objects import StripeObjects
 from sidecar.services.payments import CUSTOMER_KEY, TOP_UP_KEY
 from sidecar.services.stripe_events import read_event
 
@@ -22,59 +18,8 @@ LINE = {
 }
 
 
-class Joined:
-    """An inbox in memory whose provider is the stand-in; their clocks are one."""
-
-    def __init__(self, stripe, inbox: InboxWorld) -> None:
-        self.stripe, self.inbox = stripe, inbox
-        self.told = 0
-
-    async def hear(self, rng: random.Random | None = None) -> None:
-        """All webhooks since the last time, shuffled and repeated if there are dice."""
-        self.inbox.clock.instant = self.stripe.standin.clock()
-        fresh = list(self.stripe.standin.snapshot_events)[self.told :]
-        self.told += len(fresh)
-        events = [event for event in map(read_event, fresh) if event is not None]
-        assert len(events) == len(fresh)
-        if rng is not None:
-            events += rng.choices(events, k=len(events))
-            rng.shuffle(events)
-        for event in events:
-            await self.inbox.inbox.receive(event)
-            if rng is None or rng.random() < 0.3:
-                await self.inbox.worker.work_once()
-        await self.inbox.work()
-        await self.inbox.timer.look_once()
-        assert self.inbox.parked() == {}
-
-
-@asynccontextmanager
-async def joined():
-    inbox = InboxWorld()
-    await inbox.customer()
-    async with stripe_world() as stripe:
-        connection = StripeConnection(KEY, base_url=stripe.url)
-        inbox.handlers._objects = StripeObjects(connection)
-        stripe.standin.add_customer(CUSTOMER, card="pm_card_visa")
-        try:
-            yield Joined(stripe, inbox)
-        finally:
-            await connection.close()
-
-
 async def available(world: Joined) -> int:
     return (await world.inbox.cases.credits.read_balance("cus_1")).available_nano
-
-
-async def billed(world: Joined, **params: object) -> str:
-    """An invoice of 10.00 that is finalized: its id."""
-    v1 = world.stripe.v1
-    await v1.invoice_items.create_async({"customer": CUSTOMER, "amount": 1_000, "currency": "usd"})
-    made = await v1.invoices.create_async(
-        {"customer": CUSTOMER, "pending_invoice_items_behavior": "include", **params}
-    )
-    await v1.invoices.finalize_invoice_async(made.id)
-    return str(made.id)
 
 
 async def test_an_invoice_that_is_not_paid_in_time_and_then_is():
@@ -174,7 +119,7 @@ async def test_a_subscription_gives_its_plan_until_it_ends():
 
 async def test_its_lists_and_its_reports_of_errors_are_read():
     async with joined() as world:
-        objects: StripeObjects = world.inbox.handlers._objects
+        objects = world.inbox.handlers._objects
         name = await billed(world, collection_method="send_invoice", days_until_due=1)
         found = await objects.list_open_invoices(None)
         assert [one.invoice_id for one in found.invoices] == [name]

@@ -6,11 +6,14 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fixtures.invoice_parts import Invoicing, Rater
+from fixtures.invoice_parts import NOVEMBER, Invoicing, Rater
 from fixtures.ledger_parts import verify
 
-from sidecar.domain.errors import SidecarError
+from sidecar.domain.errors import SidecarError, StoreUnavailable
+from sidecar.domain.invoices import PRICE_MONTH
+from sidecar.outbound.postgres.invoice_book import PostgresInvoiceBook
 from sidecar.outbound.postgres.pool import open_pool
+from sidecar.services.invoicing_ports import Draft
 
 START = datetime(2026, 11, 1, tzinfo=UTC)
 CUSTOMERS = 6
@@ -144,3 +147,36 @@ async def test_connections_killed_at_any_step_leave_every_event_invoiced_once(
     await finish(calm)
     assert await check(calm, 120) > 0
     await pool.close()
+
+
+async def test_a_sum_may_take_longer_than_other_statements(postgres_pool, postgres_dsn):
+    invoicing = Invoicing(postgres_pool)
+    await invoicing.add_customer()
+    await invoicing.settle(Rater(invoicing.cards[0]).capture(1, {"input-tokens": 3}, NOVEMBER))
+    impatient = await open_pool(postgres_dsn, command_timeout_seconds=2.0)
+    draft = Draft(
+        invoice_id=None,
+        customer_id="cus_a",
+        currency="USD",
+        plan="plan",
+        provider="webhook",
+        sequence=0,
+        period=PRICE_MONTH.at(NOVEMBER),
+    )
+    try:
+        async with postgres_pool.acquire() as other:
+            held = other.transaction()
+            await held.start()
+            await other.execute("LOCK TABLE late_usage IN ACCESS EXCLUSIVE MODE")
+            summing = asyncio.create_task(PostgresInvoiceBook(impatient).sum_usage([draft]))
+            with pytest.raises(StoreUnavailable):
+                await PostgresInvoiceBook(impatient, sum_seconds_max=0.5).sum_usage([draft])
+            with pytest.raises(TimeoutError):
+                await impatient.fetch("SELECT FROM late_usage")
+            await asyncio.sleep(1.5)  # The server gives other statements up after a second more.
+            assert not summing.done()
+            await held.rollback()
+            ((part,),) = await summing
+    finally:
+        await impatient.close()
+    assert part.quantity == 3

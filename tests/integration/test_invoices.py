@@ -22,6 +22,7 @@ from sidecar.domain.errors import Conflict, InvalidInput, NotFound, StoreUnavail
 from sidecar.domain.invoices import FindingKind, InvoiceState, LatePolicy
 from sidecar.domain.period_prices import Flat, Minimum, Volume
 from sidecar.domain.price_models import Package, Tier
+from sidecar.domain.rate_cards import PriceLine
 from sidecar.services.invoicing_ports import CreditNote, CreditNoteLine, InvoiceFilter
 
 USED = {"input-tokens": 10, "output-tokens": 4}
@@ -188,18 +189,41 @@ async def test_an_amount_that_is_not_the_price_of_the_total_is_found_and_kept(in
     assert invoice.total_nano == 4_999
 
 
-async def test_a_correction_that_leaves_a_gap_in_the_total_is_told_apart(invoicing, rater):
+async def test_corrections_leave_no_gap_in_the_total(invoicing, rater):
     first = rater.capture(1, {"output-tokens": 100}, NOVEMBER)
     second = rater.capture(2, {"output-tokens": 1}, NOVEMBER)
     await invoicing.settle(first, second, rater.correct(first, {"output-tokens": 3}))
     await invoicing.round_at(DECEMBER)
     (invoice,) = await invoicing.invoices()
-    captured = sum(record.event.amount_nano for record, _ in rater.taken.values())
-    assert invoice.total_nano == captured
-    expected = Package(amount_nano=1_000_003, per=7).cumulative(4)
-    assert [one.kind for one in invoice.findings] == (
-        [] if captured == expected else [FindingKind.CORRECTED_TOTAL]
+    assert invoice.total_nano == Package(amount_nano=1_000_003, per=7).cumulative(4)
+    assert invoice.findings == ()
+
+
+async def test_a_correction_to_another_model_s_price_is_told_apart(postgres_pool):
+    own, general = Package(amount_nano=900, per=7), Package(amount_nano=400, per=7)
+    lines = (
+        PriceLine(meter="input-tokens", price=own, models=("gpt",)),
+        PriceLine(meter="input-tokens", price=general),
     )
+    card = replace(invoice_card({"input-tokens": general}), lines=lines)
+    invoicing = Invoicing(postgres_pool, cards=(card,))
+    await invoicing.add_customer()
+    captured = Rater(card).capture(1, {"input-tokens": 10}, NOVEMBER)
+    line = replace(captured.event.lines[0], amount_nano=own.cumulative(10))
+    event = replace(captured.event, model="gpt", lines=(line,))
+    captured = replace(captured, amount_nano=own.cumulative(10), event=event)
+    line = replace(line, quantity=4, amount_nano=general.cumulative(4))
+    corrected = replace(
+        captured,
+        kind="correction:1",
+        amount_nano=general.cumulative(4) - own.cumulative(10),
+        event=replace(event, model="other", lines=(line,)),
+    )
+    await invoicing.settle(captured, corrected)
+    await invoicing.round_at(DECEMBER)
+    (invoice,) = await invoicing.invoices()
+    assert invoice.total_nano == general.cumulative(4)
+    assert [one.kind for one in invoice.findings] == [FindingKind.CORRECTED_TOTAL]
 
 
 async def test_an_unknown_price_version_keeps_a_draft_and_no_other_invoice(invoicing, rater):
@@ -499,5 +523,10 @@ async def test_what_a_period_s_end_decides_is_charged_and_posted(postgres_pool):
     await invoicing.settle(rater.capture(3, used, NOVEMBER))  # Too late for the volume's total.
     await invoicing.round_at(LATER)
     december = (await invoicing.invoices())[1]
-    assert [one.kind for one in december.findings] == [FindingKind.LATE_CHARGE]
+    assert december.findings == ()
+    # What it costs by that total, and what the minimum need not add any more: to nothing in all.
+    late = {line.meter: line for line in december.lines if line.late and line.charge}
+    assert {line.period for line in late.values()} == {busy.period}
+    assert (late["requests"].quantity, late["requests"].amount_nano) == (150, 150 * 400)
+    assert late["floor"].amount_nano == -150 * 400 - 10 * 500
     assert (await verify(invoicing.pool)).intact

@@ -193,6 +193,29 @@ async def test_a_claim_does_not_wait_for_a_batch_that_is_under_way(postgres_pool
         assert await ledger.claim_shard(0, "second", 30) is None
 
 
+async def test_what_is_left_of_anothers_lease(postgres_pool, ledger, lease):
+    assert 25 < await ledger.lease_left(0, "other") <= 30
+    assert await ledger.lease_left(0, "worker") == 0, "its own"
+    assert await ledger.lease_left(5, "worker") == 0, "nobody's"
+    await postgres_pool.execute("UPDATE shards SET lease_until = now() - interval '1 minute'")
+    assert await ledger.lease_left(0, "other") == 0, "it has ended"
+
+
+async def test_new_events_beside_ones_that_are_there_are_posted_once(ledger, lease):
+    """Some of a batch is there already, some stands twice in it, and one is not like its repeat."""
+    assert await ledger.settle(lease, [usage_record(n) for n in range(5)], REPORTED) == 5
+    again = [replace(usage_record(n), entry_id=f"{2_000 + n}-0") for n in range(3, 9)]
+    twice = [replace(record, entry_id=f"3000-{n}") for n, record in enumerate(again)]
+    assert await ledger.settle(lease, [*again, *twice], REPORTED) == 4
+    assert await ledger.read_available("cus_a") == -9 * 7_000
+    other = replace(usage_record(20), entry_id="4000-0")
+    unlike = replace(usage_record(20, unit_nano=3), entry_id="4000-1")
+    assert other.amount_nano != unlike.amount_nano
+    with pytest.raises(InvalidInput, match="another amount"):
+        await ledger.settle(lease, [other, unlike], REPORTED)
+    assert await ledger.read_available("cus_a") == -9 * 7_000
+
+
 async def test_prepaid_usage_burns_credit_and_is_never_reported(postgres_pool, ledger, lease):
     await PostgresAccounts(postgres_pool).create_grant(
         Grant(grant_id="g1", customer_id="cus_a", amount_nano=10_000, currency="USD")

@@ -407,6 +407,7 @@ async def test_workers_that_crash_anywhere_leave_whole_chains(postgres_pool):
 
     class CrashingLedger:
         claim_shard = ledger.claim_shard
+        lease_left = ledger.lease_left
 
         async def settle(self, lease, records, reported_meters):
             if dice.random() < 0.2:

@@ -102,6 +102,7 @@ async def test_workers_that_crash_anywhere_post_every_record_exactly_once(postgr
         """Loses answers: before anything happened, or after the commit."""
 
         claim_shard = ledger.claim_shard
+        lease_left = ledger.lease_left
 
         async def settle(self, lease, records, reported_meters):
             if dice.random() < 0.2:

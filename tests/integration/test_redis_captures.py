@@ -337,7 +337,9 @@ async def test_usage_beyond_the_largest_balance_is_refused_and_not_wrapped(store
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS
     assert await store.numbers() == (0, AMOUNT_NANO_MAX, 0, -AMOUNT_NANO_MAX)
     with pytest.raises(InvalidInput):
-        await capture(store, event_of(hold_of(facts, 3, 0), -1))
+        await capture(store, event_of(hold_of(facts, 3, 0), -AMOUNT_NANO_MAX - 1))
+    refused = await capture(store, event_of(hold_of(facts, 3, 0), -1))
+    assert refused.status is CaptureStatus.OUT_OF_BOUNDS
     await store.grant(5)
     refused = await capture(store, event_of(hold_of(facts, 4, 0), 1))
     assert refused.status is CaptureStatus.OUT_OF_BOUNDS

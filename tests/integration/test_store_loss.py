@@ -356,6 +356,49 @@ async def test_running_totals_of_prices_go_on(world, redis):
     assert await reserve(world, usage_of(later, 0), 1) == 13
 
 
+@pytest.mark.parametrize("measured", [3, 36])
+@pytest.mark.parametrize("forgotten", [False, True])
+async def test_what_corrects_an_estimate_of_before_the_loss_moves_the_total_by_the_difference(
+    world, redis, measured, forgotten
+):
+    """Whether the store was told of the estimate at once, or claims it first."""
+    await world.customer(ADA, 10_000)
+    first, second = await world.place(ADA, 1, 100), await world.place(ADA, 2, 100)
+    assert await world.metering.charge_orphan(first.terms) is CaptureStatus.CAPTURED
+    await report(world, second, 13)
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    if forgotten:
+        done = world.store.keyspace.done(world.store.keyspace.shard_of(ADA), first.terms.hold_id)
+        await world.store.connection.command("HDEL", done, first.terms.hold_id)
+    for _ in range(2):
+        await report(world, first, measured)
+        await world.settle()
+    third = await world.place(ADA, 3, 100)
+    await report(world, third, 1)
+    await world.assert_equal(ADA)
+    _, used, *_ = await world.store.numbers(ADA)
+    assert used == world.card.lines[1].price.cumulative(measured + 13 + 1)
+    (total,) = [n for f, n in (await world.store.fields(ADA)).items() if f.startswith(b"t:")]
+    assert int(total) == measured + 13 + 1
+
+
+async def report(world, hold, tokens: int) -> None:
+    """A response of so many input tokens and no output."""
+    await world.metering.capture(
+        UsageReport(
+            edge="otlp",
+            gateway_id="gateway-1",
+            received_at=datetime.now(UTC),
+            usage=TokenUsage(input=tokens, output=0),
+            hold_token=world.tokens.sign(hold.terms),
+            status=200,
+        ),
+        ANYONE,
+    )
+
+
 async def test_totals_of_last_month_go_on_for_usage_that_is_late(world, redis):
     await world.customer(ADA, 10_000)
     first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -404,10 +447,10 @@ async def reserve(
 ) -> int:
     key = f"t:{total_key(card or world.card, line, event.occurred_at)}"
     demands = [RatingDemand(key=key, quantity=quantity)]
-    (total,) = await world.store.balances.reserve_totals(
+    reserved = await world.store.balances.reserve_totals(
         event.customer_id, event.hold_id, event, demands
     )
-    return total
+    return reserved.steps[0].before
 
 
 async def test_a_sign_of_life_puts_a_lost_hold_back(world, redis):

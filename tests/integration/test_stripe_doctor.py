@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.outbound.stripe.client import StripeConnection, key_livemode, missing_scope
 from sidecar.outbound.stripe.probing import StripeDoctor
-from sidecar.services.stripe_events import NEEDED_EVENTS
+from sidecar.services.stripe_events import ENDPOINT_EVENTS
 from sidecar.standins.stripe import StripeStandin
 
 KEY = "rk_test_doctor"
@@ -76,15 +76,15 @@ async def test_endpoints_must_cover_the_events(standin):
     async with standin.serving() as url:
         connection = StripeConnection("sk_test_all", base_url=url)
         endpoint = await connection.client.v1.webhook_endpoints.create_async(
-            {"url": "https://example.test/hook", "enabled_events": list(NEEDED_EVENTS[1:])}
+            {"url": "https://example.test/hook", "enabled_events": list(ENDPOINT_EVENTS[1:])}
         )
         await connection.close()
     found = (await look(standin, "sk_test_all"))["webhooks"]
-    assert found.detail == f"no endpoint has {NEEDED_EVENTS[0]}"
+    assert found.detail == f"no endpoint has {ENDPOINT_EVENTS[0]}"
     async with standin.serving() as url:
         connection = StripeConnection("sk_test_all", base_url=url)
         await connection.client.v1.webhook_endpoints.update_async(
-            endpoint.id, {"enabled_events": list(NEEDED_EVENTS)}
+            endpoint.id, {"enabled_events": list(ENDPOINT_EVENTS)}
         )
         await connection.close()
     assert (await look(standin, "sk_test_all"))["webhooks"].ok

@@ -12,6 +12,7 @@ from sidecar.domain.expressions import RULE_VARIABLES, ResultKind, compile_expre
 from sidecar.domain.judging import judge
 from sidecar.domain.planning import Ask, Refusal, plan_check, plan_unidentified
 from sidecar.domain.policy import Policy
+from sidecar.domain.pricing import Billing
 from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import MeterRule, Mode, Rule, RuleTemplate
 from sidecar.domain.standing import Standing
@@ -58,7 +59,10 @@ def speaking(draw: st.DrawFn) -> Policy:
         policy,
         rules=rules,
         meters=draw(st.sampled_from(((), (MeterRule(meter=TOTAL, match=(AI,)),)))),
-        cards={name: replace(POLICY.cards["pro"], plan=name) for name in NAMES},
+        cards={
+            name: replace(POLICY.cards["pro"], plan=name, billing=draw(st.sampled_from(Billing)))
+            for name in NAMES
+        },
         features={"a": frozenset({"chat"})},
         allow_unmatched=draw(st.booleans()),
         free=draw(st.sampled_from(((), (AI,)))),

@@ -9,8 +9,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from fixtures.credit_model import CreditModel
 from fixtures.credit_parts import Booked, OutOfBoundsError, RefusedError
-from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of
+from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of, seldom, used_of
 from fixtures.credit_world import LONG_MS, QUOTA_LIMIT, SHORT_MS, Account, Ended, Open
 from fixtures.live_store import hold_id_of, quota_lines
 from hypothesis import HealthCheck, Phase, settings
@@ -39,9 +40,10 @@ class HoldMachine(CreditRules):
         stated=st.sampled_from([0, 0, 5]),
         required=mostly,
         prepaid=mostly,
+        owes=seldom,
         ttl_ms=st.sampled_from([SHORT_MS, LONG_MS]),
     )
-    def place(self, *, customer, number, counted, stated, required, prepaid, ttl_ms) -> None:
+    def place(self, *, customer, number, counted, stated, required, prepaid, owes, ttl_ms) -> None:
         world, account = self.world, self.world.accounts[customer]
         parts = self.parts(counted) | {"": self.nano(stated)}
         units = sum(counted.values())
@@ -49,6 +51,7 @@ class HoldMachine(CreditRules):
             *(customer, number, parts, units),
             credit_required=required,
             prepaid=prepaid,
+            owes=owes,
             ttl_ms=ttl_ms,
         )
         outcome = world.run(world.store.balances.place_hold(demand))
@@ -70,11 +73,14 @@ class HoldMachine(CreditRules):
             return
         account.counter += units
         account.open[number] = Open(
-            units, world.now, world.now + ttl_ms, parts, prepaid=prepaid, required=required
+            *(units, world.now, world.now + ttl_ms, parts),
+            prepaid=prepaid,
+            required=required,
+            owes=owes and prepaid,
         )
         assert outcome.expires_at_ms == world.now + ttl_ms
         assert outcome.numbers.used == {"tokens": account.counter}
-        if required and prepaid:
+        if required and prepaid and not owes:
             # No hold that needs credit goes beyond what the customer has.
             assert account.credit.exposure == seen.exposure
             assert account.credit.holds[hold_id_of(number)].beyond == 0
@@ -89,14 +95,18 @@ class HoldMachine(CreditRules):
     ) -> bool:
         """Whether the model places it, too; compares the answers."""
         world, credit, hold_id = self.world, account.credit, demand.terms.hold_id
-        prepaid, required = demand.prepaid, demand.credit_required
+        how = {
+            "prepaid": demand.prepaid,
+            "required": demand.credit_required,
+            "owes": demand.owes and demand.prepaid,
+        }
         over_quota = account.counter + units > QUOTA_LIMIT
         seen = credit.at(world.now)
         meters = [meter for meter, nano in parts.items() if nano]
         failed = False
         try:
             after = credit.at(world.now)
-            after.place(hold_id, parts, world.now, prepaid=prepaid, required=required)
+            after.place(hold_id, parts, world.now, **how)
         except RefusedError:
             failed = True
         except OutOfBoundsError:
@@ -107,14 +117,18 @@ class HoldMachine(CreditRules):
             assert outcome.status is PlaceStatus.DENIED
             assert outcome.numbers.failed_credit is failed
             assert bool(outcome.numbers.over) is over_quota
-            available = seen.spendable(meters) if prepaid else seen.balance + seen.overdraft
-            assert outcome.numbers.available_nano == available
+            assert outcome.numbers.available_nano == self.available(seen, meters, demand)
             return False
         assert outcome.status is PlaceStatus.PLACED
-        credit.place(hold_id, parts, world.now, prepaid=prepaid, required=required)
-        available = credit.spendable(meters) if prepaid else credit.balance + credit.overdraft
-        assert outcome.numbers.available_nano == available
+        credit.place(hold_id, parts, world.now, **how)
+        assert outcome.numbers.available_nano == self.available(credit, meters, demand)
         return True
+
+    @staticmethod
+    def available(credit: CreditModel, meters: list[str], demand: PlaceHold) -> int:
+        if not demand.prepaid:
+            return credit.balance + credit.overdraft
+        return credit.free(meters) if demand.owes else credit.spendable(meters)
 
     @rule(customer=customers, number=numbers)
     def release(self, customer: str, number: int) -> None:
@@ -155,26 +169,33 @@ class HoldMachine(CreditRules):
     @rule(
         customer=customers,
         number=numbers,
-        counted=parts_of,
+        counted=used_of,
         model=st.sampled_from(["m1", "m2"]),
         estimated=st.booleans(),
         prepaid=mostly,
+        owes=seldom,
         as_held=st.booleans(),
     )
-    def capture(self, *, customer, number, counted, model, estimated, prepaid, as_held) -> None:
+    def capture(
+        self, *, customer, number, counted, model, estimated, prepaid, owes, as_held
+    ) -> None:
         world, account = self.world, self.world.accounts[customer]
         hold = account.open.get(number)
-        units, parts = sum(counted.values()), self.parts(counted)
+        ended = world.ended.get(number)
+        if ended is None or not ended.captured:
+            # Only what a correction gives back of a total is worth more than what was used.
+            counted = {meter: max(0, count) for meter, count in counted.items()}
+        units, parts = sum(max(0, count) for count in counted.values()), self.signed(counted)
         if as_held and hold is not None:
             # Exactly what was set aside, meter by meter; what no meter named is left.
             parts = {meter: nano for meter, nano in hold.parts.items() if meter}
-            prepaid = hold.prepaid
+            prepaid, owes = hold.prepaid, hold.owes
         event = world.event(customer, number, parts, units, model)
         event = replace(event, estimated=estimated)
         lines = quota_lines(world.hold(customer, number, parts, 0), units)
-        step = world.store.balances.capture_hold(event, lines, prepaid=prepaid)
+        how = {"prepaid": prepaid, "owes": owes}
+        step = world.store.balances.capture_hold(event, lines, **how)
         outcome, owner = world.run(step), world.owner(number)
-        ended = world.ended.get(number)
         if owner not in (None, customer) or (ended is not None and ended.customer != customer):
             assert outcome.status is CaptureStatus.CONFLICT
             return
@@ -187,16 +208,21 @@ class HoldMachine(CreditRules):
         identity = hold_id_of(number)
         try:
             if captured:
-                booked = account.credit.correct(identity, parts, world.now, prepaid=prepaid)
+                booked = account.credit.correct(identity, parts, world.now, **how)
             else:
-                booked = account.credit.capture(identity, parts, world.now, prepaid=prepaid)
+                booked = account.credit.capture(identity, parts, world.now, **how)
         except OutOfBoundsError:
             assert outcome.status is CaptureStatus.OUT_OF_BOUNDS
             return
         self.check_capture(account, event, outcome, booked)
         first = CaptureStatus.CAPTURED if hold else CaptureStatus.LATE
         assert outcome.status is (CaptureStatus.CORRECTED if captured else first)
-        if hold and hold.required and hold.prepaid and prepaid:
+        if prepaid and owes and not captured:
+            # Paid and owed are the whole of it, and what is owed is nobody's deficit.
+            usage = account.credit.usage[identity]
+            paid = sum(nano for _, _, nano in usage.burned)
+            assert (paid + usage.owed_nano, outcome.overspent_nano) == (booked.amount, 0)
+        if hold and hold.required and hold.prepaid and not hold.owes and prepaid:
             within = all(nano <= hold.parts.get(meter, 0) for meter, nano in parts.items())
             # What was set aside is enough: nothing is overspent, whatever came between.
             assert outcome.overspent_nano == 0 or not within

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 from math import ceil
 
 import pytest
@@ -25,6 +26,7 @@ from sidecar.domain.pricing import (
     Tier,
     Volume,
 )
+from sidecar.domain.prorating import shares
 
 PERIOD = Period(start=datetime(2026, 6, 1, tzinfo=UTC), end=datetime(2026, 7, 1, tzinfo=UTC))
 MIDDLE = PERIOD.start + timedelta(days=10)
@@ -88,14 +90,16 @@ def test_a_minimum_adds_exactly_what_is_lacking(least, rated) -> None:
     assert rated + added == max(least, rated)
 
 
-@given(AMOUNTS, st.integers(1, 29))
-def test_shares_of_a_flat_price_add_up_to_it(amount, day) -> None:
-    cut = PERIOD.start + timedelta(days=day)
-    flat = line(Flat(amount_nano=amount), meter="")
-    parts = [Period(start=PERIOD.start, end=cut), Period(start=cut, end=PERIOD.end)]
-    one, other = (invoice_amount(flat, 1, period=PERIOD, spans=[part]) for part in parts)
-    assert one + other == amount
-    assert invoice_amount(flat, 1, period=PERIOD, spans=parts) == amount
+@given(AMOUNTS, st.sets(st.integers(1, 29), max_size=5))
+def test_shares_of_an_amount_add_up_to_it(amount, days) -> None:
+    edges = [
+        PERIOD.start,
+        *(PERIOD.start + timedelta(days=day) for day in sorted(days)),
+        PERIOD.end,
+    ]
+    spans = [Period(start=start, end=end) for start, end in pairwise(edges)]
+    assert sum(shares([(amount, [span]) for span in spans], PERIOD)) == amount
+    assert shares([(amount, spans)], PERIOD) == [amount]
 
 
 def test_one_card_owes_its_fees_once_and_its_minimum_counts_all_else() -> None:

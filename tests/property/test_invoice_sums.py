@@ -11,18 +11,22 @@ from datetime import UTC, datetime, timedelta
 
 from fixtures.invoice_parts import Invoicing, Rater, invoice_card
 from fixtures.ledger_parts import verify
+from fixtures.stream_records import grant_record, moved
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain.errors import Conflict
 from sidecar.domain.invoices import InvoiceState, LatePolicy
 from sidecar.domain.pricing import Billing
+from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.services.control_ports import Grant
 from sidecar.services.invoicing_ports import CreditNote
 
 customers = itertools.count(1)
 numbers = itertools.count(1)
 START = datetime(2026, 11, 1, tzinfo=UTC)
 DAYS = 75
+CREDIT = 10**15
 END = datetime(2027, 6, 1, 2, tzinfo=UTC)
 _METERS = ("input-tokens", "output-tokens", "cached")
 _quantities = st.dictionaries(st.sampled_from(_METERS), st.integers(0, 40), min_size=1, max_size=3)
@@ -36,7 +40,8 @@ steps = st.lists(
 )
 # Each usage line's place, by the rule that makes it: its period's invoice, unless it is late.
 PLACES = """
-SELECT l.hold_id, l.kind, l.meter, l.amount_nano, p.invoice_id, p.line_number, u.write_off_id
+SELECT l.hold_id, l.kind, l.meter, l.amount_nano, p.invoice_id, p.line_number, u.write_off_id,
+    coalesce(l.amount_nano - l.owed_nano, 0) AS paid_nano
 FROM usage_events e
 JOIN usage_lines l USING (customer_id, day, hold_id, kind)
 LEFT JOIN late_usage u USING (customer_id, day, hold_id, kind)
@@ -57,12 +62,31 @@ def make_records(rater: Rater, customer_id: str, usage) -> list:
     for day, quantities, corrected, delay in usage:
         at = START + timedelta(days=day, hours=5)
         captured = rater.capture(next(numbers), quantities, at, customer_id=customer_id)
+        first = rater.card.billing is Billing.CREDIT_THEN_INVOICE
         if captured.prepaid:  # Without a grant all of it is overage.
             captured = replace(captured, overage_nano=captured.amount_nano, movements=())
-        waiting.append((day + delay, captured))
+        waiting.append((day + delay, credit_first(captured, 3) if first else captured))
         if corrected is not None and not captured.prepaid:
-            waiting.append((day + delay + 9, rater.correct(captured, corrected)))
+            later = rater.correct(captured, corrected)
+            if first:
+                later = credit_first(later, 0, captured)
+            waiting.append((day + delay + 9, later))
     return [record for _, record in sorted(waiting, key=lambda one: one[0])]
+
+
+def credit_first(record, share: int, before=None):
+    """Credit pays a part of each meter's amount (1 / share, or nothing), an invoice the rest."""
+    known = {line.meter: line.amount_nano for line in before.event.lines} if before else {}
+    amounts = {
+        line.meter: line.amount_nano - known.get(line.meter, 0) for line in record.event.lines
+    }
+    paid = {meter: nano // share if share else 0 for meter, nano in amounts.items()}
+    return replace(
+        record,
+        prepaid=True,
+        owed=tuple((meter, nano - paid[meter]) for meter, nano in amounts.items()),
+        movements=moved("g1", -sum(paid.values())),
+    )
 
 
 async def act(invoicing, step: str, waiting: list, now: list[datetime]) -> None:
@@ -109,7 +133,7 @@ async def act(invoicing, step: str, waiting: list, now: list[datetime]) -> None:
     steps=steps,
     how=st.tuples(
         st.sampled_from(list(LatePolicy)),
-        st.sampled_from([Billing.POSTPAID, Billing.POSTPAID, Billing.PREPAID]),
+        st.sampled_from([Billing.POSTPAID, *Billing, Billing.CREDIT_THEN_INVOICE]),
         st.none() | st.integers(2, 30),
     ),
 )
@@ -121,6 +145,10 @@ async def test_invoices_credit_notes_and_write_offs_are_what_the_ledger_says(
     card = invoice_card(billing=billing)
     invoicing = Invoicing(postgres_pool, cards=(card,), shard=next(numbers), late=policy)
     await invoicing.add_customer(customer_id)
+    if billing is Billing.CREDIT_THEN_INVOICE:
+        grant = Grant(grant_id="g1", customer_id=customer_id, amount_nano=CREDIT, currency="USD")
+        await PostgresAccounts(postgres_pool).create_grant(grant)
+        await invoicing.settle(grant_record("g1", CREDIT, entry=1, customer_id=customer_id))
     records = make_records(Rater(card), customer_id, usage)
     now = [START]
     if anchor is not None:
@@ -148,11 +176,13 @@ async def check(invoicing, customer_id: str) -> None:
         "SELECT coalesce(sum(amount_nano), 0) FROM write_offs WHERE customer_id = $1", customer_id
     )
     lines = [line for one in invoices for line in one.lines]
-    assert -balance["customer_receivable_nano"] == sum(n.due_nano for n in lines) - credited
-    assert balance["revenue_nano"] == sum(n.amount_nano for n in lines) - credited
-    assert balance["used_nano"] == sum(n.amount_nano for n in lines) + written_off
-    # Every line of every event is in exactly one place, and each line is the sum of its events.
     rows = await pool.fetch(PLACES, customer_id)
+    # Where credit paid a part of usage whose rest is written off, that part is on no invoice.
+    paid = sum(row["paid_nano"] for row in rows if row["write_off_id"] is not None)
+    assert -balance["customer_receivable_nano"] == sum(n.due_nano for n in lines) - credited
+    assert balance["revenue_nano"] == sum(n.amount_nano for n in lines) - credited + paid
+    assert balance["used_nano"] == sum(n.amount_nano for n in lines) + written_off + paid
+    # Every line of every event is in exactly one place, and each line is the sum of its events.
     places = Counter((row["hold_id"], row["kind"], row["meter"]) for row in rows)
     assert set(places.values()) <= {1}
     for row in rows:

@@ -29,7 +29,7 @@ SEED = int(os.environ.get("SIDECAR_SIM_SEED") or secrets.randbelow(2**32))
 REQUESTS = int(os.environ.get("SIDECAR_SIM_REQUESTS") or 8_000)
 CUSTOMERS = [
     (f"cus_{plan}_{number}", plan)
-    for plan in ("units", "fractions", "packs", "invoiced", "requests")
+    for plan in ("units", "fractions", "packs", "invoiced", "first", "requests")
     for number in range(2)
 ]
 
@@ -120,8 +120,13 @@ async def check_balances(simulation: Simulation) -> None:
         assert used == sum(r.amount_nano for r in usage)
         assert used == expected.total_nano
         overage = sum(r.overage_nano for r in usage)
+        owed = sum(r.owed_nano for r in usage)
         if plan == "invoiced":
             assert overage == 0
+        elif plan == "first":
+            # Credit paid what there was, and an invoice asks for all the rest.
+            assert (overage, owed > 0) == (0, True)
+            assert granted - gone - (used - owed) >= 0
         else:
             # What credit paid was there, and what it could not pay is counted.
             assert granted - gone - (used - overage) >= 0

@@ -286,6 +286,18 @@ def test_doctor_asks_external_stores_and_never_shows_their_passwords(sidecar: Sh
     assert SECRET not in ended.out + ended.err
 
 
+def test_doctor_names_a_plan_that_subscriptions_give_and_the_policy_lacks(
+    sidecar: Shell, tmp_path: Path
+):
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("stripe: {plans: {price_1: gold}, ended_plan: free}\n")
+    ended = sidecar("doctor", "--config", str(file))
+    assert re.search(r"^MISS plans +stripe.plans.price_1 is 'gold'", ended.out, re.MULTILINE)
+    file.write_text("stripe: {plans: {price_1: prepaid}}\n")
+    ended = sidecar("doctor", "--config", str(file))
+    assert re.search(r"^ok   plans +subscriptions give prepaid$", ended.out, re.MULTILINE)
+
+
 def test_doctor_names_the_form_of_a_redis_url_that_is_none(sidecar: Shell):
     ended = sidecar(
         *("doctor",),

@@ -1,5 +1,6 @@
 """From a webhook to what it changes: fetched once, written once, put aside for people."""
 
+import random
 from datetime import timedelta
 
 import pytest
@@ -357,3 +358,43 @@ async def test_a_sweep_tries_again_what_a_new_customer_may_have_mended():
     await world.sweep.sweep_once()
     await world.work()
     assert (world.parked(), world.standing()) == ({}, "delinquent")
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_no_round_of_a_sweep_costs_more_than_its_budget_and_all_is_found(seed):
+    """Whatever each object takes at most, lists included; and what is known costs nothing."""
+    rng = random.Random(seed)
+    world = InboxWorld(reads_max=rng.randint(8, 25))
+    world.provider.costs = {ObjectKind.INVOICE: rng.randint(1, 7), ObjectKind.PAYMENT: 6}
+    await world.customer()
+    for number in range(12):
+        world.provider.bill(f"in_{number:02}", world.clock.now() - 9 * DAY)
+        world.provider.pay(f"pi_{number:02}", invoice_id=f"in_{number:02}")
+        world.provider.subscribe(f"sub_{number:02}", "active", "price_pro")
+    await world.deliver(*rng.sample(range(36), 9))
+    for number in range(0, 12, 2):
+        world.provider.move(f"in_{number:02}", InvoiceState.PAID)
+
+    for _ in range(200):
+        reads, before = world.provider.reads, set(pending(world))
+        found = await world.sweep.sweep_once()
+        asked = set(pending(world)) - before
+        cost = sum(world.provider.costs.get(ref.kind, 1) for ref in asked)
+        assert world.provider.reads - reads + cost <= world.reads_max
+        await world.work()
+        if found == 0 and world.inbox.sweeps["stripe"][0].part == "":
+            break
+        world.clock.advance(3_600)
+    else:
+        raise AssertionError("it did not come to an end")
+    states = {name: record.state for name, (_, record) in world.inbox.invoices.items()}
+    assert states == {name: one.state for name, one in world.provider.invoices.items()}
+    assert len(world.inbox.payments) == len(world.inbox.subscriptions) == 12
+
+
+def pending(world: InboxWorld) -> list[ObjectRef]:
+    return [
+        one.shown.ref
+        for one in world.inbox.objects.values()
+        if one.shown.state is InboxState.PENDING
+    ]

@@ -54,6 +54,14 @@ def test_a_cap_of_money_does_not_see_what_an_invoice_adds(tmp_path: Path):
     assert "cap-misses-fees" not in codes(findings(tmp_path, f"{cap}}}]"))
 
 
+def test_late_usage_says_little_on_a_plan_that_burns_credit(tmp_path: Path):
+    stated = BASE.replace("billing: prepaid", "billing: prepaid\n    late_usage: write_off")
+    (found,) = [one for one in findings(tmp_path, "", stated) if one.code == "late-usage-on-credit"]
+    assert found.severity is Severity.NOTE
+    invoiced = BASE.replace("billing: postpaid", "billing: postpaid\n    late_usage: write_off")
+    assert "late-usage-on-credit" not in codes(findings(tmp_path, "", invoiced))
+
+
 def test_a_finding_of_all_versions_is_told_once(tmp_path: Path):
     prices = '{meter: calls, model: package, amount: "0.001", per: 1000}'
     own = '[{meter: input, model: per_unit, amount: "1"}]'

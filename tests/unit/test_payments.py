@@ -8,6 +8,7 @@ import pytest
 from fixtures.fake_provider import AWAY
 from fixtures.inbox_world import InboxWorld
 
+from sidecar.domain.errors import CreditSpent
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.standing import InvoiceState
 from sidecar.services.control_ports import Withdrawal
@@ -237,3 +238,83 @@ async def test_a_dispute_of_an_amount_that_was_never_credited_is_no_loss_of_the_
     world.provider.dispute("pi_1", "dp_1", 1_000)
     await world.deliver()
     assert await available(world) == TEN // 2
+
+
+def names(world: InboxWorld) -> dict[str, str]:
+    """Withdrawals on record by id, with what came of each."""
+    found = world.cases.record.withdrawals.values()
+    return {one.withdrawal_id: one.state.value for one in found}
+
+
+async def test_a_refund_of_what_is_partly_spent_leaves_a_deficit_once(world):
+    world.provider.pay("pi_1", metadata=MARKED)
+    await world.deliver()
+    world.cases.state.accounts["cus_1"].used = 7 * TEN // 10
+    world.provider.refund("pi_1", "re_1", 1_000)
+    for _ in range(3):
+        await world.deliver(1)
+    assert world.parked() == {}
+    assert await available(world) == -7 * TEN // 10
+    assert names(world) == {"stripe:re_1": "refused", "stripe:re_1:spent": "applied"}
+
+
+async def test_a_death_between_the_refusal_and_the_reversal_is_made_up_for(world):
+    world.provider.pay("pi_1", metadata=MARKED)
+    await world.deliver()
+    account = world.cases.state.accounts["cus_1"]
+    account.used = 7 * TEN // 10
+    refund = Withdrawal(
+        withdrawal_id="stripe:re_1",
+        customer_id="cus_1",
+        grant_id="top:stripe:pi_1",
+        kind=WithdrawalKind.REFUND,
+        amount_nano=TEN,
+        reason="refund at the provider",
+    )
+    with pytest.raises(CreditSpent):
+        await world.cases.withdrawals.withdraw(refund)
+    world.provider.refund("pi_1", "re_1", 1_000)
+    await world.deliver(1)
+    assert world.parked() == {}
+    assert await available(world) == -7 * TEN // 10
+
+
+async def test_a_refund_of_credit_that_was_voided_is_shown_to_people_and_takes_no_more(world):
+    world.provider.pay("pi_1", metadata=MARKED)
+    world.provider.pay("pi_2", metadata=MARKED)
+    await world.deliver()
+    void = Withdrawal(
+        withdrawal_id="by-hand",
+        customer_id="cus_1",
+        grant_id="top:stripe:pi_1",
+        kind=WithdrawalKind.VOID,
+        amount_nano=None,
+        reason="a mistake",
+    )
+    await world.cases.withdrawals.withdraw(void)
+    world.provider.refund("pi_1", "re_1", 1_000)
+    for _ in range(2):
+        await world.deliver(2)
+    assert world.parked() == {"stripe:payment:pi_1": "refund_refused"}
+    assert await available(world) == TEN
+    assert names(world).get("stripe:re_1:spent") is None
+
+
+async def test_a_refund_under_the_name_of_another_withdrawal_is_shown_to_people(world):
+    world.provider.pay("pi_1", metadata=MARKED)
+    await world.deliver()
+    other = Withdrawal(
+        withdrawal_id="stripe:re_1",
+        customer_id="cus_1",
+        grant_id="top:stripe:pi_1",
+        kind=WithdrawalKind.REFUND,
+        amount_nano=TEN // 10,
+        reason="by hand",
+    )
+    await world.cases.withdrawals.withdraw(other)
+    world.provider.refund("pi_1", "re_1", 400)
+    world.provider.refund("pi_1", "re_2", 200)  # What goes wrong before keeps it from nothing.
+    await world.deliver(1, 2)
+    assert world.parked() == {"stripe:payment:pi_1": "refund_refused"}
+    assert names(world) == {"stripe:re_1": "applied", "stripe:re_2": "applied"}
+    assert await available(world) == 7 * TEN // 10

@@ -11,6 +11,7 @@ from fixtures.use_cases import UseCases
 
 from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import FreeQuota, PerUnit, PriceLine, RateCard
 from sidecar.domain.usage import TokenUsage
@@ -227,3 +228,16 @@ async def test_usage_without_a_check_has_the_prices_of_when_it_occurred() -> Non
         )
         amounts.append((await cases.metering.capture(report, unheld)).amount_nano)
     assert amounts == [50_000, 10_000]
+
+
+def test_where_late_usage_goes_renames_no_prices(tmp_path: Path) -> None:
+    prices = '    prices: [{meter: calls, model: per_unit, amount: "1"}]\n'
+    versions = set()
+    for number, stated in enumerate(("", "    late_usage: write_off\n")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "p.yaml").write_text(HEAD + stated + prices)
+        policy = load_policy(folder).policy
+        assert dict(policy.late_usage) == ({"pro": LatePolicy.WRITE_OFF} if stated else {})
+        versions.add(policy.cards["pro"].version)
+    assert len(versions) == 1

@@ -6,7 +6,7 @@ import pytest
 from fixtures.use_cases import Grown
 
 from sidecar.domain.errors import StoreUnavailable
-from sidecar.services.rounds import run_rounds
+from sidecar.services.rounds import run_rounds, try_each
 
 
 async def rounds_of(script: list[object], **options: object) -> tuple[int, float]:
@@ -62,3 +62,48 @@ async def test_a_stop_ends_a_pause():
         asyncio.get_running_loop().call_soon(stop.set)
 
     await asyncio.wait_for(run_rounds(stop, work, name="rounds_of_tests", pause_seconds=60.0), 10)
+
+
+async def test_a_pause_may_come_first_and_a_stop_in_it_is_the_end():
+    done, seconds = await rounds_of([None], pause_seconds=0.05, pause_first=True)
+    assert done == 1
+    assert seconds >= 0.05
+    stop = asyncio.Event()
+    stop.set()
+    work = [].pop  # Would fail.
+    await run_rounds(stop, work, name="rounds_of_tests", pause_seconds=60.0, pause_first=True)
+
+
+async def test_who_is_woken_does_a_round_for_each_news_and_misses_none():
+    stop, woken, again, seen = asyncio.Event(), asyncio.Event(), asyncio.Event(), []
+
+    async def work() -> None:
+        seen.append(len(seen))
+        if len(seen) == 1:
+            woken.set()  # While a round is under way: the next one is for it.
+        elif len(seen) == 2:
+            again.set()
+        else:
+            stop.set()
+
+    worker = asyncio.create_task(
+        run_rounds(stop, work, name="rounds_of_tests", pause_seconds=60.0, woken=woken)
+    )
+    await again.wait()
+    woken.set()
+    await worker
+    assert seen == [0, 1, 2]
+
+
+async def test_works_of_a_round_keep_each_other_from_nothing():
+    failures = Grown("sidecar_worker_failures_total", worker="rounds_of_tests")
+    done = []
+
+    async def fails() -> None:
+        raise StoreUnavailable("away")
+
+    async def works() -> None:
+        done.append("works")
+
+    await try_each({"one": fails, "two": works}, name="rounds_of_tests")
+    assert (done, failures.by) == (["works"], 1)

@@ -35,6 +35,8 @@ class MemoryLedger:
         self.failures: list[Exception] = []
         self.batches: list[list[str]] = []
         self.claims: list[tuple[int, int]] = []
+        self.left = 30.0
+        """Seconds that a lease of another worker has left."""
         self.reported: dict[str, frozenset[str]] = {}
 
     async def claim_shard(self, shard: int, owner: str, lease_seconds: int) -> ShardLease | None:
@@ -45,6 +47,9 @@ class MemoryLedger:
             del self.owners[shard]
         offset = self.offsets.get(shard, "0-0")
         return ShardLease(shard=shard, owner=owner, fence=1, offset=offset)
+
+    async def lease_left(self, shard: int, owner: str) -> float:
+        return 0.0 if self.owners.get(shard, owner) == owner else self.left
 
     async def settle(
         self,
@@ -187,6 +192,28 @@ async def test_a_shard_that_another_worker_has_is_left_alone(ledger):
     assert await worker.settle_once() == 0
     assert stream.reads == 0
     assert len(ledger.claims) == 1, "it asks again only after half a lease"
+
+
+async def test_a_shard_of_a_worker_that_died_is_taken_once_its_lease_ends(ledger):
+    clock = StandingClock()
+    worker = make_worker(ListStream({0: [usage_record(1)]}), ledger, clock=clock, lease_seconds=30)
+    ledger.owners[0], ledger.left = "other", 4.0
+    assert await worker.settle_once() == 0
+    clock.instant += timedelta(seconds=3.9)
+    assert await worker.settle_once() == 0
+    assert len(ledger.claims) == 1
+    del ledger.owners[0]
+    clock.instant += timedelta(seconds=0.1)
+    assert await worker.settle_once() == 1
+
+
+async def test_a_shard_whose_row_somebody_locked_is_asked_for_in_the_next_round(ledger):
+    stream = ListStream({0: [usage_record(1)]})
+    worker = make_worker(stream, ledger)
+    ledger.owners[0], ledger.left = "other", 0.0
+    assert await worker.settle_once() == 0
+    del ledger.owners[0]
+    assert await worker.settle_once() == 1
 
 
 async def test_a_lost_lease_ends_the_shard_and_is_claimed_anew(ledger):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any, Final
 
 from sidecar.inbound.envoy.bootstrap_messages import (
     AddressMessage,
@@ -24,7 +25,10 @@ from sidecar.inbound.envoy.bootstrap_messages import (
     KeepaliveSettings,
     LbEndpoint,
     LocalityLbEndpoints,
+    OutlierDetection,
     Pipe,
+    PreviousHostsPredicate,
+    RetryPolicyRetryHostPredicate,
     SocketAddress,
     TransportSocket,
     UpstreamProtocolOptions,
@@ -35,6 +39,7 @@ from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstr
 AUTHZ_CLUSTER = "authz"
 USAGE_CLUSTER = "usage"
 
+_OTHER_HOST_ATTEMPTS: Final = 5
 _PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 
@@ -130,7 +135,46 @@ def _grpc_cluster(name: str, addresses: Sequence[Address]) -> Cluster:
     )
     if named:
         cluster.dns_lookup_family = ClusterDnsLookupFamily.ALL
+    if len(addresses) > 1:
+        cluster.outlier_detection = _outlier_detection()
     return cluster
+
+
+def elsewhere(addresses: Sequence[Address]) -> dict[str, Any]:
+    """What a retry policy needs so that a call is repeated at another worker, if there is one."""
+    if len(addresses) == 1:
+        return {}
+    return {
+        "retry_host_predicate": [
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts",
+                typed_config=AnyMessage.pack(PreviousHostsPredicate()),
+            )
+        ],
+        "host_selection_retry_max_attempts": _OTHER_HOST_ATTEMPTS,
+    }
+
+
+def _outlier_detection() -> OutlierDetection:
+    """
+    Send nothing for a while to a worker that cannot be connected to.
+
+    It refuses at once and so always has the fewest calls under way, which LEAST_REQUEST likes.
+    Envoy's own rule, five errors in a row, counts a store that is away as well; it can keep calls
+    from half of the workers at most, for a second.
+    """
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=1,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        interval=timedelta(milliseconds=500),
+        base_ejection_time=timedelta(seconds=1),
+        max_ejection_time=timedelta(seconds=5),
+        max_ejection_percent=50,
+    )
 
 
 def _assignment(name: str, addresses: Sequence[Address]) -> ClusterLoadAssignment:

@@ -13,7 +13,7 @@ from sidecar.inbound.envoy.attributes import (
     SSE_MODEL_NAMESPACE,
     SSE_USAGE_NAMESPACE,
 )
-from sidecar.inbound.envoy.bootstrap_clusters import AUTHZ_CLUSTER
+from sidecar.inbound.envoy.bootstrap_clusters import AUTHZ_CLUSTER, elsewhere
 from sidecar.inbound.envoy.bootstrap_messages import (
     AnyMessage,
     ApiVersion,
@@ -194,6 +194,7 @@ def _ext_authz(options: EnvoyOptions) -> ExtAuthz:
                     # would cancel a slow check, whose hold is then given back, and ask again.
                     max_interval=options.check_timeout,
                 ),
+                **elsewhere(options.authz),
             ),
             initial_metadata=gateway_metadata(options),
         ),

@@ -25,7 +25,7 @@ from sidecar.inbound.envoy.attributes import (
     CheckMetadataKey,
     LogAttribute,
 )
-from sidecar.inbound.envoy.bootstrap_clusters import USAGE_CLUSTER
+from sidecar.inbound.envoy.bootstrap_clusters import USAGE_CLUSTER, elsewhere
 from sidecar.inbound.envoy.bootstrap_filters import gateway_metadata
 from sidecar.inbound.envoy.bootstrap_messages import (
     AccessLog,
@@ -157,6 +157,7 @@ def _otlp(options: EnvoyOptions) -> OpenTelemetryAccessLogConfig:
                 retry_back_off=BackoffStrategy(
                     base_interval=USAGE_BACKOFF_BASE, max_interval=options.usage_backoff_max
                 ),
+                **elsewhere(options.authz),
             ),
             initial_metadata=gateway_metadata(options),
         ),

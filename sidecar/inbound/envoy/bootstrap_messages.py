@@ -24,6 +24,7 @@ with warnings.catch_warnings():
         ClusterDiscoveryType,
         ClusterDnsLookupFamily,
         ClusterLbPolicy,
+        OutlierDetection,
     )
     from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
         HeaderMutation,
@@ -48,6 +49,7 @@ with warnings.catch_warnings():
         Node,
         Pipe,
         RetryPolicy,
+        RetryPolicyRetryHostPredicate,
         RuntimeFeatureFlag,
         SocketAddress,
         TransportSocket,
@@ -122,6 +124,9 @@ with warnings.catch_warnings():
     )
     from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import (
         HeaderMutation as EarlyHeaderMutation,
+    )
+    from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import (
+        PreviousHostsPredicate,
     )
     from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
         CertificateValidationContext,
@@ -225,9 +230,12 @@ __all__ = [
     "LocalityLbEndpoints",
     "Node",
     "OpenTelemetryAccessLogConfig",
+    "OutlierDetection",
     "Pipe",
+    "PreviousHostsPredicate",
     "RegexMatcher",
     "RetryPolicy",
+    "RetryPolicyRetryHostPredicate",
     "Route",
     "RouteAction",
     "RouteConfiguration",

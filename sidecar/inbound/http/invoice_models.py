@@ -1,5 +1,6 @@
 """Bodies and answers about invoices."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -238,17 +239,26 @@ class InvoicePage(ResponseModel):
 
 
 class WholeInvoiceAnswer(InvoiceAnswer):
-    """An invoice with its lines; of a preview `unknown_versions` are prices nobody knows."""
+    """
+    An invoice with its lines.
+
+    Of a preview `unknown_versions` are prices nobody knows, `unknown_plans` are in no policy.
+    """
 
     lines: list[InvoiceLineAnswer]
     unknown_versions: list[str]
+    unknown_plans: list[str]
 
     @classmethod
-    def of(cls, invoice: Invoice, unknown: tuple[str, ...] = ()) -> "WholeInvoiceAnswer":
+    def of(
+        cls, invoice: Invoice, versions: Sequence[str] = (), plans: Sequence[str] = ()
+    ) -> "WholeInvoiceAnswer":
         """From the record."""
         lines = [InvoiceLineAnswer.of(line) for line in invoice.lines]
         fields = cls.fields_of(invoice)
-        return cls(**fields, lines=lines, unknown_versions=list(unknown))
+        return cls(
+            **fields, lines=lines, unknown_versions=list(versions), unknown_plans=list(plans)
+        )
 
 
 class ClosingAnswer(ResponseModel):

@@ -64,7 +64,8 @@ async def get_invoice(call: Call) -> Answer:
 async def preview_invoice(call: Call) -> Answer:
     """The running period's invoice as far as usage is settled."""
     preview = await _invoices(call).preview(customer_id_of(call))
-    return Answer(body=WholeInvoiceAnswer.of(preview.invoice, preview.unknown_versions))
+    body = WholeInvoiceAnswer.of(preview.invoice, preview.unknown_versions, preview.unknown_plans)
+    return Answer(body=body)
 
 
 async def close_invoice(call: Call) -> Answer:

@@ -43,7 +43,11 @@ def hosts_answered(address: ListenAddress, names: frozenset[str]) -> frozenset[s
 
 @contextlib.asynccontextmanager
 async def serve(
-    app: web.Application, listen: str, *, shutdown_seconds: float = 5.0
+    app: web.Application,
+    listen: str,
+    *,
+    shutdown_seconds: float = 5.0,
+    shared_port: bool = False,
 ) -> AsyncIterator[str]:
     """
     Serve an application until the context ends.
@@ -52,6 +56,8 @@ async def serve(
         app: From `gateway_app` or `admin_app`.
         listen: "host:port" or "unix:PATH"; a dead process's socket file is removed.
         shutdown_seconds: How long requests in progress may take after the end.
+        shared_port: Whether other processes listen on the same port; the kernel deals out
+            connections.
 
     Yields:
         The actual address: the port is the one that was bound.
@@ -59,7 +65,6 @@ async def serve(
     Raises:
         ConfigError: If the address cannot be bound.
     """
-    address = parse_listen(listen)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -69,10 +74,24 @@ async def serve(
         handler_cancellation=app[EDGE].role is Role.GATEWAY,
         shutdown_timeout=shutdown_seconds,
     )
+    async with _serving(runner, listen, shared_port=shared_port) as actual:
+        yield actual
+
+
+@contextlib.asynccontextmanager
+async def serve_plain(app: web.Application, listen: str) -> AsyncIterator[str]:
+    """Serve an application that has no use cases, such as a supervisor's; otherwise as `serve`."""
+    async with _serving(web.AppRunner(app, access_log=None), listen, shared_port=False) as actual:
+        yield actual
+
+
+@contextlib.asynccontextmanager
+async def _serving(runner: web.AppRunner, listen: str, *, shared_port: bool) -> AsyncIterator[str]:
+    address = parse_listen(listen)
     await runner.setup()
     try:
         try:
-            actual = await _start(runner, address)
+            actual = await _start(runner, address, shared_port=shared_port)
         except OSError as error:
             raise ConfigError(f"cannot listen on {address}: {error.strerror or error}") from error
         try:
@@ -84,12 +103,14 @@ async def serve(
         await runner.cleanup()
 
 
-async def _start(runner: web.AppRunner, address: ListenAddress) -> str:
+async def _start(runner: web.AppRunner, address: ListenAddress, *, shared_port: bool) -> str:
     if isinstance(address, UnixAddress):
         sock = await asyncio.to_thread(_bind_unix, address.path)
         await _UnixSocketSite(runner, sock, str(address)).start()
         return str(address)
-    await web.TCPSite(runner, address.host or None, address.port).start()
+    await web.TCPSite(
+        runner, address.host or None, address.port, reuse_port=shared_port or None
+    ).start()
     return str(TcpAddress(address.host, runner.addresses[0][1]))
 
 

@@ -15,7 +15,9 @@ from sidecar.outbound.journal.frames import PAYLOAD_BYTES_MAX
 from sidecar.outbound.redis.records import event_from_bytes, event_to_bytes
 from sidecar.services.journal_ports import JournalRecord
 
-_HEAD: Final = struct.Struct(">IQQ?H")
+_HEAD: Final = struct.Struct(">IQQBH")
+"""Shard, epoch, seq, who pays, and how many counters follow."""
+_INVOICE, _CREDIT, _CREDIT_FIRST = range(3)
 _LINE: Final = struct.Struct(">HHq")
 
 
@@ -38,7 +40,9 @@ def encode_record(record: JournalRecord, shard: int) -> bytes:
     """
     try:
         parts = [
-            _HEAD.pack(shard, record.epoch, record.seq, record.prepaid, len(record.quota_lines))
+            _HEAD.pack(
+                *(shard, record.epoch, record.seq, _who_pays(record), len(record.quota_lines))
+            )
         ]
         for line in record.quota_lines:
             field, meter = line.field.encode(), line.meter.encode()
@@ -68,7 +72,7 @@ def decode_record(payload: bytes) -> JournalRecord:
         InvalidInput: It is malformed.
     """
     try:
-        _, epoch, seq, prepaid, count = _HEAD.unpack_from(payload)
+        _, epoch, seq, payer, count = _HEAD.unpack_from(payload)
         position = _HEAD.size
         lines = []
         for _ in range(count):
@@ -84,7 +88,14 @@ def decode_record(payload: bytes) -> JournalRecord:
     return JournalRecord(
         event=event_from_bytes(payload[position:]),
         quota_lines=tuple(lines),
-        prepaid=prepaid,
+        prepaid=payer != _INVOICE,
+        owes=payer == _CREDIT_FIRST,
         epoch=epoch,
         seq=seq,
     )
+
+
+def _who_pays(record: JournalRecord) -> int:
+    if not record.prepaid:
+        return _INVOICE
+    return _CREDIT_FIRST if record.owes else _CREDIT

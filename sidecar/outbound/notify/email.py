@@ -83,21 +83,36 @@ class EmailChannel:
         client = self._client()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await client.connect()
+                await client.connect()  # Up to the login.
                 await client.sendmail(self._sender.addr_spec, [address], raw)
         except aiosmtplib.SMTPRecipientsRefused as error:
             return _answered(error.recipients[0].code, "the recipient")
         except aiosmtplib.SMTPDataError as error:
             return _answered(error.code, "the message")
-        except aiosmtplib.SMTPAuthenticationError as error:
-            return _retry(f"the mail server refuses the login ({error.code})")
-        except aiosmtplib.SMTPResponseException as error:
-            return _retry(f"the mail server answered {error.code}")
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
-            return _retry(f"the mail server cannot be used ({type(error).__name__})")
+            return SendOutcome(verdict=SendVerdict.RETRY, detail=_trouble(error))
         else:
             await self._leave(client)
             return SendOutcome(verdict=SendVerdict.SENT)
+        finally:
+            client.close()
+
+    @property
+    def place(self) -> str:
+        """Where mail goes, for people."""
+        return f"{self._server.host}:{self._server.port}"
+
+    async def probe(self) -> str:
+        """What keeps the server from being used, login included; "" for nothing. Sends nothing."""
+        client = self._client()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await client.connect()
+        except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
+            return f"{self.place}: {_trouble(error)}"
+        else:
+            await self._leave(client)
+            return ""
         finally:
             client.close()
 
@@ -176,5 +191,12 @@ def _answered(code: int, what: str) -> SendOutcome:
     return SendOutcome(verdict=verdict, detail=f"the mail server answered {code} to {what}")
 
 
-def _retry(detail: str) -> SendOutcome:
-    return SendOutcome(verdict=SendVerdict.RETRY, detail=detail)
+def _trouble(error: Exception) -> str:
+    """Why the server cannot be used; not its own words, in which addresses may stand."""
+    match error:
+        case aiosmtplib.SMTPAuthenticationError():
+            return f"the mail server refuses the login ({error.code})"
+        case aiosmtplib.SMTPResponseException():
+            return f"the mail server answered {error.code}"
+        case _:
+            return f"the mail server cannot be used ({type(error).__name__})"

@@ -36,12 +36,35 @@ def sample_notices(now: datetime) -> Mapping[NoticeKind, Notice]:
         NoticeKind.REPORT_FAILED: reports,
         NoticeKind.REPORT_UNCERTAIN: reports,
         NoticeKind.ORPHANS_EXCEEDED: {"plan": "prepaid", "hour": hour},
-        NoticeKind.INVOICE_CLOSED: {"invoice": "inv_example", "currency": "USD"},
-        NoticeKind.PAYMENT_FAILED: {"invoice": "inv_example", "currency": "USD"},
-        NoticeKind.DISPUTE_OPENED: {"invoice": "inv_example", "currency": "USD"},
+        NoticeKind.INVOICE_CLOSED: {
+            "invoice": "inv_example",
+            "number": f"{_CUSTOMER}-0001",
+            "currency": "USD",
+            "period_start": (now - timedelta(days=30)).isoformat(),
+            "period_end": hour,
+        },
+        NoticeKind.PAYMENT_FAILED: {
+            "provider": "stripe",
+            "invoice": "in_example",
+            "currency": "USD",
+            "attempt": "1",
+        },
+        NoticeKind.DISPUTE_OPENED: {
+            "provider": "stripe",
+            "dispute": "du_example",
+            "payment": "pi_example",
+            "currency": "USD",
+            "invoice": "in_example",
+        },
         NoticeKind.NOTIFY_TEST: {},
     }
-    money = {NoticeKind.CREDIT_EXHAUSTED: 0, NoticeKind.CREDIT_RUNNING_OUT: 12 * NANO_PER_UNIT}
+    twelve = 12 * NANO_PER_UNIT
+    money: dict[NoticeKind, dict[str, int]] = {
+        NoticeKind.CREDIT_EXHAUSTED: {"available": 0},
+        NoticeKind.CREDIT_RUNNING_OUT: {"available": twelve},
+        NoticeKind.INVOICE_CLOSED: {"total": twelve, "due": twelve},
+        NoticeKind.PAYMENT_FAILED: {"due": twelve},
+    }
     about_nobody = OPERATORS_ALONE - {NoticeKind.ORPHANS_EXCEEDED, NoticeKind.DISPUTE_OPENED}
     return {
         kind: Notice(
@@ -50,7 +73,7 @@ def sample_notices(now: datetime) -> Mapping[NoticeKind, Notice]:
             occurred_at=now,
             customer_id="" if kind in about_nobody else _CUSTOMER,
             facts=facts[kind],
-            amounts={"available": money[kind]} if kind in money else {},
+            amounts=money.get(kind, {}),
         )
         for kind in NoticeKind
     }

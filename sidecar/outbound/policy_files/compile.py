@@ -7,6 +7,7 @@ import re2
 
 from sidecar.domain.decisions import Dialect
 from sidecar.domain.errors import ConfigError
+from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.matching import RouteSet
 from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule, OrphanSettling
 from sidecar.domain.policy import Policy
@@ -132,6 +133,7 @@ def compile_parts(
             for name, plan in context.plans.items()
             if plan.given("orphans")
         },
+        late_usage=_late_usage(context.plans),
         meters=meter_rules,
         rules=rules,
         customer_members=members["customers"],
@@ -163,6 +165,11 @@ def _places(context: Context, parts: Parts) -> Places:
 
 def _dialect(context: Context, section: Section) -> DialectRule:
     return DialectRule(match=context.matches(section), dialect=Dialect(section.text("dialect")))
+
+
+def _late_usage(plans: Mapping[str, Section]) -> dict[str, LatePolicy]:
+    stated = {name: plan for name, plan in plans.items() if plan.given("late_usage")}
+    return {name: LatePolicy(plan.text("late_usage")) for name, plan in stated.items()}
 
 
 def _orphans(stated: str | Section) -> OrphanRule:

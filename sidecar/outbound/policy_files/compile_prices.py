@@ -70,6 +70,12 @@ def compile_lines(
             refuse_not_additive(context, meter, section.place_of("meter"), "a price")
         if billing.burns_credit:
             _check_hold(context, plan, section, meter, has_estimates=has_estimates)
+        if billing.invoices_rest and section.given("stripe"):
+            context.problems.add(
+                section.place_of("stripe"),
+                "what credit leaves of a credit_then_invoice plan is on our own invoices, so "
+                "Stripe has no price for it: take `stripe` out, or write billing: postpaid",
+            )
         price = _price(context, section)
         if price is not None:
             lines.append(

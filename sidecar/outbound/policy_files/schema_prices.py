@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import yaml
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.orphans import COUNTED_MAX, OrphanSettling
 from sidecar.domain.price_models import TIERS_MAX
 from sidecar.domain.pricing import Billing, OnChange, RoundPackages, TaxBehavior
@@ -218,10 +219,10 @@ PLAN = Record(
         ),
         "billing": Field(
             spec=Choice(
-                (Billing.PREPAID.value, Billing.POSTPAID.value),
-                later=(Billing.CREDIT_THEN_INVOICE.value,),
+                tuple(Billing),
             ),
-            doc="prepaid burns credit; postpaid is invoiced.",
+            doc="prepaid burns credit; postpaid is invoiced; credit_then_invoice burns what credit "
+            "there is and invoices the rest.",
             required=True,
         ),
         "currency": Field(spec=texts.CURRENCY, doc="Of all its amounts.", required=True),
@@ -237,6 +238,11 @@ PLAN = Record(
             spec=Choice(tuple(OnChange)),
             doc="What becomes of running totals and fees where other prices come into force.",
             default=OnChange.RESET.value,
+        ),
+        "late_usage": Field(
+            spec=Choice(tuple(LatePolicy)),
+            doc="Where postpaid usage goes that comes after its period was cut: the next period's "
+            "invoice, one of its own, or nowhere. Absent: as the setting invoice_late_usage says.",
         ),
         "tax_behavior": TAX_BEHAVIOR,
         "stripe": Field(spec=STRIPE, doc="What of it exists at Stripe already."),

@@ -6,6 +6,7 @@ from typing import Final
 
 from asyncpg import Record
 
+from sidecar.domain.billing_notices import payment_failed
 from sidecar.domain.collecting import (
     ATTEMPTS_MAX,
     CollectOutcome,
@@ -15,7 +16,11 @@ from sidecar.domain.collecting import (
     collect_reference,
 )
 from sidecar.domain.errors import Conflict, InvalidInput, InvariantViolated
-from sidecar.domain.minor_units import from_minor
+from sidecar.domain.minor_units import STRIPE, from_minor
+from sidecar.domain.notices import NoticeKind
+from sidecar.domain.payment_postings import PaymentPosting, payment_posting
+from sidecar.outbound.postgres.notices import count_notices, insert_notices
+from sidecar.outbound.postgres.payment_posting import ShardOf, post_payments
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.collecting_ports import (
@@ -34,16 +39,20 @@ DUE_AFTER: Final = timedelta(days=14)
 class PostgresCollections:
     """Implements CollectionRecord; leases and waits are counted by Postgres' own clock."""
 
-    def __init__(self, pool: Pool, *, due_after: timedelta = DUE_AFTER) -> None:
+    def __init__(
+        self, pool: Pool, *, due_after: timedelta = DUE_AFTER, shard_of: ShardOf | None = None
+    ) -> None:
         """
         Wire it.
 
         Args:
             pool: The database.
+            shard_of: Of customers; whoever finishes what was paid needs it.
             due_after: From when a customer was first asked for money until it is overdue.
         """
         self._pool = pool
         self._due_after = due_after
+        self._shard_of = shard_of
         self._ledger_id = ""
 
     async def ledger_id(self) -> str:
@@ -113,7 +122,12 @@ class PostgresCollections:
         *,
         next_reference: str,
     ) -> Collection:
-        """Keep an answer and end the lease. Raises Conflict if it was lost."""
+        """
+        Keep an answer and end the lease; with it post what was paid, or tell what failed.
+
+        Raises:
+            Conflict: The lease was lost.
+        """
         return await self._change(
             collection,
             "finish_collection",
@@ -127,10 +141,19 @@ class PostgresCollections:
             answer.detail.replace("\0", "")[:_DETAIL_CHARS_MAX],
             collection.attempt,
             answered=answer.outcome not in (CollectOutcome.UNKNOWN, CollectOutcome.ABSENT),
+            # Stripe's own word on its invoices comes by the inbox.
+            failed=answer.outcome is CollectOutcome.FAILED and collection.provider != STRIPE,
+            paid=answer.outcome is CollectOutcome.PAID,
         )
 
     async def _change(
-        self, collection: Collection, name: str, *values: object, answered: bool
+        self,
+        collection: Collection,
+        name: str,
+        *values: object,
+        answered: bool,
+        failed: bool = False,
+        paid: bool = False,
     ) -> Collection:
         """Change a claimed row, and with it what standing sees. Raises Conflict if it was lost."""
         with translate_errors():
@@ -138,6 +161,8 @@ class PostgresCollections:
                 self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(),
             ):
+                if paid:  # First: it locks the shard, which comes before rows of customers.
+                    await post_payments(connection, self._shard_of, _postings(collection))
                 row = await connection.fetchrow(
                     query(name),
                     collection.customer_id,
@@ -147,6 +172,8 @@ class PostgresCollections:
                 )
                 changed = _held(row, collection)
                 await self._show_debt(connection, changed, answered=answered)
+                told = await _tell_failure(connection, collection) if failed else ()
+        count_notices(told)
         return changed
 
     async def _show_debt(
@@ -203,6 +230,41 @@ class PostgresCollections:
         with translate_errors():
             state = await self._pool.fetchval(query("wake_collection"), provider, name)
         return None if state is None else str(state)
+
+
+def _postings(paid: Collection) -> tuple[PaymentPosting, ...]:
+    """
+    What was paid under a reference, with its tax, of which a collected invoice has none.
+
+    Stripe's come from the inbox, which sees refunds and disputes, too.
+    """
+    if paid.provider == STRIPE:
+        return ()
+    return (
+        payment_posting(
+            customer_id=paid.customer_id,
+            provider=paid.provider,
+            invoice_id=paid.invoice_id,
+            payment_id=paid.reference,
+            currency=paid.currency,
+            gross_minor=paid.amount_minor,
+            net_minor=paid.amount_minor,
+        ),
+    )
+
+
+async def _tell_failure(connection: Connection, failed: Collection) -> Sequence[NoticeKind]:
+    """An attempt is over for good, whether another one follows or not."""
+    notice = payment_failed(
+        customer_id=failed.customer_id,
+        provider=failed.provider,
+        invoice_id=failed.invoice_id,
+        attempt=failed.attempt,
+        currency=failed.currency,
+        due_nano=_asked_nano(failed),
+        at=await connection.fetchval(query("transaction_time")),
+    )
+    return await insert_notices(connection, [notice])
 
 
 def _asked_nano(collection: Collection) -> int | None:

@@ -1,13 +1,13 @@
 """How a hold ended, from its settled events: what a marker in the live store has to know."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import asyncpg
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
-from sidecar.domain.rebuilding import RecordedUsage
+from sidecar.domain.rebuilding import RecordedLine, RecordedUsage
 from sidecar.domain.usage import EventKind, TokenUsage
 from sidecar.domain.usage_digests import digest_of
 from sidecar.outbound.postgres.pool import Pool, translate_errors
@@ -50,6 +50,7 @@ def recorded_usage(events: Sequence[asyncpg.Record]) -> RecordedUsage:
     """How a hold ended, by all its events, the newest last."""
     newest = events[-1]
     charged = [event for event in events if event["kind"] != EventKind.ORPHAN]
+    estimated = bool(charged) and newest["estimated"]
     quantities: dict[str, int] = {}
     for event in charged:
         for meter, quantity in json.loads(event["quantities"] or "{}").items():
@@ -60,13 +61,31 @@ def recorded_usage(events: Sequence[asyncpg.Record]) -> RecordedUsage:
         captured=bool(charged),
         amount_nano=sum(event["amount_nano"] for event in events),
         overage_nano=sum(event["overage_nano"] for event in events),
-        estimated=bool(charged) and newest["estimated"],
+        estimated=estimated,
         digest=digest_of(quantities.items(), newest["model"], newest["status"], _usage(newest))
         if charged
         else "",
         corrections=sum(event["kind"].startswith("correction:") for event in events),
         decided_at=newest["decided_at"],
+        lines=tuple(_lines(charged)) if estimated else (),
+        owes=bool(charged) and newest["owed_nano"] is not None,
     )
+
+
+def _lines(events: Sequence[asyncpg.Record]) -> Iterator[RecordedLine]:
+    for event in events:
+        amounts = json.loads(event["amounts"] or "{}")
+        owed = json.loads(event["owed"] or "{}")
+        for meter, quantity in json.loads(event["quantities"] or "{}").items():
+            yield RecordedLine(
+                price_version=event["price_version"],
+                model=event["model"],
+                meter=meter,
+                occurred_at=event["occurred_at"],
+                quantity=quantity,
+                amount_nano=amounts[meter],
+                owed_nano=owed[meter],
+            )
 
 
 def _usage(row: asyncpg.Record) -> TokenUsage:

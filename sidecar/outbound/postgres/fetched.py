@@ -49,6 +49,9 @@ async def write_handled(
         values = _subscription_values(subscription)
         await connection.execute(query("put_subscription"), *values, fence)
         touched.append(customer_id)
+    if (account := handled.bills_in) is not None:
+        values = (provider, account.provider_customer_id, account.currency, fence)
+        await connection.execute(query("put_provider_currency"), *values)
     if handled.gone_subscription:
         await run("end_subscription", provider, handled.gone_subscription, fence)
     if (payment := handled.payment) is not None:

@@ -8,6 +8,8 @@ from asyncpg import Record
 
 from sidecar.outbound.postgres.fetched import write_handled
 from sidecar.outbound.postgres.grants import LIST_MAX
+from sidecar.outbound.postgres.notices import count_notices, insert_notices
+from sidecar.outbound.postgres.payment_posting import ShardOf, post_payments
 from sidecar.outbound.postgres.pool import ACQUIRE_SECONDS_MAX, Connection, Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
 from sidecar.services.inbox_ports import (
@@ -32,9 +34,10 @@ class _DuplicateError(Exception):
 class PostgresInbox:
     """Implements Inbox; leases and times are by Postgres' own clock."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Wire it."""
+    def __init__(self, pool: Pool, *, shard_of: ShardOf | None = None) -> None:
+        """Wire it; whoever finishes what payments come of needs to know the shards."""
         self._pool = pool
+        self._shard_of = shard_of
 
     async def receive(self, event: ReceivedEvent) -> Receipt:
         """Store an event, and its object as wanted, together; a repeat changes nothing."""
@@ -86,6 +89,7 @@ class PostgresInbox:
                 events=row["events"],
                 attempts=row["attempts"],
                 livemode=row["livemode"],
+                types=frozenset(row["types"]),
             )
             for row in rows
         ]
@@ -101,6 +105,8 @@ class PostgresInbox:
                 row = await connection.fetchrow(query("inbox_lock"), key)
                 if row is None or row["fence"] != claim.fence:
                     return None
+                # First: it locks shards, which come before rows of customers.
+                await post_payments(connection, self._shard_of, handled.postings)
                 customers = await write_handled(connection, claim, handled)
                 for customer_id in customers:
                     await connection.execute(query("mark_standing"), customer_id)
@@ -110,6 +116,8 @@ class PostgresInbox:
                 )
                 for ref in sorted(handled.follow, key=lambda one: one.key):
                     await _want(connection, ref)
+                told = await insert_notices(connection, handled.notices)
+        count_notices(told)
         return customers
 
     async def fail(self, claim: InboxClaim, *, reason: str, retry_in_seconds: float | None) -> None:

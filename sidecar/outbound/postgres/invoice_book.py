@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import asyncpg
 
-from sidecar.domain.invoices import amounts_due, invoice_id_of
+from sidecar.domain.billing_notices import invoice_closed
+from sidecar.domain.invoices import Invoice, InvoiceState, amounts_due, invoice_id_of
 from sidecar.domain.ledger import charge_entries
+from sidecar.domain.notices import Notice, NoticeKind
 from sidecar.domain.periods import Period
 from sidecar.outbound.postgres.invoice_reading import PostgresInvoiceRecord
 from sidecar.outbound.postgres.invoice_rows import (
@@ -20,6 +22,7 @@ from sidecar.outbound.postgres.invoice_rows import (
     line_rows,
     part_rows,
 )
+from sidecar.outbound.postgres.notices import count_notices, insert_notices
 from sidecar.outbound.postgres.pool import (
     ACQUIRE_SECONDS_MAX,
     Connection,
@@ -89,7 +92,7 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
             offset: str | None = await self._pool.fetchval(query("offset_of_shard"), shard)
         return offset or _START
 
-    async def cut(self, shard: int, cuts: Sequence[Cut], *, all_late: bool) -> int:
+    async def cut(self, shard: int, cuts: Sequence[Cut]) -> int:
         """Settle for good which usage is on the invoices; see the port."""
         rows = [
             (
@@ -100,13 +103,14 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
                 cut.cursor.closed_until,
                 cut.cursor.period_end,
                 cut.next_end,
+                cut.late.value,
             )
             for cut in cuts
         ]
         with translate_errors():
             async with self._transaction() as connection:
                 await lock_shard(connection, shard)
-                made = await connection.fetchval(query("cut_periods"), *columns(rows, 7), all_late)
+                made = await connection.fetchval(query("cut_periods"), *columns(rows, 8))
         return int(made)
 
     async def drafts(self, *, limit: int, lease: timedelta) -> Sequence[Draft]:
@@ -119,12 +123,18 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
         """Number and freeze drafts, and post what they charge; those that are closed are left."""
         with translate_errors():
             async with self._transaction() as connection:
-                return await _close(connection, shard, closings)
+                closed, told = await _close(connection, shard, closings)
+        count_notices(told)
+        return closed
 
-    async def late_customers(self, *, noted_before: datetime, limit: int) -> Sequence[Cursor]:
-        """Customers with postpaid late usage that waits."""
+    async def late_customers(
+        self, *, noted_before: datetime, plans: Sequence[str], all_but: bool, limit: int
+    ) -> Sequence[Cursor]:
+        """Customers on these plans, or on any other, with postpaid late usage that waits."""
         with translate_errors():
-            rows = await self._pool.fetch(query("late_customers"), noted_before, limit)
+            rows = await self._pool.fetch(
+                query("late_customers"), noted_before, limit, list(plans), all_but
+            )
         return [cursor_of(row) for row in rows]
 
     async def cut_late(self, shard: int, cursor: Cursor, period: Period, provider: str) -> bool:
@@ -175,7 +185,10 @@ class PostgresInvoiceBook(PostgresInvoiceRecord):
             yield connection
 
 
-async def _close(connection: Connection, shard: int, closings: Sequence[Closing]) -> int:
+async def _close(
+    connection: Connection, shard: int, closings: Sequence[Closing]
+) -> tuple[int, Sequence[NoticeKind]]:
+    """How many were drafts until now, and the kinds of notices that are new."""
     if any(one.content.charged_nano for one in closings):
         await lock_shard(connection, shard)
     keys = [(one.draft.customer_id, one.draft.invoice_id) for one in closings]
@@ -195,9 +208,12 @@ async def _close(connection: Connection, shard: int, closings: Sequence[Closing]
         await connection.execute(query("drop_drafts"), *columns(dropped))
     full = [one for one in ours if one not in empty]
     if not full:
-        return len(ours)
+        return len(ours), ()
     rows = [_closed_row(one, drafts[one.draft.invoice_id]) for one in full]
-    await connection.execute(query("close_drafts"), *columns(rows))
+    closed = {
+        row["invoice_id"]: row
+        for row in await connection.fetch(query("close_drafts"), *columns(rows))
+    }
     lines = [row for one in full for row in line_rows(one)]
     if lines:
         await connection.execute(query("insert_invoice_lines"), *columns(lines))
@@ -207,7 +223,27 @@ async def _close(connection: Connection, shard: int, closings: Sequence[Closing]
     charged = [one for one in full if one.content.charged_nano]
     if charged:
         await post_aside(connection, shard, [_charge_transaction(one) for one in charged])
-    return len(ours)
+    notices = [_notice(one, closed[one.draft.invoice_id]) for one in full]
+    return len(ours), await insert_notices(connection, notices)
+
+
+def _notice(closing: Closing, closed: asyncpg.Record) -> Notice:
+    draft = closing.draft
+    return invoice_closed(
+        Invoice(
+            invoice_id=closed["invoice_id"],
+            customer_id=draft.customer_id,
+            currency=draft.currency,
+            sequence=draft.sequence,
+            period=draft.period,
+            state=InvoiceState.CLOSED,
+            provider=draft.provider,
+            number=closed["number"],
+            total_nano=closing.content.total_nano,
+            due_nano=closed["due_nano"],
+            closed_at=closed["closed_at"],
+        )
+    )
 
 
 def _closed_row(closing: Closing, locked: asyncpg.Record) -> tuple[Any, ...]:

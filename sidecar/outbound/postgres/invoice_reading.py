@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import asyncpg
+
 from sidecar.domain.errors import Conflict, NotFound
 from sidecar.domain.holds import hold_day
 from sidecar.domain.invoice_content import MonthTotal, TotalKey
 from sidecar.domain.invoices import PRICE_MONTH, Invoice, InvoiceState, UsagePart
 from sidecar.domain.minor_units import to_minor
-from sidecar.domain.periods import EPOCH
+from sidecar.domain.periods import EPOCH, Period
+from sidecar.domain.plan_history import PlanStart
 from sidecar.outbound.postgres.invoice_rows import (
     credit_note_of,
     cursor_of,
@@ -37,6 +40,9 @@ from sidecar.services.invoicing_ports import (
 CREDIT_NOTES_MAX: Final = 100
 """Of one invoice."""
 _TRACED_MAX: Final = 1_000
+SUM_SECONDS_MAX: Final = 300.0
+_SUMMED_AT_ONCE: Final = 25
+"""Invoices whose usage one statement adds up."""
 _NEAR: Final = timedelta(hours=1)
 """How far an event's time may be from the second in its hold's id."""
 
@@ -44,9 +50,10 @@ _NEAR: Final = timedelta(hours=1)
 class PostgresInvoiceRecord:
     """Reads, and the intents that settlement carries out."""
 
-    def __init__(self, pool: Pool) -> None:
-        """Wire it."""
+    def __init__(self, pool: Pool, *, sum_seconds_max: float = SUM_SECONDS_MAX) -> None:
+        """Wire it; `sum_seconds_max` is the longest statement that adds usage up."""
         self._pool = pool
+        self._sum_seconds_max = sum_seconds_max
 
     async def read_cursor(self, customer_id: str) -> Cursor | None:
         """Where the customer stands; None before the first round of invoicing."""
@@ -81,12 +88,32 @@ class PostgresInvoiceRecord:
 
     async def sum_usage(self, drafts: Sequence[Draft]) -> list[list[UsagePart]]:
         """The usage of each draft, added up."""
-        with translate_errors():
-            rows = await self._pool.fetch(query("sum_usage"), *_wanted(drafts))
         parts: list[list[UsagePart]] = [[] for _ in drafts]
-        for row in rows:
-            parts[row["place"]].append(part_of(row))
+        for first in range(0, len(drafts), _SUMMED_AT_ONCE):
+            few = drafts[first : first + _SUMMED_AT_ONCE]
+            for row in await self._sum("sum_usage", _wanted(few)):
+                parts[first + row["place"]].append(part_of(row))
         return parts
+
+    async def _sum(self, name: str, columns_wanted: Sequence[Any]) -> list[asyncpg.Record]:
+        """A month of a large customer takes longer than other statements may."""
+        seconds = self._sum_seconds_max
+        with translate_errors():
+            async with (
+                self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                connection.transaction(readonly=True),
+            ):
+                # One second more, as everywhere: the client's limit is the one that speaks. What
+                # is compiled for each statement takes longer than what it makes faster.
+                await connection.execute(
+                    "SELECT set_config('statement_timeout', $1, true),"
+                    " set_config('jit', 'off', true)",
+                    str(int(seconds * 1_000) + 1_000),
+                )
+                rows: list[asyncpg.Record] = await connection.fetch(
+                    query(name), *columns_wanted, timeout=seconds
+                )
+        return rows
 
     async def sum_months(
         self, wanted: Sequence[tuple[str, datetime]]
@@ -95,8 +122,7 @@ class PostgresInvoiceRecord:
         if not wanted:
             return {}
         rows_wanted = [(one, month, PRICE_MONTH.at(month).end) for one, month in wanted]
-        with translate_errors():
-            rows = await self._pool.fetch(query("sum_months"), *columns(rows_wanted))
+        rows = await self._sum("sum_months", columns(rows_wanted))
         totals: dict[str, dict[TotalKey, MonthTotal]] = {}
         for row in rows:
             key = row["month"], row["price_version"], row["meter"], row["model"]
@@ -107,12 +133,53 @@ class PostgresInvoiceRecord:
             )
         return totals
 
+    async def plans_within(self, wanted: Sequence[tuple[str, Period]]) -> list[list[PlanStart]]:
+        """For each (customer, period) the plan at its start, and those that begin in it."""
+        if not wanted:
+            return []
+        asked = [
+            (place, customer_id, period.start, period.end)
+            for place, (customer_id, period) in enumerate(wanted)
+        ]
+        with translate_errors():
+            rows = await self._pool.fetch(query("plans_within"), *columns(asked))
+        found: list[list[PlanStart]] = [[] for _ in wanted]
+        for row in rows:
+            found[row["place"]].append(PlanStart(since=row["since"], plan=row["plan"]))
+        return found
+
+    async def late_periods(self, drafts: Sequence[Draft]) -> list[list[Period | None]]:
+        """For each draft the periods that its late usage is of; None: one that was never cut."""
+        if not drafts:
+            return []
+        asked = [(place, draft.customer_id, draft.invoice_id) for place, draft in enumerate(drafts)]
+        with translate_errors():
+            rows = await self._pool.fetch(query("late_periods"), *columns(asked))
+        found: list[list[Period | None]] = [[] for _ in drafts]
+        for row in rows:
+            start, end = row["period_start"], row["period_end"]
+            found[row["place"]].append(None if start is None else Period(start=start, end=end))
+        return found
+
+    async def sum_periods(self, wanted: Sequence[tuple[Draft, Period]]) -> list[list[UsagePart]]:
+        """For each (draft, period that was cut) its usage on invoices; see the port."""
+        if not wanted:
+            return []
+        asked = [
+            (place, draft.customer_id, draft.invoice_id, period.start, period.end)
+            for place, (draft, period) in enumerate(wanted)
+        ]
+        rows = await self._sum("sum_periods", columns(asked))
+        parts: list[list[UsagePart]] = [[] for _ in wanted]
+        for row in rows:
+            parts[row["place"]].append(part_of(row))
+        return parts
+
     async def overage(self, drafts: Sequence[Draft]) -> list[int]:
         """What no credit was there for, of the prepaid usage of each draft."""
         if not drafts:
             return []
-        with translate_errors():
-            rows = await self._pool.fetch(query("sum_overage"), *_wanted(drafts))
+        rows = await self._sum("sum_overage", _wanted(drafts))
         found = {row["place"]: int(row["overage_nano"]) for row in rows}
         return [found[place] for place in range(len(drafts))]
 

@@ -66,6 +66,7 @@ def part_of(row: asyncpg.Record) -> UsagePart:
         corrections=row["corrections"],
         quantity=int(row["quantity"]),
         amount_nano=row["amount_nano"],
+        owed_nano=row["owed_nano"] if row["prepaid"] else 0,
     )
 
 

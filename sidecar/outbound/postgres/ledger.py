@@ -65,6 +65,12 @@ class PostgresLedger:
             epoch=row["epoch"],
         )
 
+    async def lease_left(self, shard: int, owner: str) -> float:
+        """Seconds for which another owner than this has the shard; 0 if nobody has."""
+        with translate_errors():
+            seconds = await self._pool.fetchval(query("lease_left"), shard, owner)
+        return float(seconds or 0)
+
     async def settle(
         self,
         lease: ShardLease,

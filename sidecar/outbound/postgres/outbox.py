@@ -59,12 +59,16 @@ class PostgresOutbox:
                 list(by_meter.values()),
             )
             await self._pool.execute(query("house_reports"), self._provider)
-            refused = await self._pool.fetch(query("refuse_test_reports"), self._provider)
-        for row in refused:
-            telemetry.REPORTS.labels(ReportVerdict.REJECTED.value).inc()
-            telemetry.get_logger().warning(
-                "report_refused", identifier=row["identifier"], reason="test_customer"
-            )
+            tests = await self._pool.fetch(query("refuse_test_reports"), self._provider)
+            foreign = await self._pool.fetch(query("refuse_foreign_reports"), self._provider)
+        log = telemetry.get_logger()
+        for rows, reason, tell in (
+            (tests, "test_customer", log.warning),
+            (foreign, "other_currency", log.error),
+        ):
+            for row in rows:
+                telemetry.REPORTS.labels(ReportVerdict.REJECTED.value).inc()
+                tell("report_refused", identifier=row["identifier"], reason=reason)
         if not isinstance(sealed, int):
             raise InvariantViolated("seal_windows did not answer a count")
         return sealed

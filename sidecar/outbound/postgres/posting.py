@@ -14,6 +14,7 @@ import asyncpg
 from sidecar.domain.errors import InvariantViolated, StoreUnavailable
 from sidecar.domain.ledger_chain import ChainHead, ChainLink, extend
 from sidecar.outbound.postgres.chain_contents import read_contents
+from sidecar.outbound.postgres.copying import copy_rows
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import columns
@@ -23,6 +24,11 @@ from sidecar.outbound.postgres.settlement_transactions import (
     movement_rows,
 )
 
+_TRANSACTION_COLUMNS: Final = (
+    *("customer_id", "transaction_id", "kind", "currency", "shard"),
+    *("first_entry_id", "last_entry_id", "event_count"),
+)
+_LINK_COLUMNS: Final = ("chain", "seq", "customer_id", "transaction_id", "content_hash", "hash")
 _LINKED_AT_A_TIME: Final = 500
 """Transactions of the time before chains that one database transaction links."""
 
@@ -50,27 +56,25 @@ async def post_transactions(
         return head
     shard = head.chain
     links, head = extend(head, (t.as_chained(shard, posted_at) for t in transactions))
-    await connection.execute(
-        query("insert_transactions"),
-        *columns(
-            [
-                (
-                    t.customer_id,
-                    t.transaction_id,
-                    t.kind,
-                    t.currency,
-                    shard,
-                    t.first_entry_id,
-                    t.last_entry_id,
-                    t.event_count,
-                    link.seq,
-                    link.content_hash,
-                    link.hash,
-                )
-                for t, link in zip(transactions, links, strict=True)
-            ]
-        ),
+    await copy_rows(
+        connection,
+        "ledger_transactions",
+        _TRANSACTION_COLUMNS,
+        [
+            (
+                t.customer_id,
+                t.transaction_id,
+                t.kind,
+                t.currency,
+                shard,
+                t.first_entry_id,
+                t.last_entry_id,
+                t.event_count,
+            )
+            for t in transactions
+        ],
     )
+    await copy_rows(connection, "ledger_chain", _LINK_COLUMNS, [_link_row(link) for link in links])
     entries = [
         (t.customer_id, t.transaction_id, entry.account.value, entry.amount_nano)
         for t in transactions
@@ -152,7 +156,9 @@ async def begin_chain(connection: Connection, head: ChainHead) -> tuple[ChainHea
         added, head = extend(head, [transaction])
         links += added
     if links:
-        await connection.execute(query("insert_chain"), *columns([_link_row(one) for one in links]))
+        await copy_rows(
+            connection, "ledger_chain", _LINK_COLUMNS, [_link_row(link) for link in links]
+        )
     began = len(keys) < _LINKED_AT_A_TIME
     await connection.execute(
         query("begin_chain"), head.chain, head.seq, head.hash if head.seq else None, began

@@ -260,6 +260,10 @@ SET fence = fence + CASE WHEN lease_owner = $2 THEN 0 ELSE 1 END,
 FROM free WHERE shards.shard = free.shard
 RETURNING fence, stream_offset, epoch
 
+-- name: lease_left
+SELECT greatest(0, extract(epoch FROM lease_until - now()))::float8
+FROM shards WHERE shard = $1 AND lease_owner <> $2
+
 -- name: lock_shard
 -- now() is the database transaction's, so it is posted_at of whatever the batch writes.
 SELECT epoch, stream_offset, fence, lease_owner, chain_seq, chain_hash, chain_began,
@@ -290,11 +294,6 @@ WHERE t.shard = $1
         WHERE c.chain = $1 AND c.seq = $2), '-infinity')
 ORDER BY t.posted_at, t.customer_id, t.transaction_id LIMIT $3
 
--- name: insert_chain
-INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-SELECT * FROM unnest(
-    $1::integer[], $2::bigint[], $3::text[], $4::text[], $5::bytea[], $6::bytea[])
-
 -- name: read_transactions
 SELECT t.customer_id, t.transaction_id, t.kind, t.currency, t.shard, t.first_entry_id,
     t.last_entry_id, t.event_count, t.posted_at
@@ -312,7 +311,8 @@ FROM unnest($1::text[], $2::text[]) AS k (customer_id, transaction_id)
 JOIN grant_movements m USING (customer_id, transaction_id)
 
 -- name: read_posted_events
-SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid
+SELECT customer_id, transaction_id, hold_id, kind, amount_nano, overage_nano, prepaid,
+    coalesce(owed_nano, 0) AS owed_nano
 FROM usage_events
 WHERE shard = $1 AND posted_at BETWEEN $2 AND $3 AND transaction_id = ANY ($4::text[])
 
@@ -429,7 +429,7 @@ INSERT INTO usage_events (
     plan, price_version, model, user_id, credential_id, route, edge, gateway_id, status,
     input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, reasoning_tokens,
     total_tokens, duration_ms, request_bytes, response_bytes, estimated, estimate_reason,
-    client_key, request_id, occurred_at, received_at, decided_at)
+    client_key, request_id, occurred_at, received_at, decided_at, owed_nano)
 SELECT * FROM unnest(
     $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::text[],
     $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::boolean[], $13::boolean[],
@@ -437,7 +437,7 @@ SELECT * FROM unnest(
     $21::text[], $22::integer[], $23::bigint[], $24::bigint[], $25::bigint[], $26::bigint[],
     $27::bigint[], $28::bigint[], $29::bigint[], $30::bigint[], $31::bigint[], $32::boolean[],
     $33::text[], $34::text[], $35::bytea[], $36::timestamptz[], $37::timestamptz[],
-    $38::timestamptz[])
+    $38::timestamptz[], $39::bigint[])
 ON CONFLICT (customer_id, day, hold_id, kind) DO NOTHING
 RETURNING customer_id, hold_id, kind
 
@@ -453,14 +453,6 @@ SELECT l.customer_id, l.hold_id, l.meter,
 FROM unnest($1::text[], $2::date[], $3::text[]) AS k (customer_id, day, hold_id)
 JOIN usage_lines l USING (customer_id, day, hold_id)
 GROUP BY l.customer_id, l.hold_id, l.meter
-
--- name: insert_lines
-INSERT INTO usage_lines (
-    customer_id, day, hold_id, kind, meter, quantity, amount_nano, window_start, window_seq,
-    groups, text_hash)
-SELECT * FROM unnest(
-    $1::text[], $2::date[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-    $8::timestamptz[], $9::integer[], $10::jsonb[], $11::text[])
 
 -- name: insert_client_keys
 INSERT INTO usage_client_keys (customer_id, client_key, hold_id)
@@ -500,18 +492,6 @@ SELECT w.customer_id, w.withdrawal_id, w.grant_id, w.kind
 FROM unnest($1::text[], $2::text[]) AS k (customer_id, withdrawal_id)
 JOIN withdrawals w USING (customer_id, withdrawal_id)
 
--- name: insert_transactions
--- With their links: neither can be there without the other.
-WITH linked AS (
-    INSERT INTO ledger_chain (chain, seq, customer_id, transaction_id, content_hash, hash)
-    SELECT * FROM unnest(
-        $5::integer[], $9::bigint[], $1::text[], $2::text[], $10::bytea[], $11::bytea[]))
-INSERT INTO ledger_transactions (
-    customer_id, transaction_id, kind, currency, shard, first_entry_id, last_entry_id, event_count)
-SELECT * FROM unnest(
-    $1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[],
-    $8::integer[])
-
 -- name: insert_entries
 -- With their movements: the triggers, which fire at the statement's end, compare the two. An
 -- unknown grant and one that would have less than nothing left are refused by constraints.
@@ -533,11 +513,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
 INSERT INTO account_balances AS b (
     customer_id, currency, customer_credit_nano, customer_overage_nano,
     customer_receivable_nano, funding_nano, promotion_nano, breakage_nano, revenue_nano,
-    granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
+    clearing_nano, tax_nano, granted_nano, used_nano, used_prepaid_nano, voided_nano, expired_nano)
 SELECT * FROM unnest(
     $1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
     $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::bigint[], $14::bigint[])
+    $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[])
 ON CONFLICT (customer_id, currency) DO UPDATE SET
     customer_credit_nano = b.customer_credit_nano + excluded.customer_credit_nano,
     customer_overage_nano = b.customer_overage_nano + excluded.customer_overage_nano,
@@ -546,6 +526,8 @@ ON CONFLICT (customer_id, currency) DO UPDATE SET
     promotion_nano = b.promotion_nano + excluded.promotion_nano,
     breakage_nano = b.breakage_nano + excluded.breakage_nano,
     revenue_nano = b.revenue_nano + excluded.revenue_nano,
+    clearing_nano = b.clearing_nano + excluded.clearing_nano,
+    tax_nano = b.tax_nano + excluded.tax_nano,
     granted_nano = b.granted_nano + excluded.granted_nano,
     used_nano = b.used_nano + excluded.used_nano,
     used_prepaid_nano = b.used_prepaid_nano + excluded.used_prepaid_nano,
@@ -861,14 +843,23 @@ SELECT customer_id, field, quantity::bigint AS quantity FROM counter_totals
 WHERE customer_id = ANY ($1::text[]) AND quantity > 0
 
 -- name: rebuild_prices
--- Only captures take of a running total: a correction keeps the interval of its estimate.
-SELECT e.customer_id, e.price_version, e.model, l.meter,
+-- A correction moved its hold's whole quantity to what it is priced by itself.
+WITH corrected AS (
+    SELECT DISTINCT ON (customer_id, day, hold_id)
+        customer_id, day, hold_id, price_version, model
+    FROM usage_events
+    WHERE customer_id = ANY ($1::text[]) AND kind LIKE 'correction:%'
+        AND occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
+    ORDER BY customer_id, day, hold_id, split_part(kind, ':', 2)::integer DESC)
+SELECT e.customer_id, coalesce(c.price_version, e.price_version) AS price_version,
+    coalesce(c.model, e.model) AS model, l.meter,
     date_trunc('month', e.occurred_at, 'UTC') AS month, sum(l.quantity)::bigint AS quantity
 FROM usage_events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
-WHERE e.customer_id = ANY ($1::text[]) AND e.kind = 'capture'
+LEFT JOIN corrected c USING (customer_id, day, hold_id)
+WHERE e.customer_id = ANY ($1::text[])
     -- Usage of last month may still be late.
     AND e.occurred_at >= date_trunc('month', now(), 'UTC') - interval '1 month'
-GROUP BY e.customer_id, e.price_version, e.model, l.meter, month
+GROUP BY 1, 2, 3, 4, 5
 
 -- name: ended_holds
 -- Every event of each hold that was settled since, the newest of a hold last.
@@ -877,11 +868,16 @@ WITH recent AS (
     WHERE shard = $1 AND posted_at >= now() - $2::interval)
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    e.owed_nano, q.quantities, q.amounts, q.owed
 FROM recent r JOIN usage_events e USING (customer_id, day, hold_id)
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
 ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 
@@ -889,11 +885,17 @@ ORDER BY e.customer_id, e.hold_id, CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kin
 -- What a claim is about, as `ended_holds`.
 SELECT e.customer_id, e.hold_id, e.kind, e.amount_nano, e.overage_nano, e.estimated, e.model,
     e.status, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_creation_tokens,
-    e.reasoning_tokens, e.total_tokens, e.decided_at,
-    (SELECT json_object_agg(l.meter, l.quantity)::text FROM usage_lines l
-        WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
-            AND l.kind = e.kind) AS quantities
-FROM usage_events e WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
+    e.reasoning_tokens, e.total_tokens, e.decided_at, e.occurred_at, e.price_version,
+    e.owed_nano, q.quantities, q.amounts, q.owed
+FROM usage_events e
+LEFT JOIN LATERAL (
+    SELECT json_object_agg(l.meter, l.quantity)::text AS quantities,
+        json_object_agg(l.meter, l.amount_nano)::text AS amounts,
+        json_object_agg(l.meter, coalesce(l.owed_nano, 0))::text AS owed
+    FROM usage_lines l
+    WHERE l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+        AND l.kind = e.kind) q ON true
+WHERE e.customer_id = $1 AND e.day = $2 AND e.hold_id = $3
 ORDER BY CASE WHEN e.kind = 'orphan' THEN 0 WHEN e.kind = 'capture' THEN 1
     ELSE 1 + split_part(e.kind, ':', 2)::integer END
 
@@ -956,7 +958,8 @@ balances AS (
         ('customer_credit', b.customer_credit_nano), ('customer_overage', b.customer_overage_nano),
         ('customer_receivable', b.customer_receivable_nano), ('funding', b.funding_nano),
         ('promotion', b.promotion_nano), ('breakage', b.breakage_nano),
-        ('revenue', b.revenue_nano)) AS p (account, nano))
+        ('revenue', b.revenue_nano), ('clearing', b.clearing_nano), ('tax', b.tax_nano))
+        AS p (account, nano))
 SELECT customer_id, 'account ' || account AS what, coalesce(e.nano, 0) AS expected_nano,
     coalesce(b.nano, 0) AS found_nano
 FROM entries e FULL JOIN balances b USING (customer_id, currency, account)
@@ -984,6 +987,8 @@ WITH entries AS (
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'promotion'), 0) AS promotion,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'breakage'), 0) AS breakage,
         coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'revenue'), 0) AS revenue,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'clearing'), 0) AS clearing,
+        coalesce(sum(e.amount_nano) FILTER (WHERE e.account = 'tax'), 0) AS tax,
         coalesce(sum(e.amount_nano) FILTER (
             WHERE t.kind = 'usage' AND e.account = 'revenue'), 0) AS used,
         coalesce(sum(e.amount_nano) FILTER (
@@ -1003,7 +1008,8 @@ WITH entries AS (
 UPDATE account_balances b SET
     customer_credit_nano = e.credit, customer_overage_nano = e.overage,
     customer_receivable_nano = e.owed, funding_nano = e.funding, promotion_nano = e.promotion,
-    breakage_nano = e.breakage, revenue_nano = e.revenue, granted_nano = e.granted,
+    breakage_nano = e.breakage, revenue_nano = e.revenue, clearing_nano = e.clearing,
+    tax_nano = e.tax, granted_nano = e.granted,
     used_nano = e.used, used_prepaid_nano = e.used_prepaid, voided_nano = e.voided,
     expired_nano = e.expired, updated_at = now()
 FROM entries e

@@ -33,7 +33,10 @@ UPDATE inbox_objects o
 SET lease_owner = $1, lease_until = now() + $3::interval, fence = nextval('inbox_fences'),
     attempts = attempts + 1
 FROM due WHERE o.object_key = due.object_key
-RETURNING provider, kind, object_id, fence, events, attempts, livemode
+RETURNING provider, kind, object_id, fence, events, attempts, livemode, ARRAY(
+    SELECT DISTINCT i.event_type FROM inbox i
+    WHERE i.object_key = o.object_key AND i.done_at IS NULL AND i.number <= o.events
+    ORDER BY i.event_type LIMIT 100) AS types
 
 -- name: inbox_lock
 SELECT fence, events FROM inbox_objects WHERE object_key = $1 FOR UPDATE
@@ -196,3 +199,23 @@ UPDATE provider_sweeps
 SET part = $2, cursor = $3, next_at = $4,
     since = CASE WHEN $5 THEN begun_at - interval '1 hour' ELSE since END
 WHERE provider = $1
+
+-- name: posted_payments
+SELECT customer_id, currency, gross_nano, net_nano, seq FROM payment_postings
+WHERE provider = $1 AND invoice_id = $2 AND payment_id = $3 AND kind = $4
+ORDER BY customer_id
+
+-- name: put_posted_payment
+INSERT INTO payment_postings (
+    customer_id, provider, invoice_id, payment_id, kind, currency, gross_nano, net_nano, seq)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+ON CONFLICT (customer_id, provider, invoice_id, payment_id, kind) DO UPDATE
+SET gross_nano = excluded.gross_nano, net_nano = excluded.net_nano, seq = excluded.seq,
+    posted_at = now()
+
+-- name: put_provider_currency
+INSERT INTO provider_currencies AS p (provider, provider_customer_id, currency, fence)
+VALUES ($1, $2, $3, $4)
+ON CONFLICT (provider, provider_customer_id) DO UPDATE
+SET currency = excluded.currency, fence = excluded.fence, fetched_at = now()
+WHERE p.fence < excluded.fence

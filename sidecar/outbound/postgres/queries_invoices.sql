@@ -60,8 +60,9 @@ SELECT stream_offset FROM shards WHERE shard = $1
 -- Under the lock of the shard's row: whatever settlement posts from here on reads the new instant.
 WITH wanted AS (
     SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[],
-        $6::timestamptz[], $7::timestamptz[])
-        AS k (customer_id, invoice_id, currency, provider, period_start, period_end, next_end)),
+        $6::timestamptz[], $7::timestamptz[], $8::text[])
+        AS k (customer_id, invoice_id, currency, provider, period_start, period_end, next_end,
+            late)),
 moved AS (
     UPDATE invoice_cursors i
     SET closed_until = k.period_end, period_end = k.next_end, asked_at = NULL, leased_until = NULL
@@ -75,11 +76,16 @@ made AS (
     SELECT k.customer_id, k.invoice_id, k.currency, 0, k.provider, k.period_start, k.period_end
     FROM wanted k JOIN moved USING (customer_id)
     RETURNING customer_id, invoice_id),
+noted AS (
+    INSERT INTO invoice_periods (customer_id, period_start, period_end)
+    SELECT k.customer_id, k.period_start, k.period_end FROM wanted k JOIN moved USING (customer_id)
+    ON CONFLICT (customer_id, period_start) DO NOTHING),
 late AS (
     UPDATE late_usage u SET invoice_id = made.invoice_id
-    FROM made
+    FROM made JOIN wanted k USING (customer_id)
     WHERE u.customer_id = made.customer_id AND u.invoice_id IS NULL AND u.write_off_id IS NULL
-        AND ($8 OR u.prepaid OR u.amount_nano <= 0))
+        AND (k.late = 'next_period' OR u.prepaid OR u.amount_nano < 0
+            OR (u.amount_nano = 0 AND NOT (u.of_period AND k.late = 'invoice_item'))))
 SELECT count(*) FROM made
 
 -- name: lease_drafts
@@ -95,36 +101,40 @@ RETURNING i.customer_id, i.invoice_id, i.currency, i.sequence, i.provider, i.per
     i.period_end, c.plan
 
 -- name: sum_usage
--- Two branches, because what is late is found by its own table and the rest by its time. The
--- invoices of one call are few enough for both to go by index.
-WITH wanted AS (
-    SELECT * FROM unnest(
-        $1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
-        AS k (place, customer_id, invoice_id, starts, ends)),
-events AS (
-    SELECT k.place, false AS late, e.customer_id, e.day, e.hold_id, e.kind, e.occurred_at,
-        e.price_version, e.model, e.prepaid
-    FROM wanted k
-    JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.starts
-        AND e.occurred_at < k.ends
-    WHERE NOT EXISTS (
-        SELECT FROM late_usage u
-        WHERE u.customer_id = e.customer_id AND u.day = e.day AND u.hold_id = e.hold_id
-            AND u.kind = e.kind)
-    UNION ALL
-    SELECT k.place, true AS late, e.customer_id, e.day, e.hold_id, e.kind, e.occurred_at,
-        e.price_version, e.model, e.prepaid
-    FROM wanted k
-    JOIN late_usage u ON u.customer_id = k.customer_id AND u.write_off_id IS NULL
-        AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id
-    JOIN usage_events e ON e.customer_id = u.customer_id AND e.day = u.day
-        AND e.hold_id = u.hold_id AND e.kind = u.kind)
-SELECT e.place, e.late, date_trunc('month', e.occurred_at, 'UTC') AS month, e.price_version,
-    l.meter, e.model, e.prepaid, count(*) AS events,
-    count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
-    sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano
-FROM events e JOIN usage_lines l USING (customer_id, day, hold_id, kind)
-GROUP BY e.place, e.late, month, e.price_version, l.meter, e.model, e.prepaid
+-- Each invoice by itself, so that the plan is one for a customer, however many there are: events by
+-- the index of their time (what is late by its own table), lines by one range of theirs. Their
+-- days bound that range; looking each event's lines up costs four times the pages.
+SELECT k.place, s.late, s.month, s.price_version, s.meter, s.model, s.prepaid, s.events,
+    s.corrections, s.quantity, s.amount_nano, s.owed_nano
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+    AS k (place, customer_id, invoice_id, starts, ends)
+CROSS JOIN LATERAL (
+    WITH e AS MATERIALIZED (
+        SELECT false AS late, o.day, o.hold_id, o.kind, o.occurred_at, o.price_version, o.model,
+            o.prepaid
+        FROM usage_events o
+        WHERE o.customer_id = k.customer_id AND o.occurred_at >= k.starts
+            AND o.occurred_at < k.ends AND NOT EXISTS (
+                SELECT FROM late_usage u
+                WHERE u.customer_id = o.customer_id AND u.day = o.day AND u.hold_id = o.hold_id
+                    AND u.kind = o.kind)
+        UNION ALL
+        SELECT true, o.day, o.hold_id, o.kind, o.occurred_at, o.price_version, o.model, o.prepaid
+        FROM late_usage u
+        JOIN usage_events o ON o.customer_id = u.customer_id AND o.day = u.day
+            AND o.hold_id = u.hold_id AND o.kind = u.kind
+        WHERE u.customer_id = k.customer_id AND u.write_off_id IS NULL
+            AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id)
+    SELECT e.late, date_trunc('month', e.occurred_at, 'UTC') AS month, e.price_version, l.meter,
+        e.model, e.prepaid, count(*) AS events,
+        count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
+        sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano,
+        sum(CASE WHEN e.prepaid THEN coalesce(l.owed_nano, 0) ELSE l.amount_nano END)::bigint
+            AS owed_nano
+    FROM e JOIN usage_lines l ON l.customer_id = k.customer_id AND l.day = e.day
+        AND l.hold_id = e.hold_id AND l.kind = e.kind
+        AND l.day >= (SELECT min(day) FROM e) AND l.day <= (SELECT max(day) FROM e)
+    GROUP BY e.late, 2, e.price_version, l.meter, e.model, e.prepaid) s
 
 -- name: sum_months
 SELECT e.customer_id, k.month, e.price_version, l.meter, e.model, sum(l.quantity) AS quantity,
@@ -136,6 +146,52 @@ JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.mont
 JOIN usage_lines l ON l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
     AND l.kind = e.kind
 GROUP BY e.customer_id, k.month, e.price_version, l.meter, e.model
+
+-- name: plans_within
+-- The plan that runs when a period starts (the customer's first one, if it began later), and those
+-- that begin within.
+SELECT k.place, p.since, p.plan
+FROM unnest($1::integer[], $2::text[], $3::timestamptz[], $4::timestamptz[])
+    AS k (place, customer_id, starts, ends)
+CROSS JOIN LATERAL (
+    SELECT coalesce(max(b.since) FILTER (WHERE b.since <= k.starts), min(b.since)) AS since
+    FROM customer_plans b WHERE b.customer_id = k.customer_id) f
+JOIN customer_plans p ON p.customer_id = k.customer_id AND p.since >= f.since
+    AND (p.since = f.since OR p.since < k.ends)
+ORDER BY k.place, p.since
+
+-- name: late_periods
+-- The periods that late usage of an invoice is of; null where it is of none that was cut.
+SELECT DISTINCT k.place, p.period_start, p.period_end
+FROM unnest($1::integer[], $2::text[], $3::text[]) AS k (place, customer_id, invoice_id)
+JOIN late_usage u ON u.customer_id = k.customer_id AND u.write_off_id IS NULL
+    AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id
+JOIN usage_events e ON e.customer_id = u.customer_id AND e.day = u.day AND e.hold_id = u.hold_id
+    AND e.kind = u.kind
+LEFT JOIN LATERAL (
+    SELECT i.period_start, i.period_end FROM invoice_periods i
+    WHERE i.customer_id = e.customer_id AND i.period_start <= e.occurred_at
+    ORDER BY i.period_start DESC LIMIT 1) p ON p.period_end > e.occurred_at
+ORDER BY k.place, p.period_start
+
+-- name: sum_periods
+-- All usage of a period that is on invoices, and apart from it what is late on this one.
+SELECT k.place, u.hold_id IS NOT NULL AND u.invoice_id IS NOT DISTINCT FROM k.invoice_id AS late,
+    k.starts AS month, e.price_version, l.meter, e.model, e.prepaid, count(*) AS events,
+    count(*) FILTER (WHERE e.kind LIKE 'correction:%') AS corrections,
+    sum(l.quantity) AS quantity, sum(l.amount_nano)::bigint AS amount_nano
+FROM unnest($1::integer[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
+    AS k (place, customer_id, invoice_id, starts, ends)
+JOIN usage_events e ON e.customer_id = k.customer_id AND e.occurred_at >= k.starts
+    AND e.occurred_at < k.ends
+JOIN usage_lines l ON l.customer_id = e.customer_id AND l.day = e.day AND l.hold_id = e.hold_id
+    AND l.kind = e.kind
+LEFT JOIN late_usage u ON u.customer_id = e.customer_id AND u.day = e.day
+    AND u.hold_id = e.hold_id AND u.kind = e.kind
+WHERE u.hold_id IS NULL OR (u.write_off_id IS NULL
+    AND (u.invoice_id IS NOT NULL OR k.invoice_id IS NULL))
+GROUP BY 1, 2, k.starts, e.price_version, l.meter, e.model, e.prepaid
+ORDER BY 1, 2, e.price_version, l.meter, e.model, e.prepaid
 
 -- name: sum_overage
 SELECT k.place, coalesce((
@@ -190,6 +246,7 @@ SET state = 'closed', number = k.number, total_nano = k.total_nano, credit_nano 
     closed_at = now(), leased_until = NULL
 FROM wanted k
 WHERE i.customer_id = k.customer_id AND i.invoice_id = k.invoice_id
+RETURNING i.invoice_id, i.number, i.due_nano, i.closed_at
 
 -- name: insert_invoice_lines
 INSERT INTO invoice_lines (
@@ -217,18 +274,34 @@ SELECT * FROM unnest(
     $7::text[], $8::text[], $9::boolean[], $10::bigint[], $11::numeric[], $12::bigint[])
 
 -- name: insert_late_usage
-INSERT INTO late_usage (customer_id, day, hold_id, kind, amount_nano, prepaid)
-SELECT * FROM unnest(
-    $1::text[], $2::date[], $3::text[], $4::text[], $5::bigint[], $6::boolean[])
+-- A volume price comes to 0 in the ledger, so that the amount does not say whether something is due.
+WITH noted AS (
+    SELECT k.*, e.price_version
+    FROM unnest($1::text[], $2::date[], $3::text[], $4::text[], $5::bigint[], $6::boolean[])
+        AS k (customer_id, day, hold_id, kind, amount_nano, prepaid)
+    JOIN usage_events e USING (customer_id, day, hold_id, kind)),
+volumes AS MATERIALIZED (
+    SELECT DISTINCT v.price_version, line ->> 'meter' AS meter
+    FROM invoice_price_versions v
+    CROSS JOIN LATERAL json_array_elements(v.content::json -> 'lines') AS line
+    WHERE v.price_version IN (SELECT n.price_version FROM noted n)
+        AND line -> 'price' ->> 'model' = 'volume')
+INSERT INTO late_usage (customer_id, day, hold_id, kind, amount_nano, prepaid, of_period)
+SELECT n.customer_id, n.day, n.hold_id, n.kind, n.amount_nano, n.prepaid, EXISTS (
+    SELECT FROM volumes v JOIN usage_lines l ON l.meter = v.meter
+    WHERE v.price_version = n.price_version AND l.customer_id = n.customer_id AND l.day = n.day
+        AND l.hold_id = n.hold_id AND l.kind = n.kind)
+FROM noted n
 
 -- name: late_customers
 SELECT i.customer_id, i.currency, i.anchor, i.closed_until, i.period_end, c.plan,
     c.stripe_customer_id IS NOT NULL AS at_stripe
 FROM (
-    SELECT customer_id FROM late_usage
-    WHERE invoice_id IS NULL AND write_off_id IS NULL AND noted_at <= $1
-        AND NOT prepaid AND amount_nano > 0
-    GROUP BY customer_id ORDER BY min(noted_at) LIMIT $2) u
+    SELECT l.customer_id FROM late_usage l JOIN customers o USING (customer_id)
+    WHERE l.invoice_id IS NULL AND l.write_off_id IS NULL AND l.noted_at <= $1
+        AND NOT l.prepaid AND (l.amount_nano > 0 OR (l.amount_nano = 0 AND l.of_period))
+        AND (o.plan = ANY ($3::text[])) <> $4::boolean
+    GROUP BY l.customer_id ORDER BY min(l.noted_at) LIMIT $2) u
 JOIN invoice_cursors i USING (customer_id)
 JOIN customers c USING (customer_id)
 WHERE NOT EXISTS (
@@ -246,7 +319,7 @@ WITH made AS (
     WHERE EXISTS (
         SELECT FROM late_usage
         WHERE customer_id = $1 AND invoice_id IS NULL AND write_off_id IS NULL
-            AND NOT prepaid AND amount_nano > 0)
+            AND NOT prepaid AND (amount_nano > 0 OR (amount_nano = 0 AND of_period)))
     RETURNING customer_id, invoice_id)
 UPDATE late_usage u SET invoice_id = made.invoice_id
 FROM made

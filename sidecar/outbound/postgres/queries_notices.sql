@@ -16,6 +16,9 @@ WHERE NOT EXISTS (
 ON CONFLICT DO NOTHING
 RETURNING kind
 
+-- name: transaction_time
+SELECT now()
+
 -- name: unrouted_notices
 SELECT n.customer_id, n.notice_id, n.kind, n.fact_key, n.facts::text AS facts,
     n.amounts::text AS amounts, n.occurred_at, coalesce(c.labels ->> $1::text, '') AS email

@@ -62,6 +62,19 @@ WHERE w.provider = $1 AND w.state = 'pending' AND w.tries = 0
     AND c.customer_id = w.customer_id AND c.labels ->> 'test' = 'true'
 RETURNING w.row_id, w.identifier
 
+-- name: refuse_foreign_reports
+-- Whom the provider bills in another currency than ours: what it would make of the usage is not
+-- what we rated. The row is kept, for people.
+UPDATE report_windows w
+SET state = 'failed', error_code = 'other_currency', uncounted = true, next_attempt_at = NULL,
+    finished_at = now(), last_detail = 'the account is billed in ' || p.currency
+        || ', the customer in ' || c.currency
+FROM customers c, provider_currencies p
+WHERE w.provider = $1 AND w.state = 'pending' AND w.tries = 0
+    AND c.customer_id = w.customer_id AND p.provider = w.provider
+    AND p.provider_customer_id = w.provider_customer_id AND p.currency <> c.currency
+RETURNING w.row_id, w.identifier
+
 -- name: house_reports
 -- Rows that waited for their customer's account at the provider.
 UPDATE report_windows w SET provider_customer_id = c.stripe_customer_id

@@ -1,9 +1,11 @@
 """Stream records as rows: pure functions, so that settlement's SQL stays a list of steps."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any, Final, TypeVar
+from functools import lru_cache
+from typing import Any, Final, TypeAlias, TypeVar
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import check_hold_id, hold_day
@@ -26,7 +28,26 @@ WindowKey = tuple[str, str, datetime]
 """customer_id, meter, window_start."""
 
 UNREADABLE: Final = "unreadable"
+EVENT_COLUMNS: Final = (
+    *("customer_id", "day", "hold_id", "kind", "transaction_id", "shard", "entry_id", "currency"),
+    *("amount_nano", "overage_nano", "held_nano", "prepaid", "late"),
+    *("plan", "price_version", "model", "user_id", "credential_id", "route", "edge", "gateway_id"),
+    *("status", "input_tokens", "output_tokens", "cache_read_tokens", "cache_creation_tokens"),
+    *("reasoning_tokens", "total_tokens", "duration_ms", "request_bytes", "response_bytes"),
+    *("estimated", "estimate_reason", "client_key", "request_id"),
+    *("occurred_at", "received_at", "decided_at", "owed_nano"),
+)
+"""Of `event_row`."""
+LINE_COLUMNS: Final = (
+    *("customer_id", "day", "hold_id", "kind", "meter", "quantity", "amount_nano"),
+    *("groups", "text_hash", "owed_nano", "window_start", "window_seq"),
+)
+"""Of `Line`."""
 _NO_USAGE: Final = TokenUsage()
+_UNCHANGED: Final = (0, 0)
+_NOWHERE: Final[tuple[None, frozenset[str]]] = (None, frozenset())
+_SECOND_DIGITS: Final = 8
+_day_of_second = lru_cache(maxsize=4_096)(hold_day)
 _OF_GRANTS: Final = frozenset(kind.value for kind in EventKind if kind.of_grant)
 _Key = TypeVar("_Key")
 
@@ -52,17 +73,17 @@ class Batch:
     aside: tuple[SetAsideRecord | UnreadableRecord, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
-    """What one record changes of one meter; `window` is where it is reported, if anywhere."""
+_Text: TypeAlias = str | None
+_Number: TypeAlias = int | None
+Line: TypeAlias = tuple[
+    str, date, str, str, str, int, int, _Text, _Text, _Number, datetime | None, _Number
+]
+"""
+What one record changes of one meter: a row of `usage_lines`, in the order of LINE_COLUMNS.
 
-    record: StreamRecord
-    meter: str
-    quantity: int
-    amount_nano: int
-    window: WindowKey | None = None
-    groups: Mapping[str, str] = field(default_factory=dict)
-    text_hash: str = ""
+Its window is where it is reported, if anywhere; the window's seq is known once the window has
+taken the quantity in. Plain, because an event has several of them.
+"""
 
 
 def make_batch(
@@ -115,7 +136,7 @@ def usage_transaction_ids(batch: Batch) -> dict[tuple[str, str], str]:
 
 def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple[Any, ...]:
     """
-    A record's row, in the order of `insert_events`; an orphan may have no event of its own.
+    A record's row, in the order of EVENT_COLUMNS; an orphan may have no event of its own.
 
     Raises:
         InvalidInput: If the record contradicts its event, or its hold id is none.
@@ -129,10 +150,11 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
         raise InvalidInput(f"entry {record.entry_id}: the event is not the record's")
     usage = _NO_USAGE if event is None else event.usage
     decided_at = from_epoch_ms(record.decided_at_ms)
+    hold_id = check_hold_id(record.hold_id)
     head = (
         record.customer_id,
-        hold_day(check_hold_id(record.hold_id)),
-        record.hold_id,
+        day_of(record),
+        hold_id,
         record.kind,
         transaction_id,
         shard,
@@ -178,7 +200,8 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
             event.occurred_at,
             event.received_at,
         )
-    return (*head, *facts, *tokens, *tail, decided_at)
+    owed = None if record.owed is None else record.owed_nano
+    return (*head, *facts, *tokens, *tail, decided_at, owed)
 
 
 def make_lines(
@@ -202,66 +225,73 @@ def make_lines(
     Raises:
         InvalidInput: If a record's amount is not what its lines come to.
     """
-    current = {hold: dict(meters) for hold, meters in stored.items()}
+    current = dict(stored)
     lines: list[Line] = []
     for record in records:
-        hold = (record.customer_id, record.hold_id)
-        wanted = _meters(record)
-        before = current.get(hold, {})
-        amount = 0
-        for meter in sorted(wanted.keys() | before.keys()):
-            quantity = wanted.get(meter, (0, 0))[0] - before.get(meter, (0, 0))[0]
-            line_amount = wanted.get(meter, (0, 0))[1] - before.get(meter, (0, 0))[1]
-            amount += line_amount
-            told = _told(record, meter)
-            # A query takes a hold's newest line for its groups, so what follows tells them again.
-            tells = told is not None and (
-                told.observed or (bool(told.groups) and record.kind != EventKind.CAPTURE)
-            )
-            if quantity or line_amount or tells:
-                lines.append(
-                    Line(
-                        record=record,
-                        meter=meter,
-                        quantity=quantity,
-                        amount_nano=line_amount,
-                        window=_window(record, meter, quantity, windows_for, reported_meters),
-                        groups={} if told is None else told.groups,
-                        text_hash="" if told is None else told.text_hash,
-                    )
-                )
+        told = _told(record)
+        wanted = _meters(told)
+        hold = record.customer_id, record.hold_id
+        changed = _differences(wanted, current[hold]) if hold in current else wanted
+        current[hold] = wanted
+        amount = sum([amount for _, amount in changed.values()])
         if amount != record.amount_nano:
             raise InvalidInput(
                 f"entry {record.entry_id}: its lines come to {amount}, "
                 f"its amount is {record.amount_nano}"
             )
-        current[hold] = wanted
+        lines += _lines(record, changed, told, _reported(record, windows_for, reported_meters))
     return lines
 
 
-def late_rows(lines: Iterable[Line], closed_until: Mapping[str, datetime]) -> list[tuple[Any, ...]]:
+def late_rows(
+    records: Iterable[StreamRecord],
+    lines: Iterable[Line],
+    closed_until: Mapping[str, datetime],
+) -> list[tuple[Any, ...]]:
     """Rows of `late_usage`: events that have lines, of before their customer's instant."""
-    rows: dict[EventKey, tuple[Any, ...]] = {}
-    for line in lines:
-        record = line.record
-        until = closed_until.get(record.customer_id)
-        if until is None or record.event is None or record.event.occurred_at >= until:
-            continue
-        key = event_key(record)
-        rows[key] = (
+    if not closed_until:
+        return []
+    lined = {(customer_id, hold_id, kind) for customer_id, _, hold_id, kind, *_ in lines}
+    return [
+        (
             record.customer_id,
             day_of(record),
             record.hold_id,
             record.kind,
-            record.amount_nano,
-            record.prepaid,
+            *_late_amount(record),
         )
-    return list(rows.values())
+        for record in records
+        if (until := closed_until.get(record.customer_id)) is not None
+        and record.event is not None
+        and record.event.occurred_at < until
+        and event_key(record) in lined
+    ]
+
+
+def _late_amount(record: StreamRecord) -> tuple[int, bool]:
+    """What of it an invoice asks for, or what credit paid; and whether credit paid all of it."""
+    if record.owed is None:
+        return record.amount_nano, record.prepaid
+    owed = record.owed_nano
+    return (owed, False) if owed else (record.amount_nano, True)
 
 
 def window_sums(lines: Iterable[Line]) -> dict[WindowKey, int]:
     """What the batch adds to each report window."""
-    return summed((line.window, line.quantity) for line in lines if line.window is not None)
+    return summed(
+        ((customer_id, meter, start), quantity)
+        for customer_id, _, _, _, meter, quantity, *_, start, _ in lines
+        if start is not None
+    )
+
+
+def in_windows(lines: Iterable[Line], seqs: Mapping[WindowKey, int]) -> list[Line]:
+    """The same lines, with the seq of the window that took each quantity in."""
+    placed: list[Line] = []
+    for line in lines:
+        customer_id, _, _, _, meter, *_, start, _ = line
+        placed.append(line if start is None else (*line[:-1], seqs[customer_id, meter, start]))
+    return placed
 
 
 def columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[Sequence[Any]]:
@@ -271,42 +301,89 @@ def columns(rows: Sequence[Sequence[Any]], width: int = 0) -> list[Sequence[Any]
 
 def day_of(record: StreamRecord) -> date:
     """The UTC day inside the record's hold id."""
-    return hold_day(record.hold_id)
+    # The id's first digits alone say it, and many ids of a batch share them.
+    return _day_of_second(record.hold_id[:_SECOND_DIGITS])
 
 
-def _meters(record: StreamRecord) -> dict[str, tuple[int, int]]:
-    wanted: dict[str, tuple[int, int]] = {}
+def _told(record: StreamRecord) -> tuple[RatedLine, ...]:
+    """What the record says of meters."""
     if record.event is None or (record.kind == EventKind.ORPHAN and record.amount_nano == 0):
         # A released orphan's lines say what the hold was for, not what was used.
-        return wanted
-    for line in record.event.lines:
-        quantity, amount = wanted.get(line.meter, (0, 0))
-        wanted[line.meter] = quantity + line.quantity, amount + line.amount_nano
+        return ()
+    return record.event.lines
+
+
+def _meters(told: Sequence[RatedLine]) -> dict[str, tuple[int, int]]:
+    """Quantity and amount by meter."""
+    wanted = {line.meter: (line.quantity, line.amount_nano) for line in told}
+    if len(wanted) < len(told):
+        wanted = dict.fromkeys(wanted, (0, 0))
+        for line in told:
+            quantity, amount = wanted[line.meter]
+            wanted[line.meter] = quantity + line.quantity, amount + line.amount_nano
     return wanted
 
 
-def _told(record: StreamRecord, meter: str) -> RatedLine | None:
-    """The event's own line of a meter."""
-    if record.event is None or (record.kind == EventKind.ORPHAN and record.amount_nano == 0):
-        return None
-    return next((line for line in record.event.lines if line.meter == meter), None)
+def _differences(
+    wanted: Mapping[str, tuple[int, int]], before: Mapping[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+    changed: dict[str, tuple[int, int]] = {}
+    for meter in wanted.keys() | before.keys():
+        quantity, amount = wanted.get(meter, (0, 0))
+        quantity_before, amount_before = before.get(meter, (0, 0))
+        changed[meter] = quantity - quantity_before, amount - amount_before
+    return changed
 
 
-def _window(
+def _lines(
     record: StreamRecord,
-    meter: str,
-    quantity: int,
+    changed: Mapping[str, tuple[int, int]],
+    told: Sequence[RatedLine],
+    reported: tuple[datetime, frozenset[str]] | None,
+) -> list[Line]:
+    """The record's rows, by meter. All that is stored of a line is put together here."""
+    customer_id, hold_id, kind = record.customer_id, record.hold_id, record.kind
+    day = day_of(record)
+    hour, meters = reported or _NOWHERE
+    # A meter's first line tells of it.
+    by_meter = {line.meter: line for line in reversed(told)}
+    lines: list[Line] = []
+    owed = None if record.owed is None else dict(record.owed)
+    for meter in sorted(changed.keys() | owed.keys() if owed else changed):
+        quantity, amount = changed.get(meter, _UNCHANGED)
+        owed_nano = None if owed is None else owed.get(meter, 0)
+        groups = text_hash = None
+        is_told = False
+        if (line := by_meter.get(meter)) is not None:
+            groups = json.dumps(dict(line.groups)) if line.groups else None
+            text_hash = line.text_hash or None
+            # A query takes a hold's newest line for its groups, so what follows tells them again.
+            is_told = line.observed or (groups is not None and kind != EventKind.CAPTURE)
+        if quantity or amount or is_told or owed_nano:
+            start = hour if quantity and meter in meters else None
+            lines.append(
+                (
+                    *(customer_id, day, hold_id, kind, meter, quantity, amount),
+                    *(groups, text_hash, owed_nano, start, None),
+                )
+            )
+    return lines
+
+
+def _reported(
+    record: StreamRecord,
     windows_for: Mapping[str, str],
     reported_meters: Mapping[str, frozenset[str]],
-) -> WindowKey | None:
-    """The UTC hour that the quantity is reported in; what credit paid is never also invoiced."""
+) -> tuple[datetime, frozenset[str]] | None:
+    """The UTC hour and the meters that are reported; what credit paid is never also invoiced."""
     event = record.event
-    if event is None or record.prepaid or not quantity or record.customer_id not in windows_for:
+    if event is None or record.prepaid or record.customer_id not in windows_for:
         return None
-    if meter not in reported_meters.get(event.price_version, frozenset()):
+    meters = reported_meters.get(event.price_version)
+    if not meters:
         return None
     hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return record.customer_id, meter, hour
+    return hour, meters
 
 
 def summed(pairs: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import asyncpg
@@ -11,11 +12,14 @@ import asyncpg
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.ledger_chain import ChainHead
+from sidecar.outbound.postgres.copying import copy_rows
 from sidecar.outbound.postgres.counter_totals import add_counted
 from sidecar.outbound.postgres.pool import Connection
 from sidecar.outbound.postgres.posting import post_transactions
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
+    EVENT_COLUMNS,
+    LINE_COLUMNS,
     UNREADABLE,
     Batch,
     HoldKey,
@@ -25,6 +29,7 @@ from sidecar.outbound.postgres.settlement_batch import (
     day_of,
     event_key,
     event_row,
+    in_windows,
     late_rows,
     make_lines,
     usage_transaction_ids,
@@ -104,11 +109,15 @@ class SettlementSteps:
         events = await self._insert_events()
         await self._insert_client_keys(events)
         await add_counted(self._connection, events)
+        # In the order of the keys, as the events; what is of one hold in the order of the stream.
         lines = make_lines(
-            events, await self._stored_lines(events), windows_for, self._reported_meters
+            sorted(events, key=attrgetter("customer_id", "hold_id")),
+            await self._stored_lines(events),
+            windows_for,
+            self._reported_meters,
         )
         await self._insert_lines(lines, await self._add_to_windows(lines, windows_for))
-        await self._note_late(lines, closed_until)
+        await self._note_late(events, lines, closed_until)
         await self._check_grants()
         grants = await self._post_grants()
         head = await post_transactions(
@@ -166,26 +175,47 @@ class SettlementSteps:
 
     async def _insert_events(self) -> list[StreamRecord]:
         """Insert what is not there; the first of two records with one key counts."""
-        batch = self._batch
-        if not batch.usage:
+        usage = self._batch.usage
+        if not usage:
             return []
+        records = {event_key(record): record for record in reversed(usage)}
+        # In the order of the keys, so that neighbours in the index are written one after another.
         rows = [
             event_row(
                 record,
-                shard=batch.shard,
+                shard=self._batch.shard,
                 transaction_id=self._transaction_ids[record.customer_id, record.currency],
             )
-            for record in batch.usage
+            for _, record in sorted(records.items())
         ]
-        inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
+        if await self._copy_events(rows):
+            if len(records) == len(usage):
+                return list(usage)
+            inserted = set(records)
+        else:
+            inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
         new: list[StreamRecord] = []
         repeated: list[StreamRecord] = []
-        for record in batch.usage:
+        for record in usage:
             key = event_key(record)
             (new if key in inserted else repeated).append(record)
             inserted.discard(key)
         await self._check_repeated(repeated)
         return new
+
+    async def _copy_events(self, rows: Sequence[Sequence[Any]]) -> bool:
+        """
+        Insert events if none of them is there, and none at all otherwise.
+
+        Next to always none is, and COPY costs the server and us a fraction of an INSERT that
+        looks for conflicts.
+        """
+        try:
+            async with self._connection.transaction():
+                await copy_rows(self._connection, "usage_events", EVENT_COLUMNS, rows)
+        except asyncpg.UniqueViolationError:
+            return False
+        return True
 
     async def _check_repeated(self, repeated: Sequence[StreamRecord]) -> None:
         """A repeat that says something else was decided twice: that is for people to see."""
@@ -254,28 +284,17 @@ class SettlementSteps:
         }
 
     async def _insert_lines(self, lines: Sequence[Line], seqs: Mapping[WindowKey, int]) -> None:
-        rows = [
-            (
-                line.record.customer_id,
-                day_of(line.record),
-                line.record.hold_id,
-                line.record.kind,
-                line.meter,
-                line.quantity,
-                line.amount_nano,
-                None if line.window is None else line.window[2],
-                None if line.window is None else seqs[line.window],
-                json.dumps(dict(line.groups)) if line.groups else None,
-                line.text_hash or None,
-            )
-            for line in lines
-        ]
-        if rows:
-            await self._connection.execute(query("insert_lines"), *columns(rows))
+        if lines:
+            await copy_rows(self._connection, "usage_lines", LINE_COLUMNS, in_windows(lines, seqs))
 
-    async def _note_late(self, lines: Iterable[Line], closed_until: Mapping[str, datetime]) -> None:
+    async def _note_late(
+        self,
+        events: Iterable[StreamRecord],
+        lines: Iterable[Line],
+        closed_until: Mapping[str, datetime],
+    ) -> None:
         """Say which of the usage is of a time whose invoice is made: it goes to another one."""
-        if rows := late_rows(lines, closed_until):
+        if rows := late_rows(events, lines, closed_until):
             await self._connection.execute(query("insert_late_usage"), *columns(rows))
 
     async def _check_grants(self) -> None:

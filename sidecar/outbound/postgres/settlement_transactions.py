@@ -93,8 +93,8 @@ def usage_transactions(
     """
     groups: dict[tuple[str, str], list[StreamRecord]] = {}
     for record in new:
-        burned = record.amount_nano - record.overage_nano if record.prepaid else 0
-        _check_moved(record, -burned)
+        paid = record.amount_nano - record.overage_nano - record.owed_nano
+        _check_moved(record, -paid if record.prepaid else 0)
         groups.setdefault((record.customer_id, record.currency), []).append(record)
     return [
         _usage_transaction(records, ids[customer_id, currency])
@@ -161,7 +161,9 @@ def _usage_transaction(records: Sequence[StreamRecord], transaction_id: str) -> 
         entries=_usage_entries(records),
         sums=BalanceSums(
             used=sum(record.amount_nano for record in records),
-            used_prepaid=sum(record.amount_nano for record in records if record.prepaid),
+            used_prepaid=sum(
+                record.amount_nano - record.owed_nano for record in records if record.prepaid
+            ),
         ),
         events=tuple(
             PostedEvent(
@@ -170,6 +172,7 @@ def _usage_transaction(records: Sequence[StreamRecord], transaction_id: str) -> 
                 record.amount_nano,
                 record.overage_nano,
                 record.prepaid,
+                record.owed_nano,
             )
             for record in records
         ),
@@ -179,15 +182,19 @@ def _usage_transaction(records: Sequence[StreamRecord], transaction_id: str) -> 
 
 def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
     """Entries are linear in amounts, so those of the sums are the sums of those."""
-    totals = {True: [0, 0], False: [0, 0]}
+    totals = {True: [0, 0, 0], False: [0, 0, 0]}
     for record in records:
         totals[record.prepaid][0] += record.amount_nano
         totals[record.prepaid][1] += record.overage_nano
-    entries = summed(
-        (entry.account, entry.amount_nano)
-        for prepaid, (amount, overage) in totals.items()
-        for entry in usage_entries(amount, overage_nano=overage, prepaid=prepaid)
-    )
+        totals[record.prepaid][2] += record.owed_nano
+    sorts = [
+        usage_entries(amount, overage_nano=overage, prepaid=prepaid, owed_nano=owed)
+        for prepaid, (amount, overage, owed) in totals.items()
+        if amount or overage or owed
+    ]
+    if len(sorts) == 1:
+        return sorts[0]
+    entries = summed((entry.account, entry.amount_nano) for sort in sorts for entry in sort)
     return tuple(
         Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
     )

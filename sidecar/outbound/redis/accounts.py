@@ -178,7 +178,9 @@ class RedisLiveAccounts:
             StoreDamaged: The stored balance is no number.
         """
         key = self._keyspace.customer(customer_id)
-        values, now = await self._connection.commands([("HMGET", key, *BALANCE_FIELDS), ("TIME",)])
+        values, now = await self._connection.commands(
+            [("HMGET", key, *BALANCE_FIELDS, "grants"), ("TIME",)]
+        )
         return read_balance(values, from_epoch_ms(int(now[0]) * 1_000 + int(now[1]) // 1_000))
 
     async def list_live_grants(self, customer_id: str) -> Sequence[LiveGrant]:

@@ -3,20 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.errors import InvalidInput, PricedElsewhere, StoreUnavailable
 from sidecar.domain.hold_events import orphan_event, terms_of_event
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
-from sidecar.outbound.redis.keys import Keyspace, quota_field, total_field
+from sidecar.outbound.redis.keys import Keyspace, check_line, quota_field, total_field
 from sidecar.outbound.redis.placing import (
     check_amount,
     check_counted,
+    check_signed,
     part_arguments,
     place_arguments,
     read_outcome,
+    signed_arguments,
+    who_pays,
 )
 from sidecar.outbound.redis.records import (
     at_instants,
@@ -26,6 +29,7 @@ from sidecar.outbound.redis.records import (
     terms_to_payload,
     usage_digest,
 )
+from sidecar.outbound.redis.total_steps import steps_from_rows
 from sidecar.services.ports import (
     CaptureOutcome,
     CaptureStatus,
@@ -33,6 +37,7 @@ from sidecar.services.ports import (
     PlaceHold,
     PlaceOutcome,
     RatingDemand,
+    ReservedTotals,
     StoredHold,
 )
 
@@ -101,7 +106,13 @@ class RedisBalances:
         return bool(await self._run(scripts.EXTEND, customer_id, hold_id, ttl_ms))
 
     async def restore_hold(
-        self, terms: HoldTerms, ttl_ms: int, *, prepaid: bool, parts: Mapping[str, int]
+        self,
+        terms: HoldTerms,
+        ttl_ms: int,
+        *,
+        prepaid: bool,
+        parts: Mapping[str, int],
+        owes: bool = False,
     ) -> bool:
         """
         Place a hold again that a loss of the store took, as its token says it was.
@@ -110,6 +121,7 @@ class RedisBalances:
             terms: Of the token.
             ttl_ms: How long it lives from now on.
             prepaid: Whether credit pays.
+            owes: Whether what it does not pay is owed.
             parts: What the amount is for by meter, in nano, as far as that is known.
 
         Returns:
@@ -124,7 +136,7 @@ class RedisBalances:
             amount,
             max(0, terms.decided_at_ms),
             ttl_ms,
-            int(prepaid),
+            who_pays(prepaid=prepaid, owes=owes),
             terms_to_payload(terms),
             *part_arguments(parts, amount),
         ]
@@ -169,32 +181,45 @@ class RedisBalances:
 
     async def reserve_totals(
         self, customer_id: str, hold_id: str, event: UsageEvent, demands: Sequence[RatingDemand]
-    ) -> tuple[int, ...]:
+    ) -> ReservedTotals:
         """
-        Reserve an interval of each running total for this hold id, once.
+        Move running totals so that this hold id has of each what is demanded, of no other any.
 
-        Totals of a customer that is unknown are not advanced; the capture then says so.
-
-        Returns:
-            Each total before the interval, in the order of the demands. A repeat returns the
-            same; so does an id that is captured already.
+        Totals of a customer that is unknown are not moved; the capture then says so.
 
         Raises:
-            InvalidInput: Two demands name one total: their intervals would overlap.
+            InvalidInput: Two demands name one total: their steps would overlap.
+            PricedElsewhere: What it has is of totals of another price version.
             StoreDamaged: What is stored is no total.
         """
         if len({demand.key for demand in demands}) < len(demands):
             raise InvalidInput("two demands name the same running total")
-        arguments: list[Argument] = [customer_id, event_to_bytes(event)]
+        arguments: list[Argument] = [
+            customer_id,
+            event_to_bytes(event),
+            check_line(event.price_version, "price_version"),
+            usage_digest(event),
+            int(event.estimated),
+        ]
         for demand in demands:
             check_quantity(demand.quantity, field="quantity")
             arguments += (total_field(demand.key), demand.quantity)
         reply = await self._run(scripts.RESERVE, customer_id, hold_id, *arguments)
         _refuse_broken(reply[0], hold_id)
-        return tuple(int(total) for total in reply[1:])
+        if reply[0] == b"elsewhere":
+            raise PricedElsewhere("the usage that it corrects has another price version")
+        if reply[0] == b"pending":
+            return ReservedTotals(steps=(), made=False, pending=event_from_bytes(reply[1]))
+        return ReservedTotals(steps=steps_from_rows(reply[2:]), made=reply[1] != b"-1")
 
     async def capture_hold(
-        self, event: UsageEvent, quota_lines: Sequence[QuotaLine], *, prepaid: bool
+        self,
+        event: UsageEvent,
+        quota_lines: Sequence[QuotaLine],
+        *,
+        prepaid: bool,
+        owes: bool = False,
+        steps: int | None = None,
     ) -> CaptureOutcome:
         """
         Burn the event's amount, release the rest of its hold, append it to the shard's stream.
@@ -202,17 +227,18 @@ class RedisBalances:
         Raises:
             InvalidInput: The event itself is out of bounds.
         """
-        amount = check_amount(event.amount_nano)
+        amount = check_signed(event.amount_nano)
         arguments: list[Argument] = [
             event.customer_id,
             amount,
             int(event.estimated),
             usage_digest(event),
-            int(prepaid),
+            who_pays(prepaid=prepaid, owes=owes),
             event.currency,
             event.price_version,
             event_to_bytes(event),
-            *part_arguments(event.parts_nano, amount),
+            "" if steps is None else steps,
+            *signed_arguments(event.parts_nano),
             len(quota_lines),
         ]
         for line in quota_lines:
@@ -328,7 +354,7 @@ def read_stored_hold(reply: Sequence[bytes]) -> StoredHold | None:
             )
         if event:
             terms = terms_of_event(event_from_bytes(event))
-            return StoredHold(terms=terms, state=HoldState.ORPHANED)
+            return StoredHold(terms=terms, state=HoldState.ORPHANED, interrupted=True)
     except InvalidInput:
         return None
     return None

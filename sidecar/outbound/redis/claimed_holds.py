@@ -4,6 +4,7 @@ from sidecar.domain.rebuilding import RecordedUsage
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.keys import Keyspace
+from sidecar.outbound.redis.total_steps import split_record, taken_record
 
 
 class RedisClaimedHolds:
@@ -21,7 +22,7 @@ class RedisClaimedHolds:
         Raises:
             StoreUnavailable: Repeat it.
         """
-        told: tuple[Argument, ...] = ("free", 0, 0, 0, "", 0)
+        told: tuple[Argument, ...] = ("free", 0, 0, 0, "", 0, taken_record(()), "")
         if charged is not None:
             told = (
                 "captured",
@@ -30,6 +31,8 @@ class RedisClaimedHolds:
                 int(charged.estimated),
                 charged.digest,
                 charged.corrections,
+                taken_record(charged.taken),
+                split_record(charged),
             )
         keys = self._keyspace.hold_keys(customer_id, hold_id)
         await self._connection.run(scripts.CLAIM, keys, (hold_id, customer_id, *told))

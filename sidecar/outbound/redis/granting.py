@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sidecar.domain.errors import Conflict, InvalidInput, NotFound, TooMany
+from sidecar.domain.errors import Conflict, CreditSpent, InvalidInput, NotFound, TooMany
 from sidecar.domain.grants import GrantKind, WithdrawalKind
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
@@ -19,6 +19,7 @@ BALANCE_FIELDS = (
     *("voided", "expired", "overdraft", "deficit"),
 )
 _GRANT_WIDTH = 10
+_SPENT = frozenset({"too_much", "spent"})
 _NOT_TAKEN = {
     "spent": "nothing of it is left (0.00 free): it is spent or has ended",
     "ended": "{grant} has ended",
@@ -92,7 +93,8 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
     status, detail = (part.decode() for part in reply)
     grant = f"grant {withdrawal.grant_id!r}"
     if status in _NOT_TAKEN:
-        raise Conflict(_NOT_TAKEN[status].format(grant=grant, amount=format_amount(int(detail))))
+        error = CreditSpent if status in _SPENT else Conflict
+        raise error(_NOT_TAKEN[status].format(grant=grant, amount=format_amount(int(detail))))
     match status:
         case "applied" | "repeated":
             return int(detail)
@@ -110,7 +112,7 @@ def read_withdrawal(withdrawal: Withdrawal, reply: Sequence[bytes]) -> int:
 
 def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | None:
     """
-    The balance of BALANCE_FIELDS; None where there is no customer.
+    The balance of BALANCE_FIELDS and the grants' record; None where there is no customer.
 
     Raises:
         StoreDamaged: One of them is no number.
@@ -119,7 +121,8 @@ def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | N
         return None
     try:
         granted, used, held, avail = (int(value or b"") for value in values[1:5])
-        voided, expired, overdraft, deficit = (int(value or b"0") for value in values[5:])
+        voided, expired, overdraft, deficit = (int(value or b"0") for value in values[5:9])
+        lines = grant_lines((values[9] or b"").decode())
     except ValueError as error:
         raise StoreDamaged(_DAMAGED) from error
     return Balance(
@@ -132,6 +135,7 @@ def read_balance(values: Sequence[bytes | None], as_of: datetime) -> Balance | N
         overdraft_nano=overdraft,
         deficit_nano=deficit,
         available_nano=avail + overdraft,
+        free_nano=sum(line.free_nano for line in lines if line.state == "active"),
         as_of=as_of,
     )
 

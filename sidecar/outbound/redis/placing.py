@@ -50,7 +50,7 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
         hold.customer.revision,
         int(hold.credit_required),
         int(hold.probe),
-        int(hold.prepaid),
+        who_pays(prepaid=hold.prepaid, owes=hold.owes),
         terms_to_payload(terms),
         len(hold.invoices),
     ]
@@ -175,12 +175,39 @@ def part_arguments(parts: Mapping[str, int], amount_nano: int) -> list[Argument]
     return arguments
 
 
+def who_pays(*, prepaid: bool, owes: bool) -> int:
+    """The scripts' word for it: an invoice, credit, or credit first and an invoice after it."""
+    return 2 if prepaid and owes else int(prepaid)
+
+
+def signed_arguments(parts: Mapping[str, int]) -> list[Argument]:
+    """
+    Say to a script what usage comes to by meter, which may be below 0.
+
+    Raises:
+        InvalidInput: The parts are too many, or one is beyond any balance.
+    """
+    named = [(meter, check_signed(part)) for meter, part in parts.items() if part]
+    if len(named) > PARTS_MAX:
+        raise InvalidInput(f"an amount may have {PARTS_MAX} parts, not {len(named)}")
+    arguments: list[Argument] = [len(named)]
+    for meter, part in named:
+        arguments += (check_line(meter, "meter"), part)
+    return arguments
+
+
 def check_counted(quantity: int, measure: str, *, field: str) -> None:
     """Money may be as much as any balance; the rest is counted by one event."""
     if measure == MONEY:
         check_amount(quantity)
     else:
         check_quantity(quantity, field=field)
+
+
+def check_signed(amount_nano: int) -> int:
+    """Refuse an amount that no balance could be moved by, up or down."""
+    check_amount(abs(amount_nano))
+    return amount_nano
 
 
 def check_amount(amount_nano: int) -> int:

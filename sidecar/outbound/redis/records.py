@@ -8,6 +8,7 @@ can be set aside and never passes for another.
 import base64
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +19,7 @@ from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
 from sidecar.domain.usage_digests import digest_of
 from sidecar.outbound.redis.keys import quota_field
+from sidecar.outbound.redis.thawing import freeze, thawed
 from sidecar.services.control_ports import (
     CLAIM,
     AnyRecord,
@@ -32,6 +34,8 @@ RECORD_VERSION = 1
 QUARANTINE_KIND = b"quarantine"
 """Kind of an entry that is no decision: usage that waits for people."""
 STREAM_VERSION = b"1"
+_OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
+_OpenTokenUsage, _OpenRecord = thawed(TokenUsage), thawed(StreamRecord)
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 
 
@@ -176,50 +180,61 @@ def event_from_bytes(content: bytes) -> UsageEvent:
     try:
         message = event_wire.UsageEvent.FromString(content)
         _check_version(message.version)
-        return UsageEvent(
-            hold_id=check_hold_id(message.hold_id),
-            gateway_id=message.source,
-            edge=message.edge,
-            customer_id=message.customer_id,
-            currency=message.currency,
-            price_version=message.price_version,
-            occurred_at=from_epoch_ms(message.occurred_at_ms),
-            received_at=from_epoch_ms(message.received_at_ms),
-            usage=TokenUsage(
-                **{
-                    kind: getattr(message.usage, kind)
-                    for kind in _USAGE_KINDS
-                    if message.usage.HasField(kind)
-                }
-            ),
-            lines=tuple(
-                RatedLine(
-                    meter=line.meter,
-                    quantity=line.quantity,
-                    amount_nano=line.amount_nano,
-                    groups={group.name: group.value for group in line.groups},
-                    text_hash=line.text_hash,
-                    observed=line.observed,
-                )
-                for line in message.lines
-            ),
-            estimated=message.estimated,
-            estimate_reason=message.estimate_reason,
-            team_id=message.team_id,
-            user_id=message.user_id,
-            credential_id=message.credential_id,
-            plan=message.plan,
-            route=message.route,
-            model=message.model,
-            request_id=message.request_id,
-            status=message.status or None,
-            duration_ms=message.duration_ms,
-            request_bytes=message.request_bytes,
-            response_bytes=message.response_bytes,
-            client_key=message.client_key,
-        )
+        # Settlement decodes each event; see `thawed` for what this form saves.
+        event = _OpenEvent()
+        event.hold_id = check_hold_id(message.hold_id)
+        event.gateway_id = message.source
+        event.edge = message.edge
+        event.customer_id = message.customer_id
+        event.currency = message.currency
+        event.price_version = message.price_version
+        event.occurred_at = from_epoch_ms(message.occurred_at_ms)
+        event.received_at = from_epoch_ms(message.received_at_ms)
+        event.usage = _token_usage(message.usage)
+        event.lines = tuple([_rated_line(line) for line in message.lines])
+        event.estimated = message.estimated
+        event.estimate_reason = message.estimate_reason
+        event.team_id = message.team_id
+        event.user_id = message.user_id
+        event.credential_id = message.credential_id
+        event.plan = message.plan
+        event.route = message.route
+        event.model = message.model
+        event.request_id = message.request_id
+        event.status = message.status or None
+        event.duration_ms = message.duration_ms
+        event.request_bytes = message.request_bytes
+        event.response_bytes = message.response_bytes
+        event.client_key = message.client_key
     except (DecodeError, ValueError, OverflowError) as error:
         raise InvalidInput("a usage event is malformed") from error
+    return freeze(event, UsageEvent)
+
+
+def _token_usage(message: event_wire.Usage) -> TokenUsage:
+    told = message.HasField
+    usage = _OpenTokenUsage()
+    usage.input = message.input if told("input") else None
+    usage.output = message.output if told("output") else None
+    usage.cache_read = message.cache_read if told("cache_read") else None
+    usage.cache_creation = message.cache_creation if told("cache_creation") else None
+    usage.reasoning = message.reasoning if told("reasoning") else None
+    usage.total = message.total if told("total") else None
+    frozen = freeze(usage, TokenUsage)
+    frozen.__post_init__()
+    return frozen
+
+
+def _rated_line(message: event_wire.RatedLine) -> RatedLine:
+    line = _OpenLine()
+    line.meter = message.meter
+    line.quantity = message.quantity
+    line.amount_nano = message.amount_nano
+    groups = message.groups
+    line.groups = {group.name: group.value for group in groups} if groups else {}
+    line.text_hash = message.text_hash
+    line.observed = message.observed
+    return freeze(line, RatedLine)
 
 
 def usage_digest(event: UsageEvent) -> str:
@@ -264,52 +279,69 @@ def _parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord |
 
 
 def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord:
-    kind = fields[b"k"].decode()
-    name, _, number = kind.partition(":")
-    is_correction = name != CLAIM and EventKind(name) is EventKind.CORRECTION
-    if is_correction != number.isdecimal():
-        raise InvalidInput("the record's kind is malformed")
-    is_grant = name != CLAIM and EventKind(name).of_grant
+    kind, is_grant = _read_kind(fields[b"k"])
     identity, customer_id = fields[b"id"].decode(), fields[b"c"].decode()
     event = None if is_grant else event_from_bytes(fields[b"ev"])
     if event is not None and (event.hold_id, event.customer_id) != (identity, customer_id):
         raise InvalidInput("the record and its event name different holds")
     if not identity or not customer_id:
         raise InvalidInput("the record names nobody")
-    return StreamRecord(
-        entry_id=entry_id,
-        kind=kind,
-        customer_id=customer_id,
-        currency=fields[b"cur"].decode(),
-        amount_nano=int(fields[b"amt"]),
-        overage_nano=int(fields[b"ov"]),
-        prepaid=_flag(fields[b"pre"]),
-        decided_at_ms=int(fields[b"at"]),
-        hold_id="" if is_grant else identity,
-        grant_id=identity if is_grant else "",
-        held_nano=int(fields[b"held"]),
-        available_nano=int(fields[b"avail"]),
-        late=_flag(fields[b"late"]),
-        event=event,
-        movements=_movements(fields[b"mv"]),
-        grant_kind=GrantKind(fields[b"gk"].decode()) if is_grant else GrantKind.PAID,
-        withdrawal_id=fields[b"wid"].decode(),
-        epoch=int(fields[b"ep"]),
-        seq=int(fields[b"seq"]),
-        counted=_counted(fields.get(b"qt", b"")),
-    )
+    record = _OpenRecord()
+    record.entry_id = entry_id
+    record.kind = kind
+    record.customer_id = customer_id
+    record.currency = fields[b"cur"].decode()
+    record.amount_nano = int(fields[b"amt"])
+    record.overage_nano = int(fields[b"ov"])
+    record.prepaid = _flag(fields[b"pre"])
+    record.decided_at_ms = int(fields[b"at"])
+    record.hold_id = "" if is_grant else identity
+    record.grant_id = identity if is_grant else ""
+    record.held_nano = int(fields[b"held"])
+    record.available_nano = int(fields[b"avail"])
+    record.late = _flag(fields[b"late"])
+    record.event = event
+    record.movements = _movements(fields[b"mv"])
+    record.grant_kind = GrantKind(fields[b"gk"].decode()) if is_grant else GrantKind.PAID
+    record.withdrawal_id = fields[b"wid"].decode()
+    record.epoch = int(fields[b"ep"])
+    record.seq = int(fields[b"seq"])
+    record.counted = _counted(fields.get(b"qt", b""))
+    record.owed = _owed(fields[b"owe"]) if b"owe" in fields else None
+    return freeze(record, StreamRecord)
+
+
+@lru_cache(maxsize=1_024)
+def _read_kind(raw: bytes) -> tuple[str, bool]:
+    """The kind, and whether it is of a grant."""
+    kind = raw.decode()
+    name, _, number = kind.partition(":")
+    is_correction = name != CLAIM and EventKind(name) is EventKind.CORRECTION
+    if is_correction != number.isdecimal():
+        raise InvalidInput("the record's kind is malformed")
+    return kind, name != CLAIM and EventKind(name).of_grant
+
+
+def _owed(text: bytes) -> tuple[tuple[str, int], ...]:
+    """What is owed more of each meter, from lines of a meter and nano."""
+    parts = [line.rpartition(" ") for line in text.decode().splitlines()]
+    return tuple((meter, int(nano)) for meter, _, nano in parts)
 
 
 def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
     """Fields of counters and by how much they were moved, from lines that take turns."""
-    parts = text.decode().split("\n") if text else []
+    if not text:
+        return ()
+    parts = text.decode().split("\n")
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return tuple((quota_field(field), int(moved)) for field, moved in pairs)
+    return tuple([(quota_field(field), int(moved)) for field, moved in pairs])
 
 
 def _movements(text: bytes) -> tuple[Movement, ...]:
+    if not text:
+        return ()
     moves = [line.rpartition(" ") for line in text.decode().splitlines()]
-    return tuple(Movement(grant_id=name, amount_nano=int(amount)) for name, _, amount in moves)
+    return tuple([Movement(grant_id=name, amount_nano=int(amount)) for name, _, amount in moves])
 
 
 def _flag(text: bytes) -> bool:

@@ -22,6 +22,7 @@ from sidecar.outbound.redis.keys import (
 )
 from sidecar.outbound.redis.push_messages import ShardPush, encode_push
 from sidecar.outbound.redis.shard_homes import Place
+from sidecar.outbound.redis.total_steps import split_record, taken_record
 from sidecar.services.control_ports import Grant
 from sidecar.services.rebuild_ports import FoundShard, LiveCustomer
 
@@ -291,6 +292,8 @@ def _marker_arguments(one: RecordedUsage) -> tuple[Argument, ...]:
         one.digest,
         one.corrections,
         to_epoch_ms(one.decided_at),
+        taken_record(one.taken),
+        split_record(one),
     )
 
 

@@ -33,6 +33,8 @@ PAGES_MAX: Final = 20
 PAGE_SIZE: Final = 100
 _LINES_MAX: Final = 200
 _REFERENCE: Final = "sidecar_reference"
+COLLECTED_KEY: Final = "sidecar_invoice"
+"""Of metadata: which invoice of ours one at Stripe was made of."""
 _LINE: Final = "sidecar_line"
 _HTTP_NOT_FOUND: Final = 404
 _HTTP_CREDENTIALS: Final = frozenset({401, 403})
@@ -94,7 +96,7 @@ class StripeCollector:
             "auto_advance": False,
             "pending_invoice_items_behavior": "exclude",
             "description": f"Invoice {demand.number}",
-            "metadata": {_REFERENCE: demand.reference, "sidecar_invoice": demand.invoice_id},
+            "metadata": {_REFERENCE: demand.reference, COLLECTED_KEY: demand.invoice_id},
             "collection_method": "charge_automatically",
         }
         if demand.due_at is not None:

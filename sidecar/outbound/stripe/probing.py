@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sidecar.domain.errors import ProviderFailed, ProviderRefused, StoreUnavailable
 from sidecar.outbound.stripe.client import StripeConnection, translate_stripe
-from sidecar.services.stripe_events import NEEDED_EVENTS
+from sidecar.services.stripe_events import ENDPOINT_EVENTS
 
 ERROR_EVENTS: Final = (
     "v1.billing.meter.error_report_triggered",
@@ -153,7 +153,7 @@ class StripeDoctor:
             return Probed(what=what, ok=False, detail=f"cannot be read: {error}")
         enabled = [item for item in page.data if item.status == "enabled"]
         covered = {name for item in enabled for name in item.enabled_events}
-        missing = [name for name in NEEDED_EVENTS if not {name, _ALL_EVENTS} & covered]
+        missing = [name for name in ENDPOINT_EVENTS if not {name, _ALL_EVENTS} & covered]
         if not enabled:
             detail = "there is no enabled endpoint: add one for /webhooks/stripe"
             return Probed(what=what, ok=False, detail=detail)

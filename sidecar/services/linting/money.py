@@ -258,8 +258,8 @@ def _estimated(policy: Policy, rule: MeterRule) -> bool:
 
 def _needs_credit(policy: Policy, card: RateCard) -> bool:
     """Whether a hold on this plan has to fit into the customer's credit."""
-    if card.billing is Billing.PREPAID:
-        return True
+    if card.billing is not Billing.POSTPAID:
+        return card.billing is Billing.PREPAID
     return any(
         rule.template is RuleTemplate.NO_CREDITS
         and (not rule.customers.plans or card.plan in rule.customers.plans)

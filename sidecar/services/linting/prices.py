@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from sidecar.domain.counters import MONEY
 from sidecar.domain.money import format_amount
 from sidecar.domain.policy import Policy
-from sidecar.domain.pricing import Graduated, Package, PriceLine, RateCard, bare_price
+from sidecar.domain.pricing import Billing, Graduated, Package, PriceLine, RateCard, bare_price
 from sidecar.domain.rules import Mode, Rule
 from sidecar.services.linting.findings import Finding, Linted, Severity
 
@@ -15,6 +15,7 @@ def lint_prices(linted: Linted) -> Iterator[Finding]:
     found = (finding for card in linted.policy.all_cards for finding in _on_credit(linted, card))
     # Versions and overrides of a plan have most lines in common: each finding is told once.
     yield from dict.fromkeys(found)
+    yield from _late(linted)
     yield from _unseen(linted.policy)
 
 
@@ -56,6 +57,23 @@ def _tiers(card: RateCard, line: PriceLine, price: Graduated, place: str) -> Fin
         ),
         mend="nothing, if customers have room for that; else price it per_unit",
     )
+
+
+def _late(linted: Linted) -> Iterator[Finding]:
+    """What credit paid is on the next invoice whenever it came."""
+    for plan, late in linted.policy.late_usage.items():
+        card = linted.policy.cards[plan]
+        if card.billing is Billing.PREPAID:
+            yield Finding(
+                code="late-usage-on-credit",
+                severity=Severity.NOTE,
+                place=linted.places.plans.get(plan, ""),
+                message=(
+                    f"plan {plan!r} burns credit and says late_usage: {late.value}, which is about "
+                    "usage that is invoiced: that of its customers from before they were on it"
+                ),
+                mend="take late_usage out, unless that is meant",
+            )
 
 
 def _unseen(policy: Policy) -> Iterator[Finding]:

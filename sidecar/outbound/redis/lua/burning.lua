@@ -1,8 +1,8 @@
 -- What checks and captures do with a customer's book (book.lua): set aside, burn, give back.
 
--- What a check of these meters may still set aside.
-local function spendable(book, parts)
-  local high, low = halves(minus(minus(book.overdraft, book.deficit), book.uncov))
+-- What is free of grants that cover one of these meters.
+local function free_credit(book, parts)
+  local high, low = 0, 0
   for _, grant in ipairs(book.grants) do
     if grant.state == 'active' and grant.free ~= '0' then
       for _, part in ipairs(parts) do
@@ -15,6 +15,11 @@ local function spendable(book, parts)
     end
   end
   return whole(high, low)
+end
+
+-- What a check of these meters may still set aside.
+local function spendable(book, parts)
+  return plus(free_credit(book, parts), minus(minus(book.overdraft, book.deficit), book.uncov))
 end
 
 local function exposure(book)
@@ -93,7 +98,7 @@ local function burn_free(book, parts, need, take)
   for _, grant in ipairs(book.grants) do
     for i, part in ipairs(parts) do
       local fits = grant.state == 'active' and need[i] ~= '0' and covers(grant, part[1])
-      local amount = fits and least(grant.free, need[i]) or '0'
+      local amount = fits and above_zero(least(grant.free, need[i])) or '0'
       if amount ~= '0' then
         grant.free = minus(grant.free, amount)
         take(grant.id, i, amount)
@@ -113,7 +118,7 @@ local function burn_pins(book, parts, need, pins, take)
       for i, part in ipairs(parts) do
         local fits = part[1] == row[2]
         if round == 2 then fits = row[2] == '' or (grant and covers(grant, part[1])) end
-        local amount = fits and least(rest[at], need[i]) or '0'
+        local amount = fits and above_zero(least(rest[at], need[i])) or '0'
         if amount ~= '0' then
           rest[at] = minus(rest[at], amount)
           if grant then grant.pinned = minus(grant.pinned, amount) end
@@ -125,22 +130,79 @@ local function burn_pins(book, parts, need, pins, take)
   return rest
 end
 
+-- What needs no grant any more: of prepaid usage it is a deficit of the customer, of which the id has
+-- `owed` already. Returns by how much the deficit grows, and what of it is the id's.
+local function leave_deficit(parts, need, owed, gone, burn_more)
+  local growth, owes = '0', '0'
+  for _, row in ipairs(gone) do growth = minus(growth, row[2]) end
+  for i in ipairs(parts) do
+    local stays = least(minus(owed, owes), need[i])
+    owes, need[i] = plus(owes, stays), minus(need[i], stays)
+  end
+  burn_more()
+  for i in ipairs(parts) do owes = plus(owes, need[i]) end
+  return plus(growth, minus(owes, owed)), owes
+end
+
+-- The same where an invoice comes after credit: rows of OWED, by meter. What was owed already is not
+-- paid from credit that came since; what grants that are gone paid comes off the invoice.
+local function leave_owed(parts, need, owed, gone, burn_more)
+  local owes, order = {}, {}
+  local function owe(meter, amount)
+    if not owes[meter] then order[#order + 1] = meter end
+    owes[meter] = plus(owes[meter] or '0', amount)
+  end
+  for i, part in ipairs(parts) do
+    local stays = above_zero(least(owed[part[1]] or '0', need[i]))
+    need[i] = minus(need[i], stays)
+    owe(part[1], stays)
+  end
+  burn_more()
+  for i, part in ipairs(parts) do owe(part[1], need[i]) end
+  for _, row in ipairs(gone) do owe(row[1], negate(row[2])) end
+  local rows = {}
+  for _, meter in ipairs(order) do
+    if owes[meter] ~= '0' then rows[#rows + 1] = { OWED, meter, owes[meter] } end
+  end
+  -- That nothing is owed is told too: where credit alone pays, no row is.
+  if #rows == 0 then rows[1] = { OWED, '', '0' } end
+  return rows
+end
+
+-- By how much what is owed of each meter changes, from what was owed before to rows of OWED.
+local function owed_changes(before, rows)
+  local changes, order = {}, {}
+  for _, row in ipairs(rows) do
+    changes[row[2]], order[#order + 1] = minus(row[3], before[row[2]] or '0'), row[2]
+  end
+  for meter, amount in pairs(before) do
+    if not changes[meter] then changes[meter], order[#order + 1] = negate(amount), meter end
+  end
+  table.sort(order)
+  local moved = {}
+  for _, meter in ipairs(order) do
+    if changes[meter] ~= '0' then moved[#moved + 1] = { meter, changes[meter] } end
+  end
+  return moved
+end
+
 -- Burn the parts {meter, amount} of an event: what is pinned for them first, then what this id
--- has in the deficit already (`owed`), then free grants, then as more deficit.
+-- has without a grant already (`owed`), then free grants; `leave` says what becomes of the rest.
+-- A part below 0 (a step back that gives more than was paid) goes to the customer without a grant.
 -- For a correction (`returned`) the pins are what was burned before. A grant that is gone since,
 -- being spent, cannot take anything back: that goes to the customer without a grant.
--- Returns the growth of the deficit, what of it is this id's, the rows burned, the movements, and
--- what is left of each pin: to be given back (`unpin_rests`) once the decision is noted.
-local function burn(book, parts, pins, owed, returned)
-  local need, burned, moved, order = {}, {}, {}, {}
+-- Returns the two results of `leave`, the rows burned, the movements, and what is left of each pin:
+-- to be given back (`unpin_rests`) once the decision is noted.
+local function burn(book, parts, pins, owed, returned, leave)
+  local need, burned, moved, order, gone = {}, {}, {}, {}, {}
   local function move(grant_id, amount)
     if not moved[grant_id] then order[#order + 1] = grant_id end
     moved[grant_id] = plus(moved[grant_id] or '0', amount)
   end
-  local function take(grant_id, i, amount, gone)
+  local function take(grant_id, i, amount, is_gone)
     need[i] = minus(need[i], amount)
     burned[#burned + 1] = { grant_id, parts[i][1], amount }
-    if not gone then move(grant_id, negate(amount)) end
+    if not is_gone then move(grant_id, negate(amount)) end
   end
   for i, part in ipairs(parts) do need[i] = part[2] end
   if returned then
@@ -152,25 +214,21 @@ local function burn(book, parts, pins, owed, returned)
       end
     end
   end
-  local growth, owes = '0', '0'
   local rests = burn_pins(book, parts, need, pins, take)
   for at, rest in ipairs(rests) do
-    if rest ~= '0' and not find_grant(book, pins[at][1]) then growth = minus(growth, rest) end
+    if rest ~= '0' and not find_grant(book, pins[at][1]) then
+      gone[#gone + 1] = { pins[at][2], rest }
+    end
   end
-  for i in ipairs(parts) do
-    local stays = least(minus(owed, owes), need[i])
-    owes, need[i] = plus(owes, stays), minus(need[i], stays)
-  end
-  burn_free(book, parts, need, take)
-  for i in ipairs(parts) do owes = plus(owes, need[i]) end
-  growth = plus(growth, minus(owes, owed))
-  shift(book, 'deficit', growth)
+  local left, owes = leave(parts, need, owed, gone, function()
+    burn_free(book, parts, need, take)
+  end)
   local moves = {}
   for _, grant_id in ipairs(order) do
     if moved[grant_id] ~= '0' then moves[#moves + 1] = { grant_id, moved[grant_id] } end
   end
   book.changed = book.changed or #pins > 0 or #moves > 0
-  return growth, owes, burned, moves, rests
+  return left, owes, burned, moves, rests
 end
 
 -- Give back what is left of each pin.

@@ -2,7 +2,7 @@
 -- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
 -- ARGV: 1 hold id, 2 customer id, 3 amount, 4 fingerprint, 5 deadline ms, 6 ttl ms,
 --   7 credential id or '', 8 generation, 9 facts revision, 10 credit required, 11 probe,
---   12 prepaid (grants are pinned), 13 terms,
+--   12 who pays: 0 an invoice, 1 credit, 2 credit first and an invoice after it; 13 terms,
 --   14 count of invoice demands, then per demand: grace ms or '', minimum, except disputed, hard;
 --   then count of parts, then per part: meter or '', amount (they sum up to the amount);
 --   then count of counters, then per counter: field, hard, quantity, limit, and by its kind
@@ -43,11 +43,13 @@ name_takes(takes, names)
 local row = call('HMGET', customer, unpack(names))
 local rev, standing, till = row[1], row[2] or 'good', row[3] or ''
 local due_since, due_nano, disputed = row[6] or '', row[7] or '', row[8] == '1'
-local prepaid, book = ARGV[12] == '1', nil
+local prepaid, owing, book = ARGV[12] ~= '0', ARGV[12] == '2', nil
 
 -- What may still be set aside. Credit does not pay what a plan invoices: there it is the balance.
+-- Where an invoice comes after it, it is the credit that is there.
 local function available()
   if not book then return '0' end
+  if owing then return free_credit(book, parts) end
   if prepaid then return spendable(book, parts) end
   return plus(book.avail, book.overdraft)
 end
@@ -129,7 +131,7 @@ local denied = ARGV[11] == '1'
 -- Beyond what is spendable, or (where grants are scoped) beyond what overdraft may stand in for.
 local fits = cmp(available(), amount) >= 0
 local pins, beyond, exposed = set_aside(book, parts, amount, prepaid)
-if prepaid and exposed then fits = false end
+if prepaid and not owing and exposed then fits = false end
 if ARGV[10] == '1' and not fits then
   reply[11], denied = '1', true
 end

@@ -140,6 +140,17 @@ local function all_sane(rows, columns)
   return true
 end
 
+-- What an id has of running totals, step by step: rows {total's field and price version, total before
+-- the step (or '=' and what the step cost, in nano), quantity}. Steps back have quantities below 0.
+local function steps_sane(rows)
+  for _, row in ipairs(rows) do
+    local before = row[2]
+    if before:byte(1) == 61 then before = before:sub(2) end
+    if not (sane(before) and sane(row[3])) then return false end
+  end
+  return true
+end
+
 -- A hold: its amount, the part that went beyond all credit and overdraft, what it took of each
 -- counter, and what it has pinned of which grant for which meter.
 local function write_hold(hold)
@@ -172,7 +183,10 @@ local function read_hold(record)
 end
 
 -- A marker in the dedupe bucket: how an id ended, and what a later event is compared with.
--- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter.
+-- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter; where
+-- a plan invoices what credit does not pay, rows of OWED tell how much of which meter that is.
+local OWED = '=owed'
+
 local function write_marker(marker)
   local out = {
     marker.state, marker.amount, marker.overage, marker.estimated, marker.digest,
@@ -206,7 +220,8 @@ local function read_marker(record)
   end
   local ok, marker = pcall(parse)
   if ok and sane(marker.amount) and sane(marker.overage) and sane(marker.corrections)
-    and all_sane(marker.lines, { 2 }) and all_sane(marker.burned, { 3 }) then
+    and all_sane(marker.lines, { 2 }) and steps_sane(marker.reserved)
+    and all_sane(marker.burned, { 3 }) then
     return marker
   end
   return { state = 'unreadable' }
@@ -224,7 +239,7 @@ local function remember(done, id, marker)
   call('EXPIRE', done, DEDUPE_SECONDS)
 end
 
--- A reservation: intervals of running totals {key, before, quantity}, and the event they are for.
+-- A reservation: steps of running totals, and the event they are for.
 local function read_reservation(record)
   local function parse()
     local _, lines, rest = reader(record)
@@ -234,7 +249,7 @@ local function read_reservation(record)
     return reservation
   end
   local ok, reservation = pcall(parse)
-  if ok and all_sane(reservation.rows, { 2, 3 }) then return reservation end
+  if ok and steps_sane(reservation.rows) then return reservation end
   return nil
 end
 
@@ -260,13 +275,20 @@ local function append_record(usage, moment, record)
   for _, move in ipairs(record.moves or {}) do
     if move[2] ~= '0' then moves[#moves + 1] = move[1] .. ' ' .. move[2] end
   end
+  local tail = {}
+  if record.owed then
+    local owed = {}
+    for _, part in ipairs(record.owed) do owed[#owed + 1] = part[1] .. ' ' .. part[2] end
+    tail = { 'owe', table.concat(owed, '\n') }
+  end
   call('XADD', usage, '*', 'v', '1', 'k', record.kind, 'id', record.id, 'c', ARGV[2],
     'cur', record.currency, 'amt', record.amount, 'held', record.held or '0',
     'ov', record.overage or '0', 'avail', record.avail, 'at', text(moment.instant),
     'pre', record.prepaid or '1', 'late', record.late or '0', 'pv', record.price_version or '',
     'ev', record.event or '', 'mv', table.concat(moves, '\n'),
     'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
-    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch)
+    'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch,
+    unpack(tail))
 end
 
 -- Forget an open hold and all that points to it.

@@ -1,7 +1,7 @@
 -- Place a hold again that the store lost, by the terms of its token. It was allowed once, so
 -- credit and limits are not asked; what it takes is counted as if it had never been gone.
 -- KEYS: 1 customer, 2 shard, 3 done, 4 expiry, 5 open, 6 usage, 7 windows, 8 touched
--- ARGV: 1 hold id, 2 customer id, 3 amount, 4 decided ms, 5 ttl ms, 6 prepaid, 7 terms, 8 count of
+-- ARGV: 1 hold id, 2 customer id, 3 amount, 4 decided ms, 5 ttl ms, 6 who pays, 7 terms, 8 count of
 --   parts, then per part: meter or '', amount (they sum up to the amount); then per counter: field,
 --   quantity
 -- Reply: 'restored' | 'known' | 'not_lost' | 'no_customer' | 'out_of_bounds'
@@ -30,7 +30,7 @@ local lines = {}
 for i = position, #ARGV, 2 do lines[#lines + 1] = { ARGV[i], ARGV[i + 1] } end
 if not book or not counters_fit(lines, true) then return 'out_of_bounds' end
 advance(book, moment.instant)
-local pins, beyond = set_aside(book, parts, amount, ARGV[6] == '1')
+local pins, beyond = set_aside(book, parts, amount, ARGV[6] ~= '0')
 if not book_fits(book) then return 'out_of_bounds' end
 local kept = {}
 for _, line in ipairs(lines) do

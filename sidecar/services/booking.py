@@ -1,0 +1,98 @@
+"""
+Booking: a priced event into the store, after whatever of its hold has begun before it.
+
+An event whose price needs a running total is priced once the total is moved, then booked. Reports
+of one hold that differ and come at once do so one after the other, whoever of them asks.
+"""
+
+from sidecar import telemetry
+from sidecar.domain.errors import StoreUnavailable
+from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
+from sidecar.domain.usage import UsageEvent
+from sidecar.services.ports import Balances, CaptureOutcome, CaptureStatus, RateCards
+from sidecar.services.rating import Priced, Rating
+
+_PRICINGS_MAX = 8
+"""Each time another one has got on: a capture, then a correction; whatever follows is known."""
+
+
+class Booking:
+    """Captures priced events; safe to repeat."""
+
+    def __init__(self, *, balances: Balances, rating: Rating, rate_cards: RateCards) -> None:
+        """Wire the ports."""
+        self._balances = balances
+        self._rating = rating
+        self._rate_cards = rate_cards
+
+    async def book(
+        self, priced: Priced, terms: HoldTerms, *, counted: tuple[QuotaLine, ...] | None = None
+    ) -> tuple[Priced, CaptureOutcome]:
+        """
+        Capture, then count a hold that it ended and what no credit or overdraft covered.
+
+        Where another event of the same hold has moved its totals and is not booked, that is done
+        first: whoever had begun with it may be gone.
+        """
+        for _ in range(_PRICINGS_MAX):
+            if priced.pending is not None:
+                status = await self._finish_first(priced.pending, terms)
+                if status in (CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS):
+                    return priced, CaptureOutcome(status=status)
+            else:
+                outcome = await self._balances.capture_hold(
+                    priced.event,
+                    priced.quota_lines if counted is None else counted,
+                    prepaid=priced.card.billing.burns_credit,
+                    owes=priced.card.billing.invoices_rest,
+                    steps=priced.steps,
+                )
+                if outcome.status is not CaptureStatus.MOVED:
+                    break
+            priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
+        else:
+            raise StoreUnavailable("other reports of this hold are under way; repeat it")
+        self._count(priced, terms, outcome)
+        return priced, outcome
+
+    async def _finish_first(self, pending: UsageEvent, terms: HoldTerms) -> CaptureStatus:
+        """Book another event of the hold, whose totals are moved."""
+        card = await self._rate_cards.read(pending.price_version)
+        if card is None:
+            raise StoreUnavailable(f"rate card {pending.price_version} is not in the store")
+        priced = await self._rating.rate(pending, card, terms, anew=True)
+        if priced.pending is not None:
+            return CaptureStatus.MOVED
+        outcome = await self._balances.capture_hold(
+            priced.event,
+            priced.quota_lines,
+            prepaid=card.billing.burns_credit,
+            owes=card.billing.invoices_rest,
+            steps=priced.steps,
+        )
+        self._count(priced, terms, outcome)
+        return outcome.status
+
+    def _count(self, priced: Priced, terms: HoldTerms, outcome: CaptureOutcome) -> None:
+        """Count a hold that a capture ended, and what no credit or overdraft covered."""
+        if outcome.status is CaptureStatus.CAPTURED:
+            telemetry.HOLDS.labels("captured").inc()
+        if outcome.overspent_nano > 0:
+            bound = _overspend_bound(terms, priced.event, outcome)
+            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
+
+
+def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:
+    """
+    Why credit did not cover a capture.
+
+    An upstream that claims more than the request allowed shows that its bound was none, so
+    that `proven` counts only what a hold of the full amount failed to cover: a bug of ours.
+    """
+    if outcome.status is CaptureStatus.LATE and terms.bound is not Bound.STORE_FAILURE:
+        return Bound.LATE
+    if outcome.restored:
+        return Bound.STORE_FAILURE
+    if terms.bound is Bound.PROVEN and event.amount_nano > terms.amount_nano:
+        return Bound.ESTIMATED
+    return terms.bound
