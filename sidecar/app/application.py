@@ -187,6 +187,7 @@ class Application:
             self.keyspace,
             clock,
             store_timeout_seconds=settings.store_timeout_ms / 1_000,
+            teller=self.owner,
         )
         self.directory = RedisDirectory(
             self.stores.redis,

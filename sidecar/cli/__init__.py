@@ -51,7 +51,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("serve")(serve)
-app.command("worker", hidden=True)(worker)
+app.command("worker")(worker)
 app.command("migrate")(migrate)
 app.command("doctor")(doctor)
 app.command("settle")(settle)

@@ -18,6 +18,7 @@ from fixtures.live_store import (
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.services.control_ports import Credential, Customer
 from sidecar.services.ports import CaptureStatus, PlaceStatus
@@ -140,6 +141,37 @@ async def test_a_release_that_overtakes_its_place_wins(store):
     assert await store.numbers() == (100, 0, 0, 100)
     assert await store.balances.read_hold(CUSTOMER, hold_id_of(1)) is None
     assert await store.balances.find_hold(hold_id_of(1)) == CUSTOMER
+
+
+async def test_a_hold_is_given_back_by_who_was_told_of_it_last(store):
+    """An Envoy repeats a check at another worker, whose answer counts then."""
+    first, second = (
+        RedisBalances(store.connection, store.keyspace, store.clock, teller=name)
+        for name in ("first", "second")
+    )
+    facts = await store.add_customer(granted=100)
+    hold = hold_of(facts, 1, 30)
+    assert (await first.place_hold(hold)).status is PlaceStatus.PLACED
+    assert (await second.place_hold(hold)).status is PlaceStatus.REPEATED
+    assert await first.release_hold(CUSTOMER, hold_id_of(1)) is False
+    assert await store.numbers() == (100, 0, 30, 70)
+    assert (await first.place_hold(hold)).status is PlaceStatus.REPEATED
+    assert await second.release_hold(CUSTOMER, hold_id_of(1)) is False
+    assert await first.release_hold(CUSTOMER, hold_id_of(1)) is True
+    assert await store.numbers() == (100, 0, 0, 100)
+    # Nothing is left of it, and what was asked once is given back by whoever placed it.
+    assert (
+        await store.connection.command(
+            "HEXISTS", store.keyspace.customer(CUSTOMER), f"o:{hold_id_of(1)}"
+        )
+        == 0
+    )
+    assert (await first.place_hold(hold_of(facts, 2, 30))).status is PlaceStatus.PLACED
+    assert await first.release_hold(CUSTOMER, hold_id_of(2)) is True
+    # Somebody who looks after all of them is no process that tells gateways.
+    assert (await first.place_hold(hold_of(facts, 3, 30))).status is PlaceStatus.PLACED
+    assert (await second.place_hold(hold_of(facts, 3, 30))).status is PlaceStatus.REPEATED
+    assert await store.balances.release_hold(CUSTOMER, hold_id_of(3)) is True
 
 
 async def test_a_release_gives_everything_back_once(store):

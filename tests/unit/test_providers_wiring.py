@@ -28,7 +28,9 @@ async def made(stack: AsyncExitStack, **given: Any):
     pool = await open_pool("postgresql://nobody@/none?host=/nowhere")  # Opened at the first use.
     stack.push_async_callback(pool.close)
     settings = Settings(**given)
-    return make_providers(settings, stack, accounts=None, clock=SystemClock(), pool=pool)
+    return make_providers(
+        settings, stack, accounts=None, clock=SystemClock(), pool=pool, shard_of=lambda _: 0
+    )
 
 
 async def test_what_is_not_configured_is_not_there(tmp_path: Path):

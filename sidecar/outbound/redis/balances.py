@@ -59,6 +59,7 @@ class RedisBalances:
         clock: Clock,
         *,
         store_timeout_seconds: float = 0.05,
+        teller: str = "",
     ) -> None:
         """
         Wire it.
@@ -68,11 +69,14 @@ class RedisBalances:
             keyspace: As `fix_shards` returned it.
             clock: Measures what is left of a check's deadline.
             store_timeout_seconds: The longest that a check waits for its hold.
+            teller: Names this process as one that tells gateways of holds; it gives back none that
+                another such process was asked about later. Without a name any is given back.
         """
         self._connection = connection
         self._keyspace = keyspace
         self._clock = clock
         self._store_timeout_seconds = store_timeout_seconds
+        self._teller = teller
 
     async def place_hold(self, hold: PlaceHold) -> PlaceOutcome:
         """
@@ -89,15 +93,20 @@ class RedisBalances:
         reply = await self._connection.run(
             scripts.PLACE,
             self._keyspace.hold_keys(terms.customer_id, terms.hold_id),
-            place_arguments(hold),
+            [*place_arguments(hold), self._teller],
             timeout_seconds=min(left, self._store_timeout_seconds),
             wait_seconds=left,
         )
         return read_outcome(reply, hold.counters)
 
     async def release_hold(self, customer_id: str, hold_id: str) -> bool:
-        """Give an open hold back, leaving a tombstone that beats a late place."""
-        reply = await self._run(scripts.RELEASE, customer_id, hold_id, customer_id)
+        """
+        Give an open hold back, leaving a tombstone that beats a late place.
+
+        A gateway repeats a check at any of its workers. The one that was asked last answers for
+        the hold, and what an earlier one gives back is left alone.
+        """
+        reply = await self._run(scripts.RELEASE, customer_id, hold_id, customer_id, self._teller)
         _refuse_broken(reply, hold_id)
         return bool(reply == b"released")
 

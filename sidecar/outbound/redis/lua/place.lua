@@ -10,10 +10,12 @@
 --     v: slice start ms, slice end ms, instant ms at which the slice leaves
 --     l: ms that the limit is for, burst, 0
 --     f: 0, 0, 0
+--   at last who asks, or ''
 -- Reply: status, instant, expires, epoch, seq, available (overdraft with it), standing, due since or '', due amount
 --   or '', disputed, failed credit, then per counter: used, over, retry at ms or 0
 
 local customer, shard, done, expiry, open = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local asked_by = table.remove(ARGV)
 local id, amount = ARGV[1], ARGV[3]
 
 -- A key of the wrong type must fail here, before the first write.
@@ -102,6 +104,12 @@ if row[4] then
   if not readable() or not expires then return refuse('out_of_bounds') end
   settle_standing()
   judge_again(takes, hold)
+  -- Who is told of a hold again answers for it from now on: what an earlier try gives back, this
+  -- one may have let pass.
+  if asked_by ~= '' then
+    call('HSET', customer, 'o:' .. id, asked_by)
+    commit(shard, moment)
+  end
   return answer('repeated', hold.decided, text(tonumber(expires)))
 end
 if call('HEXISTS', done, id) == 1 then return refuse('closed') end

@@ -293,7 +293,7 @@ end
 
 -- Forget an open hold and all that points to it.
 local function close(customer, expiry, open, id)
-  call('HDEL', customer, 'h:' .. id, 'r:' .. id, 'p:' .. id)
+  call('HDEL', customer, 'h:' .. id, 'r:' .. id, 'p:' .. id, 'o:' .. id)
   call('ZREM', expiry, id)
   call('HDEL', open, id)
 end
