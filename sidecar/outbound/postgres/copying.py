@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.domain.errors import InvalidInput
+import asyncpg
+
+from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.outbound.postgres.pool import Connection
 
 
@@ -21,6 +23,7 @@ async def copy_rows(
 
     Raises:
         InvalidInput: A value is none of its column's type, such as a number beyond 64 bits.
+        StoreUnavailable: The connection was lost.
         asyncpg.PostgresError: The database refuses a row.
     """
     try:
@@ -28,3 +31,8 @@ async def copy_rows(
     except (OverflowError, TypeError, ValueError) as error:
         # From the encoding, before the row was sent. Its message may quote the value.
         raise InvalidInput(f"a value does not fit into {table}: {type(error).__name__}") from error
+    except asyncpg.InternalClientError as error:
+        # What asyncpg 0.32 says where the server hung up just before a COPY. The connection stays
+        # in between for good, so it is ended here: nothing can be rolled back on it.
+        connection.terminate()
+        raise StoreUnavailable("Postgres is unavailable: the connection was lost") from error
