@@ -33,6 +33,7 @@ from sidecar.services.inbox_ports import (
     KnownCustomer,
     ObjectKind,
     ObjectRef,
+    PaymentRecord,
     Receipt,
     ReceivedEvent,
 )
@@ -241,6 +242,43 @@ async def test_what_is_fetched_and_the_events_are_one_transaction(deployment):
         await deployment.inbox.finish(claim, replace(handled, invoice=broken))
     assert await deployment.pool.fetchval("SELECT count(*) FROM inbox WHERE done_at IS NULL") == 1
     assert await deployment.inbox.finish(claim, Handled()) == []
+
+
+async def test_a_payment_and_its_invoice_do_not_wait_for_each_other_in_a_circle(deployment):
+    """Both mark the customer, and a payment wants its invoice, which may be at work."""
+    payment = ObjectRef(provider=STRIPE, kind=ObjectKind.PAYMENT, object_id="pi_1")
+    deployment.provider.bill("in_1", None)
+    await deployment.inbox.receive(deployment.provider.sent[0])
+    await deployment.inbox.want([payment])
+    claims = await deployment.inbox.claim("one", limit=2, lease_seconds=60)
+    claim = next(one for one in claims if one.ref == payment)
+    record = PaymentRecord(
+        provider=STRIPE,
+        payment_id="pi_1",
+        customer_id="cus_1",
+        invoice_id="in_1",
+        reference="",
+        currency="USD",
+        amount_minor=100,
+        refunded_minor=0,
+        disputed=False,
+    )
+    async with deployment.pool.acquire() as connection, connection.transaction():
+        # As the invoice does: itself first, then its customer.
+        await connection.execute(
+            "SELECT FROM inbox_objects WHERE object_key = $1 FOR UPDATE", INVOICE.key
+        )
+        finishing = asyncio.create_task(
+            deployment.inbox.finish(claim, Handled(payment=record, follow=(INVOICE,)))
+        )
+        async with asyncio.timeout(20):
+            while not await deployment.pool.fetchval(  # noqa: ASYNC110  No event tells it.
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            ):
+                await asyncio.sleep(0.01)
+        await connection.execute("INSERT INTO standing_looks (customer_id) VALUES ('cus_1')")
+    assert await finishing == ["cus_1"]
 
 
 async def test_overrides_and_invoices_are_kept_apart(deployment):

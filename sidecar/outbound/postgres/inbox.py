@@ -102,8 +102,11 @@ class PostgresInbox:
                 self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
                 connection.transaction(),
             ):
-                row = await connection.fetchrow(query("inbox_lock"), key)
-                if row is None or row["fence"] != claim.fence:
+                # What follows, too: a payment wants its invoice after it has marked the customer,
+                # whom the invoice marks after itself.
+                keys = [key, *(ref.key for ref in handled.follow)]
+                rows = await connection.fetch(query("inbox_lock"), keys)
+                if {row["object_key"]: row["fence"] for row in rows}.get(key) != claim.fence:
                     return None
                 # First: it locks shards, which come before rows of customers.
                 await post_payments(connection, self._shard_of, handled.postings)

@@ -39,7 +39,9 @@ RETURNING provider, kind, object_id, fence, events, attempts, livemode, ARRAY(
     ORDER BY i.event_type LIMIT 100) AS types
 
 -- name: inbox_lock
-SELECT fence, events FROM inbox_objects WHERE object_key = $1 FOR UPDATE
+-- The objects that something is written of, in one order everywhere.
+SELECT object_key, fence FROM inbox_objects WHERE object_key = ANY($1::text[])
+ORDER BY object_key FOR UPDATE
 
 -- name: inbox_done
 UPDATE inbox SET done_at = now() WHERE object_key = $1 AND number <= $2 AND done_at IS NULL
