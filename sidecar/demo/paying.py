@@ -109,7 +109,12 @@ async def pay_all(
     async def posted() -> bool:
         return (await _balances(application)).get("clearing", 0) == -taken
 
+    async def told() -> bool:
+        # Of the payment and of its invoice, which come in any order.
+        return await application.pool.fetchval(_STATE, CUSTOMER, invoice.id) == "paid"
+
     await _until(posted)
+    await _until(told)
     await _until(lambda: _has_standing(admin, "good"))
     balances = await _balances(application)
     state = str(await application.pool.fetchval(_STATE, CUSTOMER, invoice.id))
