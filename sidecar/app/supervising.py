@@ -82,15 +82,16 @@ class Supervisor:
                 telemetry.get_logger().info("sidecar_stopping")
                 self._signal_all(signal.SIGTERM)
 
-    def problems(self) -> list[str]:
-        """What keeps workers from being ready, each with its number."""
-        now, found = asyncio.get_running_loop().time(), []
+    def problems(self) -> dict[int, tuple[str, ...]]:
+        """What keeps workers from being ready, of each that is not."""
+        now = asyncio.get_running_loop().time()
+        found: dict[int, tuple[str, ...]] = {}
         for number in range(self._settings.workers):
             news = self._news.get(number)
             if news is None or now - news[1] > SILENT_SECONDS_MAX:
-                found.append(f"worker {number}: says nothing")
-            else:
-                found += [f"worker {number}: {problem}" for problem in news[0].problems]
+                found[number] = ("says nothing",)
+            elif news[0].problems:
+                found[number] = news[0].problems
         return found
 
     async def _keep(self, number: int) -> None:
@@ -179,8 +180,7 @@ class Supervisor:
         return app
 
     async def _get_metrics(self, _: web.Request) -> web.Response:
-        with_problems = {line.split(":")[0] for line in self.problems()}
-        self._ready.set(self._settings.workers - len(with_problems))
+        self._ready.set(self._settings.workers - len(self.problems()))
         text = await asyncio.to_thread(self._metrics.text, self._registry)
         return web.Response(body=text, headers={"Content-Type": METRICS_CONTENT_TYPE})
 
@@ -188,7 +188,11 @@ class Supervisor:
         return web.json_response({"status": "ok"})
 
     async def _get_ready(self, _: web.Request) -> web.Response:
-        problems = self.problems()
+        problems = [
+            f"worker {number}: {problem}"
+            for number, of_worker in self.problems().items()
+            for problem in of_worker
+        ]
         if problems:
             return web.json_response({"status": "not_ready", "problems": problems}, status=503)
         return web.json_response({"status": "ready"})

@@ -4,7 +4,7 @@ Metrics of several workers as one text: what counts is added up, what is a state
 A worker that ended keeps its part of the sums, so that no counter goes back when it is replaced.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -32,13 +32,13 @@ class WorkerMetrics:
         """A worker's process ended: its counts stay, its states go."""
         text = self._latest.pop(worker, None)
         if text is not None:
-            self._ended = _text(_merge([self._ended, text], {}))
+            self._ended = text_of(_merge([_families(self._ended), _families(text)], {}))
 
     def text(self, own: CollectorRegistry) -> bytes:
         """All of it, with the supervisor's own metrics, in Prometheus' text format."""
-        states = {str(worker): text for worker, text in sorted(self._latest.items())}
-        merged = _merge([self._ended, *states.values()], states)
-        return _text(merged).encode() + generate_latest(own)
+        workers = {str(worker): _families(text) for worker, text in sorted(self._latest.items())}
+        merged = _merge([_families(self._ended), *workers.values()], workers)
+        return text_of(merged).encode() + generate_latest(own)
 
 
 class _Given(CollectorRegistry):
@@ -54,23 +54,21 @@ class _Given(CollectorRegistry):
 
 def text_of(metrics: Iterable[Metric]) -> str:
     """Metrics that were collected, in Prometheus' text format."""
-    return _text(metrics)
-
-
-def _text(metrics: Iterable[Metric]) -> str:
     return generate_latest(_Given(metrics)).decode()
 
 
-def _merge(counted: Iterable[str], states: Mapping[str, str]) -> list[Metric]:
+def _merge(
+    counted: Iterable[Sequence[Metric]], states: Mapping[str, Sequence[Metric]]
+) -> list[Metric]:
     """Counters and histograms of the first added up; gauges of the second by worker."""
     sums: dict[str, _Sum] = {}
-    for text in counted:
-        for family in _families(text):
+    for families in counted:
+        for family in families:
             if family.type in _ADDED:
                 sums.setdefault(family.name, _Sum(family)).add(family)
     merged = {name: one.metric() for name, one in sums.items()}
-    for worker, text in states.items():
-        for family in _families(text):
+    for worker, families in states.items():
+        for family in families:
             if family.type not in _ADDED:
                 metric = merged.setdefault(family.name, _empty(family))
                 for sample in family.samples:
@@ -97,11 +95,10 @@ class _Sum:
         return self._empty
 
 
-def _families(text: str) -> Iterator[Metric]:
+def _families(text: str) -> list[Metric]:
     """The metrics of a text; when each was created says nothing of several processes."""
-    for family in text_string_to_metric_families(text):
-        if not family.name.endswith(_CREATED):
-            yield family
+    found = text_string_to_metric_families(text)
+    return [family for family in found if not family.name.endswith(_CREATED)]
 
 
 def _empty(family: Metric) -> Metric:

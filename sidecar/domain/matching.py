@@ -14,15 +14,15 @@ from typing import Any
 
 import re2
 
+from sidecar.domain.remembering import Remembered
 from sidecar.domain.request_body import UNREADABLE, body_field, read_body
 from sidecar.domain.requests import AccessRequest, parse_query
 
 ROUTE_SET_BYTES_MAX = 256 * 1024 * 1024
 """Memory that the set may use; RE2's default of 8 MiB refuses 1,000 demanding patterns."""
 
-_KNOWN_PATHS_MAX = 4_096
 _KNOWN_PATH_CHARS_MAX = 256
-"""Paths whose routes are remembered; most APIs have few, but clients choose them."""
+"""Of a path whose routes are remembered."""
 
 
 def _route_options() -> Any:
@@ -38,7 +38,7 @@ class RouteSet:
     def __init__(self, patterns: Sequence[str]) -> None:
         """Compile the patterns; their order is their number. They have been checked before."""
         self.patterns = tuple(patterns)
-        self._known: dict[str, frozenset[int]] = {}
+        self._known: Remembered[frozenset[int]] = Remembered()
         self._set = re2.Set.SearchSet(_route_options())
         for pattern in patterns:
             self._set.Add(pattern)
@@ -54,11 +54,7 @@ class RouteSet:
             return known
         # RE2 answers None, not an empty list, where no pattern is found.
         found = frozenset(self._set.Match(path) or ())
-        if len(path) <= _KNOWN_PATH_CHARS_MAX:
-            if len(self._known) >= _KNOWN_PATHS_MAX:
-                self._known.clear()
-            self._known[path] = found
-        return found
+        return found if len(path) > _KNOWN_PATH_CHARS_MAX else self._known.put(path, found)
 
 
 Address = IPv4Address | IPv6Address
@@ -244,4 +240,7 @@ _TESTS: Mapping[str, _Test] = {
 
 def fits_any(matches: Sequence[Match], view: RequestView) -> bool:
     """Whether one of the matches accepts the request; no match at all accepts each."""
-    return not matches or any(match.accepts(view) for match in matches)
+    for match in matches:
+        if match.accepts(view):
+            return True
+    return not matches

@@ -19,6 +19,7 @@ from sidecar.domain.matching import Match, RequestView, RouteSet, fits_any
 from sidecar.domain.meters import Meter
 from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule
 from sidecar.domain.pricing import RateCard
+from sidecar.domain.remembering import Remembered
 from sidecar.domain.requests import AccessRequest
 from sidecar.domain.rule_index import RuleIndex
 from sidecar.domain.rules import (
@@ -35,7 +36,7 @@ from sidecar.domain.rules import (
     Rule,
     Unidentified,
 )
-from sidecar.domain.selecting import Remembered, Selection, Tests, accept_any, tests_left
+from sidecar.domain.selecting import Selection, Tests, tests_left
 
 Values = Mapping[str, str]
 _NO_VALUES: Values = MappingProxyType({})
@@ -182,7 +183,7 @@ class Policy:
         )
         key = (view.routes, view.request.method, caller)
         selected = self._selected.get(key) or self._selected.put(key, self._select(view, customer))
-        found = [rule for rule, tests in selected.rules if not tests or accept_any(tests, view)]
+        found = [rule for rule, tests in selected.rules if fits_any(tests, view)]
         of_customer, of_user = selected.of_customer, selected.of_user
         if not of_customer and not of_user:
             return [(rule, _NO_VALUES) for rule in found]

@@ -5,35 +5,15 @@ Most matches ask for nothing else, so for them the first request of a route deci
 follow. Matches that ask for more (a header, an address, the body) are tried for each request.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
-from sidecar.domain.matching import Match, RequestView
+from sidecar.domain.matching import Match, RequestView, fits_any
+from sidecar.domain.remembering import Remembered
 
 T = TypeVar("T")
-REMEMBERED_MAX: Final = 4_096
-"""Of a memory's keys; then it begins anew. Clients choose paths and methods, so it is bounded."""
 Tests = tuple[Match, ...]
 """Of which one must accept the request; empty if it fits whatever else it is."""
-
-
-class Remembered(Generic[T]):
-    """A bounded memory of what was worked out."""
-
-    def __init__(self) -> None:
-        """Know nothing."""
-        self._known: dict[Hashable, T] = {}
-
-    def get(self, key: Hashable) -> T | None:
-        """What is known under the key."""
-        return self._known.get(key)
-
-    def put(self, key: Hashable, value: T) -> T:
-        """Remember it, and return it."""
-        if len(self._known) >= REMEMBERED_MAX:
-            self._known.clear()
-        self._known[key] = value
-        return value
 
 
 class Selection(Generic[T]):
@@ -46,14 +26,12 @@ class Selection(Generic[T]):
 
     def all(self, view: RequestView) -> list[T]:
         """Every item that the request fits."""
-        return [
-            item for item, tests in self._candidates(view) if not tests or accept_any(tests, view)
-        ]
+        return [item for item, tests in self._candidates(view) if fits_any(tests, view)]
 
     def first(self, view: RequestView) -> T | None:
         """The first item that the request fits."""
         for item, tests in self._candidates(view):
-            if not tests or accept_any(tests, view):
+            if fits_any(tests, view):
                 return item
         return None
 
@@ -85,11 +63,3 @@ def tests_left(matches: Sequence[Match], view: RequestView) -> Tests | None:
             return ()
         left.append(match)
     return tuple(left) or None
-
-
-def accept_any(tests: Tests, view: RequestView) -> bool:
-    """Whether one of the matches accepts the request."""
-    for match in tests:  # noqa: SIM110  A generator costs more than most tests.
-        if match.accepts(view):
-            return True
-    return False

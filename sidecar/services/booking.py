@@ -40,13 +40,8 @@ class Booking:
                 if status in (CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS):
                     return priced, CaptureOutcome(status=status)
             else:
-                outcome = await self._balances.capture_hold(
-                    priced.event,
-                    priced.quota_lines if counted is None else counted,
-                    prepaid=priced.card.billing.burns_credit,
-                    owes=priced.card.billing.invoices_rest,
-                    steps=priced.steps,
-                )
+                lines = priced.quota_lines if counted is None else counted
+                outcome = await self._capture(priced, lines)
                 if outcome.status is not CaptureStatus.MOVED:
                     break
             priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
@@ -63,15 +58,19 @@ class Booking:
         priced = await self._rating.rate(pending, card, terms, anew=True)
         if priced.pending is not None:
             return CaptureStatus.MOVED
-        outcome = await self._balances.capture_hold(
-            priced.event,
-            priced.quota_lines,
-            prepaid=card.billing.burns_credit,
-            owes=card.billing.invoices_rest,
-            steps=priced.steps,
-        )
+        outcome = await self._capture(priced, priced.quota_lines)
         self._count(priced, terms, outcome)
         return outcome.status
+
+    async def _capture(self, priced: Priced, counted: tuple[QuotaLine, ...]) -> CaptureOutcome:
+        billing = priced.card.billing
+        return await self._balances.capture_hold(
+            priced.event,
+            counted,
+            prepaid=billing.burns_credit,
+            owes=billing.invoices_rest,
+            steps=priced.steps,
+        )
 
     def _count(self, priced: Priced, terms: HoldTerms, outcome: CaptureOutcome) -> None:
         """Count a hold that a capture ended, and what no credit or overdraft covered."""

@@ -23,7 +23,6 @@ GONE_STATUSES = frozenset({"failed", "canceled"})
 BACK_PREFIX = "back:"
 """A grant of what came back is named after what has failed."""
 _PART = ":of:"
-_PAGE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ class CreditReturns:
             if gone
         ]
         # First what is given back: it may be what is taken next.
-        known = await self._known(given.customer_id) if given_back else []
+        known = await self._withdrawals.all_of(given.customer_id) if given_back else []
         for name in given_back:
             await self._give_back(name, given, known)
 
@@ -159,7 +158,7 @@ class CreditReturns:
                 grants.append(await self._credit.read_grant(customer_id, f"{BACK_PREFIX}{name}"))
             except NotFound:
                 continue  # Nothing had been taken for it.
-        known = await self._known(customer_id)
+        known = await self._withdrawals.all_of(customer_id)
         parts, left = [], one.amount_nano
         for grant in grants:
             mine = f"{one.name}{_PART}{grant.grant_id}"
@@ -175,15 +174,6 @@ class CreditReturns:
                 parts.append(one.of(grant.grant_id, part, mine))
                 left -= part
         return parts if left == 0 else []
-
-    async def _known(self, customer_id: str) -> list[Withdrawal]:
-        """What has been taken back so far."""
-        found: list[Withdrawal] = []
-        after = ""
-        while page := await self._withdrawals.list(customer_id, after=after, limit=_PAGE):
-            found += page
-            after = page[-1].withdrawal_id
-        return found
 
     async def _give_back(self, name: str, given: GivenCredit, known: Sequence[Withdrawal]) -> None:
         """The money came back to us: a dispute was won, or a refund did not reach the customer."""

@@ -106,13 +106,9 @@ class WithdrawalService:
 
     async def _is_spent(self, withdrawal: Withdrawal) -> bool:
         """Whether a refund was refused since it was spent, as far as can be told now."""
-        name, after = spent_name(withdrawal.withdrawal_id), ""
-        while page := await self._accounts.list_withdrawals(
-            withdrawal.customer_id, after=after, limit=_PAGE
-        ):
-            if any(one.withdrawal_id == name for one in page):
-                return True
-            after = page[-1].withdrawal_id
+        name = spent_name(withdrawal.withdrawal_id)
+        if any(one.withdrawal_id == name for one in await self.all_of(withdrawal.customer_id)):
+            return True
         for one in await self._live.list_live_grants(withdrawal.customer_id):
             if one.grant_id == withdrawal.grant_id:
                 return one.state == "active" and one.free_nano < (withdrawal.amount_nano or 0)
@@ -161,6 +157,15 @@ class WithdrawalService:
             raise NotFound(f"there is no customer {customer_id!r}")
         return await self._accounts.list_withdrawals(customer_id, after=after, limit=limit)
 
+    async def all_of(self, customer_id: str) -> Sequence[Withdrawal]:
+        """All that was taken back of a customer's grants, page by page."""
+        found: list[Withdrawal] = []
+        after = ""
+        while page := await self._accounts.list_withdrawals(customer_id, after=after, limit=_PAGE):
+            found += page
+            after = page[-1].withdrawal_id
+        return found
+
     async def _check_dispute(self, withdrawal: Withdrawal, grant: Grant) -> None:
         """Refuse to take back more than was given and is not taken back yet."""
         if withdrawal.amount_nano is None:
@@ -168,14 +173,10 @@ class WithdrawalService:
                 "a dispute takes what the reversal of the payment took: give its amount",
                 field="amount",
             )
-        taken, after = 0, ""
-        while page := await self._accounts.list_withdrawals(
-            withdrawal.customer_id, after=after, limit=_PAGE
-        ):
-            if any(one.withdrawal_id == withdrawal.withdrawal_id for one in page):
-                return  # A repeat was judged at its first time.
-            taken += sum(one.withdrawn_nano for one in page if one.grant_id == grant.grant_id)
-            after = page[-1].withdrawal_id
+        known = await self.all_of(withdrawal.customer_id)
+        if any(one.withdrawal_id == withdrawal.withdrawal_id for one in known):
+            return  # A repeat was judged at its first time.
+        taken = sum(one.withdrawn_nano for one in known if one.grant_id == grant.grant_id)
         if withdrawal.amount_nano > grant.amount_nano - taken:
             raise Conflict(
                 f"dispute of grant {grant.grant_id!r} is refused: it was of "
