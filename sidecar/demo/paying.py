@@ -109,15 +109,18 @@ async def pay_all(
     async def posted() -> bool:
         return (await _balances(application)).get("clearing", 0) == -taken
 
+    async def read_state() -> str:
+        return str(await application.pool.fetchval(_STATE, CUSTOMER, invoice.id))
+
     async def told() -> bool:
         # Of the payment and of its invoice, which come in any order.
-        return await application.pool.fetchval(_STATE, CUSTOMER, invoice.id) == "paid"
+        return await read_state() == "paid"
 
     await _until(posted)
     await _until(told)
     await _until(lambda: _has_standing(admin, "good"))
     balances = await _balances(application)
-    state = str(await application.pool.fetchval(_STATE, CUSTOMER, invoice.id))
+    state = await read_state()
     owed = -balances.get("customer_receivable", 0)
     equations = [
         ("payment: Stripe's invoice = ours", int(invoice.total), due_minor),
