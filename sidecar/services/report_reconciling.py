@@ -282,18 +282,18 @@ class ReportReconciler:
         detail = words_of(verdicts)
         if not case.mends:
             return await self._keep(case, Outcome.WAITING, evidence, found=total, detail=detail)
-        now, prior = self._clock.now(), case.prior
-        seen = (
-            prior is not None
-            and prior.evidence == evidence
-            and prior.outcome in (Outcome.WAITING, Outcome.UNEXPLAINED)
-            and (prior.read_at or now) <= now - self._times.reread
-        )
-        if not seen:
-            # The first reading's instant is what the second is measured from.
-            if prior is not None and prior.evidence == evidence:
-                return prior
+        first = case.prior
+        if (
+            first is None
+            or first.evidence != evidence
+            or first.outcome not in (Outcome.WAITING, Outcome.UNEXPLAINED)
+        ):
+            # Also after a mending that changed nothing: its worker died before it cancelled.
             return await self._keep(case, Outcome.WAITING, evidence, found=total, detail=detail)
+        now = self._clock.now()
+        if (first.read_at or now) > now - self._times.reread:
+            # The first reading's instant is what the second is measured from.
+            return first
         mendable = [one for one in verdicts if one.explained]
         if mendable:
             return await self._mend(case, mendable, evidence, total)

@@ -211,6 +211,27 @@ async def test_what_counted_twice_and_cannot_be_cancelled_any_more_is_balanced(
     assert await postgres_pool.fetchval("SELECT max(seq) FROM report_windows") == 2
 
 
+async def test_a_cancellation_that_never_reached_stripe_is_made_by_the_next_comparisons(
+    standin, reporter, reconciler, postgres_pool, connection, reads, monkeypatch
+):
+    """A worker may die between what it has put on record and what it does about it."""
+    await double(postgres_pool, standin, reporter, reconciler)
+    dying = make(postgres_pool, connection, reads)
+
+    async def die(*_):
+        raise StoreUnavailable("the worker is gone")
+
+    monkeypatch.setattr(dying._sums, "cancel", die)
+    assert await outcomes(dying) == ["waiting"]
+    with pytest.raises(StoreUnavailable):
+        await outcomes(dying)
+    assert counted(standin) == 110
+    assert await outcomes(reconciler) == ["waiting"]
+    assert await outcomes(reconciler) == ["mended"]
+    assert counted(standin) == 105
+    assert await outcomes(reconciler) == ["same"]
+
+
 async def test_a_cancellation_that_stripe_refuses_is_balanced_in_the_end(
     standin, reporter, reconciler, postgres_pool
 ):
