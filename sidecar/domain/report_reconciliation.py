@@ -16,6 +16,9 @@ from typing import Final
 EXACT_MAX: Final = 2**53
 """Providers tell sums as floats; up to here each whole number has its own."""
 _SUMS_MAX: Final = 20_000
+_TWOS_MAX: Final = 1_000
+_THREES_MAX: Final = 1_000
+"""First places of choices of two and three that are looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,8 +164,10 @@ def pick(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:
     """
     Places whose quantities sum to `wanted`, those of the earliest places that do.
 
+    Where places have too many sums for all of them to be looked at, one, two or three places.
+
     Returns:
-        At least one place; None if there is no such choice, or more sums than are looked at.
+        At least one place; None if there is no such choice, or none that is looked at.
     """
     sums: dict[int, int] = {}
     for place, quantity in enumerate(quantities):
@@ -172,5 +177,30 @@ def pick(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:
             chosen = sums[wanted]
             return tuple(place for place in range(len(quantities)) if chosen >> place & 1)
         if len(sums) > _SUMS_MAX:
-            return None
+            return _pick_few(quantities, wanted)
+    return None
+
+
+def _pick_few(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:
+    """Up to three places, as few as will do: most often a single row was lost."""
+    first = {quantity: place for place, quantity in reversed([*enumerate(quantities)])}
+    if (single := first.get(wanted)) is not None:
+        return (single,)
+    last = {quantity: place for place, quantity in enumerate(quantities)}
+    if (two := _pick_two(quantities, wanted, last, 0)) is not None:
+        return two
+    for place, quantity in enumerate(quantities[:_THREES_MAX]):
+        if (two := _pick_two(quantities, wanted - quantity, last, place + 1)) is not None:
+            return (place, *two)
+    return None
+
+
+def _pick_two(
+    quantities: Sequence[int], wanted: int, last: Mapping[int, int], start: int
+) -> tuple[int, int] | None:
+    """Two places from `start` on; `last` is where each quantity stands last."""
+    for place in range(start, min(len(quantities), start + _TWOS_MAX)):
+        other = last.get(wanted - quantities[place], -1)
+        if other > place:
+            return place, other
     return None

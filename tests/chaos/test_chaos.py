@@ -163,6 +163,11 @@ async def check_provider(world: World) -> None:
     """The provider has each quantity once, and nothing of what credit pays."""
     states = await world.pool.fetch("SELECT state, count(*) AS n FROM report_windows GROUP BY 1")
     assert {row["state"] for row in states} <= {"sent"}
+    differ = await world.pool.fetch(
+        "SELECT customer_id, meter, outcome, detail FROM report_reconciliations"
+        " WHERE outcome <> 'same'"
+    )
+    assert [dict(row) for row in differ] == []
     expected = {
         (world.outside.account_of(customer), meter): Decimal(quantity)
         for customer in metered_customers(world)

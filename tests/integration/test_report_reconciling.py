@@ -212,16 +212,16 @@ async def test_what_counted_twice_and_cannot_be_cancelled_any_more_is_balanced(
 
 
 async def test_a_cancellation_that_never_reached_stripe_is_made_by_the_next_comparisons(
-    standin, reporter, reconciler, postgres_pool, connection, reads, monkeypatch
+    standin, reporter, reconciler, postgres_pool, connection
 ):
     """A worker may die between what it has put on record and what it does about it."""
     await double(postgres_pool, standin, reporter, reconciler)
-    dying = make(postgres_pool, connection, reads)
 
     async def die(*_):
         raise StoreUnavailable("the worker is gone")
 
-    monkeypatch.setattr(dying._sums, "cancel", die)
+    dying = make(postgres_pool, connection, UnboundedReads())
+    dying._sums.cancel = die
     assert await outcomes(dying) == ["waiting"]
     with pytest.raises(StoreUnavailable):
         await outcomes(dying)

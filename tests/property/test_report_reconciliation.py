@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain.report_reconciliation import (
@@ -100,6 +100,26 @@ def test_a_choice_sums_to_what_is_wanted_and_is_found_if_there_is_one(quantities
     else:
         assert sum(quantities[place] for place in chosen) == wanted
         assert chosen
+
+
+@given(
+    st.lists(QUANTITIES, min_size=20, max_size=60),
+    st.lists(st.integers(0, 10**6), min_size=1, max_size=3),
+)
+@settings(max_examples=25)
+def test_up_to_three_rows_are_found_among_any_number_of_an_hour(quantities, numbers):
+    """One customer's hour has a row for each time that its usage was sealed."""
+    lost = {number % len(quantities) for number in numbers}
+    wanted = sum(quantities[place] for place in lost)
+    chosen = pick(quantities, wanted)
+    assert chosen is not None
+    assert len(set(chosen)) == len(chosen)
+    assert sum(quantities[place] for place in chosen) == wanted
+
+
+def test_a_row_that_was_lost_among_a_thousand_of_an_hour_is_the_one_that_is_found():
+    quantities = [3**place % 1_000_003 for place in range(1, 1_001)]
+    assert pick(quantities, quantities[700]) == (700,)
 
 
 def test_a_sum_that_a_float_cannot_tell_exactly_is_not_judged():
