@@ -471,7 +471,7 @@ class StreamRecord:
     @property
     def owed_nano(self) -> int:
         """What of it credit left to an invoice, in nano."""
-        return sum(nano for _, nano in self.owed or ())
+        return sum([nano for _, nano in self.owed]) if self.owed else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,20 +19,22 @@ from sidecar.outbound.postgres.posting import post_transactions
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import (
     EVENT_COLUMNS,
-    LINE_COLUMNS,
     UNREADABLE,
     Batch,
     HoldKey,
-    Line,
-    WindowKey,
     columns,
     day_of,
     event_key,
     event_row,
+    usage_transaction_ids,
+)
+from sidecar.outbound.postgres.settlement_lines import (
+    LINE_COLUMNS,
+    Line,
+    WindowKey,
     in_windows,
     late_rows,
     make_lines,
-    usage_transaction_ids,
     window_sums,
 )
 from sidecar.outbound.postgres.settlement_transactions import (

@@ -150,22 +150,8 @@ def movement_rows(transactions: Iterable[LedgerTransaction]) -> list[tuple[str, 
 
 def _usage_transaction(records: Sequence[StreamRecord], transaction_id: str) -> LedgerTransaction:
     first = records[0]
-    return LedgerTransaction(
-        customer_id=first.customer_id,
-        transaction_id=transaction_id,
-        kind="usage",
-        currency=first.currency,
-        first_entry_id=first.entry_id,
-        last_entry_id=records[-1].entry_id,
-        event_count=len(records),
-        entries=_usage_entries(records),
-        sums=BalanceSums(
-            used=sum(record.amount_nano for record in records),
-            used_prepaid=sum(
-                record.amount_nano - record.owed_nano for record in records if record.prepaid
-            ),
-        ),
-        events=tuple(
+    events = tuple(
+        [
             PostedEvent(
                 record.hold_id,
                 record.kind,
@@ -175,26 +161,42 @@ def _usage_transaction(records: Sequence[StreamRecord], transaction_id: str) -> 
                 record.owed_nano,
             )
             for record in records
+        ]
+    )
+    by_credit = [event for event in events if event.prepaid]
+    return LedgerTransaction(
+        customer_id=first.customer_id,
+        transaction_id=transaction_id,
+        kind="usage",
+        currency=first.currency,
+        first_entry_id=first.entry_id,
+        last_entry_id=records[-1].entry_id,
+        event_count=len(records),
+        entries=_usage_entries(by_credit, [event for event in events if not event.prepaid]),
+        sums=BalanceSums(
+            used=sum([event.amount_nano for event in events]),
+            used_prepaid=sum([event.amount_nano - event.owed_nano for event in by_credit]),
         ),
+        events=events,
         movements=_movements(records),
     )
 
 
-def _usage_entries(records: Iterable[StreamRecord]) -> tuple[Entry, ...]:
-    """Entries are linear in amounts, so those of the sums are the sums of those."""
-    totals = {True: [0, 0, 0], False: [0, 0, 0]}
-    for record in records:
-        totals[record.prepaid][0] += record.amount_nano
-        totals[record.prepaid][1] += record.overage_nano
-        totals[record.prepaid][2] += record.owed_nano
-    sorts = [
-        usage_entries(amount, overage_nano=overage, prepaid=prepaid, owed_nano=owed)
-        for prepaid, (amount, overage, owed) in totals.items()
-        if amount or overage or owed
-    ]
-    if len(sorts) == 1:
-        return sorts[0]
-    entries = summed((entry.account, entry.amount_nano) for sort in sorts for entry in sort)
+def _usage_entries(*sorts: Sequence[PostedEvent]) -> tuple[Entry, ...]:
+    """Of prepaid events and others; entries are linear, so those of sums are the sums of those."""
+    made: list[tuple[Entry, ...]] = []
+    for events in sorts:
+        amount = sum([event.amount_nano for event in events])
+        overage = sum([event.overage_nano for event in events])
+        owed = sum([event.owed_nano for event in events])
+        if amount or overage or owed:
+            prepaid = events[0].prepaid
+            made.append(
+                usage_entries(amount, overage_nano=overage, prepaid=prepaid, owed_nano=owed)
+            )
+    if len(made) == 1:
+        return made[0]
+    entries = summed((entry.account, entry.amount_nano) for sort in made for entry in sort)
     return tuple(
         Entry(account=account, amount_nano=amount) for account, amount in entries.items() if amount
     )
@@ -248,7 +250,7 @@ def _check(record: StreamRecord, *, sound: bool) -> None:
 
 
 def _check_moved(record: StreamRecord, wanted: int) -> None:
-    moved = sum(movement.amount_nano for movement in record.movements)
+    moved = sum([movement.amount_nano for movement in record.movements])
     if moved != wanted:
         raise InvalidInput(
             f"entry {record.entry_id}: it changes the customer's credit by {wanted} nano and "
@@ -258,9 +260,11 @@ def _check_moved(record: StreamRecord, wanted: int) -> None:
 
 def _movements(records: Iterable[StreamRecord]) -> dict[str, int]:
     moved = summed(
-        (movement.grant_id, movement.amount_nano)
-        for record in records
-        for movement in record.movements
+        [
+            (movement.grant_id, movement.amount_nano)
+            for record in records
+            for movement in record.movements
+        ]
     )
     return {grant_id: amount for grant_id, amount in moved.items() if amount}
 

@@ -36,6 +36,9 @@ QUARANTINE_KIND = b"quarantine"
 STREAM_VERSION = b"1"
 _OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
 _OpenTokenUsage, _OpenRecord = thawed(TokenUsage), thawed(StreamRecord)
+_OpenMovement = thawed(Movement)
+_known_field = lru_cache(maxsize=1_024)(quota_field)
+"""Most records of a batch move the same counters."""
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 
 
@@ -334,14 +337,21 @@ def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
         return ()
     parts = text.decode().split("\n")
     pairs = zip(parts[::2], parts[1::2], strict=True)
-    return tuple([(quota_field(field), int(moved)) for field, moved in pairs])
+    return tuple([(_known_field(field), int(moved)) for field, moved in pairs])
 
 
 def _movements(text: bytes) -> tuple[Movement, ...]:
     if not text:
         return ()
-    moves = [line.rpartition(" ") for line in text.decode().splitlines()]
-    return tuple([Movement(grant_id=name, amount_nano=int(amount)) for name, _, amount in moves])
+    return tuple([_movement(line) for line in text.decode().splitlines()])
+
+
+def _movement(line: str) -> Movement:
+    name, _, amount = line.rpartition(" ")
+    movement = _OpenMovement()
+    movement.grant_id = name
+    movement.amount_nano = int(amount)
+    return freeze(movement, Movement)
 
 
 def _flag(text: bytes) -> bool:
