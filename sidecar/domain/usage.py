@@ -20,6 +20,7 @@ _FAILED = 500
 _TIMED_OUT = 504
 
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
+_USAGE_FIELDS = tuple((kind, f"usage.{kind}") for kind in TOKEN_KINDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +39,9 @@ class TokenUsage:
     total: int | None = None
 
     def __post_init__(self) -> None:
-        for kind in TOKEN_KINDS:
+        for kind, field_name in _USAGE_FIELDS:
             if (value := getattr(self, kind)) is not None:
-                check_quantity(value, field=f"usage.{kind}")
+                check_quantity(value, field=field_name)
         _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
         _check_part(self.output, self.reasoning, None, "output", "reasoning")
 

@@ -17,7 +17,7 @@ from sidecar.outbound.postgres.pool import (
 from sidecar.outbound.postgres.posting import begin_chain, head_of
 from sidecar.outbound.postgres.queries import query
 from sidecar.outbound.postgres.settlement_batch import Batch, make_batch
-from sidecar.outbound.postgres.settlement_steps import Posted, SettlementSteps
+from sidecar.outbound.postgres.settlement_steps import Posted, RepeatedEventsError, SettlementSteps
 from sidecar.services.control_ports import AnyRecord, ShardLease
 
 
@@ -92,13 +92,20 @@ class PostgresLedger:
             StoreUnavailable: All of it or nothing was written; repeat it.
         """
         done: tuple[Batch | None, Posted] | None = None
+        may_repeat = False
         while done is None:
-            with translate_errors(), refuse_bad_data():
-                async with (
-                    self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
-                    connection.transaction(),
-                ):
-                    done = await self._settle_locked(connection, lease, records, reported_meters)
+            try:
+                with translate_errors(), refuse_bad_data():
+                    async with (
+                        self._pool.acquire(timeout=ACQUIRE_SECONDS_MAX) as connection,
+                        connection.transaction(),
+                    ):
+                        done = await self._settle_locked(
+                            connection, lease, records, reported_meters, may_repeat=may_repeat
+                        )
+            except RepeatedEventsError:
+                # Rolled back, and posted again in the way that leaves out what is there.
+                may_repeat = True
         batch, posted = done
         if batch is not None:
             _count(batch, posted)
@@ -110,6 +117,8 @@ class PostgresLedger:
         lease: ShardLease,
         records: Sequence[AnyRecord],
         reported_meters: Mapping[str, frozenset[str]],
+        *,
+        may_repeat: bool,
     ) -> tuple[Batch | None, Posted] | None:
         """What was posted; None if the chain has to take in more of what was there before it."""
         row = await _lock(connection, lease)
@@ -131,6 +140,7 @@ class PostgresLedger:
             reported_meters=reported_meters,
             head=head,
             posted_at=row["posted_at"],
+            may_repeat=may_repeat,
         )
         return batch, await steps.run()
 

@@ -56,6 +56,18 @@ BAD_DATA: Final = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
 """What the rows themselves are refused for; repeating cannot help."""
 
 
+class _PooledConnection(asyncpg.Connection):
+    """
+    One that asks nothing when it goes back to its pool; an open transaction still ends.
+
+    Nothing here outlives its transaction: no advisory lock, no LISTEN, no cursor, no setting.
+    """
+
+    def get_reset_query(self) -> str:
+        """No statement; asyncpg's own costs a round trip for each use of a connection."""
+        return ""
+
+
 async def open_pool(
     dsn: str,
     *,
@@ -83,6 +95,7 @@ async def open_pool(
             # None at first: a Postgres that is away must not keep the process from starting.
             min_size=0,
             max_size=size_max,
+            connection_class=_PooledConnection,
             timeout=ACQUIRE_SECONDS_MAX,
             command_timeout=command_timeout_seconds,
             server_settings={

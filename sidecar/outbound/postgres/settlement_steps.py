@@ -64,6 +64,10 @@ class Posted:
         return self.events + self.grants + self.changes
 
 
+class RepeatedEventsError(Exception):
+    """Some event of a batch is there already; the transaction is of no further use."""
+
+
 class SettlementSteps:
     """
     One batch. Only records whose key was not there yet go into lines, ledger and windows.
@@ -82,6 +86,7 @@ class SettlementSteps:
         reported_meters: Mapping[str, frozenset[str]],
         head: ChainHead,
         posted_at: datetime,
+        may_repeat: bool,
     ) -> None:
         """
         Take the batch.
@@ -94,6 +99,8 @@ class SettlementSteps:
             reported_meters: By price version.
             head: Where the shard's chain ends.
             posted_at: The transaction's own time.
+            may_repeat: Whether some of the events may be there already; without it such a batch
+                raises RepeatedEventsError.
         """
         self._connection = connection
         self._batch = batch
@@ -102,6 +109,7 @@ class SettlementSteps:
         self._reported_meters = reported_meters
         self._head = head
         self._posted_at = posted_at
+        self._may_repeat = may_repeat
         self._transaction_ids = usage_transaction_ids(batch)
 
     async def run(self) -> Posted:
@@ -190,12 +198,13 @@ class SettlementSteps:
             )
             for _, record in sorted(records.items())
         ]
-        if await self._copy_events(rows):
+        if self._may_repeat:
+            inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
+        else:
+            await self._copy_events(rows)
+            inserted = set(records)
             if len(records) == len(usage):
                 return list(usage)
-            inserted = set(records)
-        else:
-            inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
         new: list[StreamRecord] = []
         repeated: list[StreamRecord] = []
         for record in usage:
@@ -205,19 +214,17 @@ class SettlementSteps:
         await self._check_repeated(repeated)
         return new
 
-    async def _copy_events(self, rows: Sequence[Sequence[Any]]) -> bool:
+    async def _copy_events(self, rows: Sequence[Sequence[Any]]) -> None:
         """
-        Insert events if none of them is there, and none at all otherwise.
+        Insert events if none of them is there.
 
         Next to always none is, and COPY costs the server and us a fraction of an INSERT that
         looks for conflicts.
         """
         try:
-            async with self._connection.transaction():
-                await copy_rows(self._connection, "usage_events", EVENT_COLUMNS, rows)
-        except asyncpg.UniqueViolationError:
-            return False
-        return True
+            await copy_rows(self._connection, "usage_events", EVENT_COLUMNS, rows)
+        except asyncpg.UniqueViolationError as error:
+            raise RepeatedEventsError from error
 
     async def _check_repeated(self, repeated: Sequence[StreamRecord]) -> None:
         """A repeat that says something else was decided twice: that is for people to see."""
