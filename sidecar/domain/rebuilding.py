@@ -167,6 +167,7 @@ def live_state(
     """
     fields = {
         "rev": str(revision),
+        "lost": str(to_epoch_ms(now)),
         "currency": customer.currency,
         "plan": customer.plan,
         "labels": json.dumps(dict(customer.labels), sort_keys=True, separators=(",", ":")),

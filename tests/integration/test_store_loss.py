@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from fixtures.counter_stores import FLIGHT, RATE
 from fixtures.http_edges import PlainDigests
 from fixtures.live_store import event_of
 from fixtures.losing_redis import losing_redis
@@ -23,6 +24,7 @@ from fixtures.stack import free_port
 from fixtures.stream_records import until
 from fixtures.use_cases import Grown
 
+from sidecar.domain.counters import Rate
 from sidecar.domain.customers import NOBODY
 from sidecar.domain.errors import Conflict, InvariantViolated, StoreUnavailable
 from sidecar.domain.grants import GrantKind, WithdrawalKind
@@ -34,7 +36,7 @@ from sidecar.outbound.redis.granting import grant_lines
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.services.metering import UsageOutcome
-from sidecar.services.ports import CaptureStatus, RatingDemand
+from sidecar.services.ports import CaptureStatus, PlaceOutcome, PlaceStatus, RatingDemand
 from sidecar.services.rating import total_key
 
 ADA, BOB = "cus_ada", "cus_bob"
@@ -322,6 +324,61 @@ async def test_windows_count_on_where_they_were(world, redis):
     hold = await world.place(ADA, 4, 100, counters=takes(100))
     assert await world.capture(hold, 10) is CaptureStatus.CAPTURED
     assert counters_of(await world.store.fields(ADA))[b"q:tokens"] == 200
+
+
+async def test_rates_are_full_after_a_loss_and_drain_from_there(world, redis):
+    """Whoever takes a burst before a loss gets no second one by it."""
+    rate = replace(RATE, limit=6, rate=Rate(per_ms=60_000, burst=3))
+
+    async def take(customer: str, number: int, quantity: int) -> PlaceOutcome:
+        counter = rate.take(NOBODY, quantity, datetime.now(UTC), hard=True)
+        hold = await world.hold(customer, number, 1, counters=(counter,))
+        return await world.store.balances.place_hold(hold)
+
+    await world.customer(ADA, 1_000)
+    assert (await take(ADA, 1, 3)).status is PlaceStatus.PLACED
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    world.facts.clear()
+    lost = int((await world.store.fields(ADA))[b"lost"])
+    refused = await take(ADA, 2, 1)
+    assert refused.status is PlaceStatus.DENIED
+    assert list(refused.numbers.retry_at_ms.values()) == [lost + 10_000]
+    # Whoever came after it is not concerned.
+    await world.customer(BOB, 1_000)
+    assert (await take(BOB, 3, 3)).status is PlaceStatus.PLACED
+    # Half a minute later three have drained.
+    key = world.store.keyspace.customer(ADA)
+    await world.store.connection.command("HSET", key, "lost", lost - 30_000)
+    assert (await take(ADA, 4, 3)).status is PlaceStatus.PLACED
+    assert (await take(ADA, 5, 1)).status is PlaceStatus.DENIED
+
+
+async def test_a_hold_that_is_put_back_is_in_flight_again(world, redis):
+    flight = replace(FLIGHT, limit=1)
+    await world.customer(ADA, 1_000)
+
+    def one():
+        return (flight.take(NOBODY, 1, datetime.now(UTC), hard=True),)
+
+    hold = await world.place(ADA, 1, 10, counters=one())
+    await world.settle()
+    await lose(world, redis)
+    await world.recover()
+    world.facts.clear()
+    report = UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(),
+        hold_token=world.tokens.sign(hold.terms),
+    )
+    assert await world.metering.keep_alive(report, ANYONE)
+    other = await world.hold(ADA, 2, 10, counters=one())
+    assert (await world.store.balances.place_hold(other)).status is PlaceStatus.DENIED
+    assert await world.capture(hold, 10) is CaptureStatus.CAPTURED
+    assert (await world.store.balances.place_hold(other)).status is PlaceStatus.PLACED
 
 
 def counters_of(fields: dict[bytes, bytes]) -> dict[bytes, object]:

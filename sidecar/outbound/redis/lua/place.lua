@@ -26,7 +26,7 @@ call('ZCARD', where.windows)
 local moment = moment_of(shard)
 
 local names = { 'rev', 'standing', 'standing_until', 'h:' .. id, 'k:' .. ARGV[7],
-  'due_since', 'due_nano', 'due_disputed' }
+  'due_since', 'due_nano', 'due_disputed', 'lost' }
 local names_before_book = #names
 name_book(names)
 local names_before_takes = #names
@@ -45,6 +45,7 @@ name_takes(takes, names)
 local row = call('HMGET', customer, unpack(names))
 local rev, standing, till = row[1], row[2] or 'good', row[3] or ''
 local due_since, due_nano, disputed = row[6] or '', row[7] or '', row[8] == '1'
+local lost = row[9] or ''
 local prepaid, owing, book = ARGV[12] ~= '0', ARGV[12] == '2', nil
 
 -- What may still be set aside. Credit does not pay what a plan invoices: there it is the balance.
@@ -80,7 +81,8 @@ local function readable()
   return (standing == 'good' or standing == 'grace' or standing == 'delinquent')
     and (till == '' or tonumber(till) ~= nil)
     and (due_since == '' or sane(due_since)) and (due_nano == '' or sane(due_nano))
-    and judge_takes(takes, row, names_before_takes, moment.instant)
+    and (lost == '' or tonumber(lost) ~= nil)
+    and judge_takes(takes, row, names_before_takes, moment.instant, tonumber(lost))
 end
 
 -- Whether unpaid invoices refuse; in the words of InvoiceDemand.fails.

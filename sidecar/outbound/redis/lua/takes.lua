@@ -112,7 +112,7 @@ local function in_range(number, least, most)
   return number and number >= least and number <= most and number == math.floor(number)
 end
 
-function rate.judge(take, found, instant)
+function rate.judge(take, found, instant, lost)
   local limit, per, burst, quantity = tonumber(take.limit), take.a, take.b, tonumber(take.quantity)
   if not (in_range(limit, 0, RATE_WORK_MAX) and in_range(per, 1, RATE_WORK_MAX)
     and in_range(burst, 0, RATE_WORK_MAX / per) and in_range(quantity, 0, burst + 1)) then
@@ -130,6 +130,10 @@ function rate.judge(take, found, instant)
       now.level = math.min(LEVEL_MAX, math.ceil(now.level / now.per) * per)
     end
     now.limit, now.per = limit, per
+    drain(now, instant)
+  elseif lost then
+    -- What was taken in the life of the store that was lost is unknown: as much as can be.
+    now.level, now.at = burst * per, math.min(lost, instant)
     drain(now, instant)
   end
   take.rate, take.work = now, quantity * per
@@ -167,14 +171,15 @@ end
 
 local KINDS = { q = window, v = rolling, l = rate, f = in_flight }
 
--- Judge every take by its part of the row, whose first `skip` values are others'.
-local function judge_takes(takes, row, skip, instant)
+-- Judge every take by its part of the row, whose first `skip` values are others'. `lost` is when an
+-- earlier life of the store had ended for sure, nil for whoever came after that.
+local function judge_takes(takes, row, skip, instant, lost)
   local at = skip
   for _, take in ipairs(takes) do
     local found = {}
     for i = 1, take.width do found[i] = row[at + i] end
     at = at + take.width
-    if not KINDS[kind_of(take.field)].judge(take, found, instant) then return false end
+    if not KINDS[kind_of(take.field)].judge(take, found, instant, lost) then return false end
   end
   return true
 end
