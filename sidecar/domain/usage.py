@@ -20,7 +20,6 @@ _FAILED = 500
 _TIMED_OUT = 504
 
 TOKEN_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
-_USAGE_FIELDS = tuple((kind, f"usage.{kind}") for kind in TOKEN_KINDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +38,17 @@ class TokenUsage:
     total: int | None = None
 
     def __post_init__(self) -> None:
-        for kind, field_name in _USAGE_FIELDS:
-            if (value := getattr(self, kind)) is not None:
-                check_quantity(value, field=field_name)
+        counts = (
+            self.input,
+            self.output,
+            self.cache_read,
+            self.cache_creation,
+            self.reasoning,
+            self.total,
+        )
+        for kind, count in zip(TOKEN_KINDS, counts, strict=True):
+            if count is not None and not _is_quantity(count):
+                check_quantity(count, field=f"usage.{kind}")
         _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
         _check_part(self.output, self.reasoning, None, "output", "reasoning")
 
@@ -68,6 +75,10 @@ def failed_for_nothing(status: int | None, usage: TokenUsage) -> bool:
     return failed and all(getattr(usage, kind) is None for kind in TOKEN_KINDS)
 
 
+def _is_quantity(value: int) -> bool:
+    return type(value) is int and 0 <= value <= QUANTITY_MAX
+
+
 def check_quantity(value: int | None, *, field: str) -> None:
     """
     Refuse what is no count.
@@ -75,9 +86,7 @@ def check_quantity(value: int | None, *, field: str) -> None:
     Raises:
         InvalidInput: If the value is negative, not an integer, or above QUANTITY_MAX.
     """
-    if value is None:
-        return
-    if type(value) is not int or not 0 <= value <= QUANTITY_MAX:
+    if value is not None and not _is_quantity(value):
         raise InvalidInput(
             f"{field} is {str(value)[:40]!r}; it must be a whole number from 0 to {QUANTITY_MAX}",
             field=field,

@@ -69,7 +69,7 @@ class SettlementWorker:
         batch_max: int = 1_000,
         lease_seconds: int = 30,
         poll_seconds: float = 0.2,
-        concurrency_max: int = 4,
+        concurrency_max: int = 6,
         claims: Claims | None = None,
     ) -> None:
         """
@@ -103,7 +103,7 @@ class SettlementWorker:
 
     async def settle_shard(self, shard: int) -> int:
         """
-        Settle a shard until its stream is empty.
+        Settle what is on a shard's stream.
 
         1. Lease. *A crash after it:* the shard waits until the lease ends.
         2. Read from the offset that Postgres has. *A crash:* nothing was changed.
@@ -163,6 +163,8 @@ class SettlementWorker:
             held.is_trimmed = False
             await self._tell_and_trim(held)
             self._note_lag(records)
+            if len(records) < self._batch_max:
+                break  # What has come since is for the next round.
             held = await self._lease(shard)
         if held is not None and held.problem:
             raise held.problem
@@ -170,7 +172,7 @@ class SettlementWorker:
 
     async def settle_once(self) -> int:
         """
-        One round over all shards that can be had, each until it is empty.
+        One round over all shards that can be had, each until what was there is settled.
 
         A shard that fails does not keep the others from being settled.
 
@@ -360,12 +362,13 @@ class SettlementWorker:
                 prepared.append(record)
                 continue
             version = record.event.price_version
-            meters = await self._reported_meters(version)
-            if meters is None:
-                prepared.append(set_aside(record, UNKNOWN_PRICE_VERSION, version))
-            else:
+            if version not in reported:
+                meters = await self._reported_meters(version)
+                if meters is None:
+                    prepared.append(set_aside(record, UNKNOWN_PRICE_VERSION, version))
+                    continue
                 reported[version] = meters
-                prepared.append(record)
+            prepared.append(record)
         return prepared, reported
 
     async def _reported_meters(self, version: str) -> frozenset[str] | None:

@@ -29,8 +29,8 @@ Shards, batch size, customers. The events of a run spread over the shards, so on
 batches full; they are of all customers in turn, so with many of them each event of a batch has a
 ledger transaction, balances and windows to itself.
 """
-EVENTS = 20_000
-RUNS = 3
+EVENTS = 40_000
+RUNS = 5
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -7,8 +7,11 @@ from typing import Final
 
 _LARGE: Final = 100_000
 """Objects from which on looking at them would hold up checks for tens of milliseconds."""
-_YOUNG: Final = 20_000
-"""Objects more than were freed, until the youngest are looked at; Python's own is 700."""
+_YOUNG: Final = 100_000
+"""
+Objects more than were freed, until the youngest are looked at; Python's own is 700. More than live
+in settlement's batches at a time, and so few that a look takes no more than three milliseconds.
+"""
 _LATER: Final = 20
 """Looks at the younger ones, until the older ones are looked at, too; Python's own is 10."""
 

@@ -83,9 +83,9 @@ def make_batch(
         shard=shard,
         epoch=epoch,
         offset=fresh[-1].entry_id,
-        settled=max(((record.epoch, record.seq) for record in told), default=(0, 0)),
-        usage=tuple(record for record in decided if record.kind not in _OF_GRANTS),
-        grants=tuple(record for record in decided if record.kind == EventKind.GRANT),
+        settled=max([(record.epoch, record.seq) for record in told], default=(0, 0)),
+        usage=tuple([record for record in decided if record.kind not in _OF_GRANTS]),
+        grants=tuple([record for record in decided if record.kind == EventKind.GRANT]),
         changes=tuple(
             record
             for record in decided
@@ -114,10 +114,9 @@ def usage_transaction_ids(batch: Batch) -> dict[tuple[str, str], str]:
     """
     ids: dict[tuple[str, str], str] = {}
     for record in batch.usage:
-        ids.setdefault(
-            (record.customer_id, record.currency),
-            f"usage:{batch.shard}:{batch.epoch}:{record.entry_id}",
-        )
+        key = record.customer_id, record.currency
+        if key not in ids:
+            ids[key] = f"usage:{batch.shard}:{batch.epoch}:{record.entry_id}"
     return ids
 
 
@@ -129,17 +128,19 @@ def event_row(record: StreamRecord, *, shard: int, transaction_id: str) -> tuple
         InvalidInput: If the record contradicts its event, or its hold id is none.
     """
     event = record.event
-    if event is not None and (event.customer_id, event.hold_id, event.currency) != (
-        record.customer_id,
-        record.hold_id,
-        record.currency,
+    if event is None:
+        check_hold_id(record.hold_id)
+    elif (
+        event.customer_id != record.customer_id
+        or event.hold_id != record.hold_id
+        or event.currency != record.currency
     ):
         raise InvalidInput(f"entry {record.entry_id}: the event is not the record's")
     decided_at = from_epoch_ms(record.decided_at_ms)
     head = (
         record.customer_id,
         day_of(record),
-        check_hold_id(record.hold_id),
+        record.hold_id,
         record.kind,
         transaction_id,
         shard,

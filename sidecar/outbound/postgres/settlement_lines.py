@@ -223,5 +223,7 @@ def _reported(
     meters = reported_meters.get(event.price_version)
     if not meters:
         return None
-    hour = event.occurred_at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    return hour, meters
+    at = event.occurred_at
+    if at.tzinfo is not UTC:
+        at = at.astimezone(UTC)
+    return at.replace(minute=0, second=0, microsecond=0), meters

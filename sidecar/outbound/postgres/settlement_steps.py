@@ -202,9 +202,9 @@ class SettlementSteps:
             inserted = {tuple(row) for row in await self._fetch("insert_events", *columns(rows))}
         else:
             await self._copy_events(rows)
-            inserted = set(records)
             if len(records) == len(usage):
                 return list(usage)
+            inserted = set(records)
         new: list[StreamRecord] = []
         repeated: list[StreamRecord] = []
         for record in usage:

@@ -5,40 +5,22 @@ Every reader refuses what it does not understand with InvalidInput, so that a da
 can be set aside and never passes for another.
 """
 
-import base64
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 
 from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.grants import GrantKind, Movement
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
-from sidecar.domain.usage import EventKind, RatedLine, TokenUsage, UsageEvent
+from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent
 from sidecar.domain.usage_digests import digest_of
-from sidecar.outbound.redis.keys import quota_field
 from sidecar.outbound.redis.thawing import freeze, thawed
-from sidecar.services.control_ports import (
-    CLAIM,
-    AnyRecord,
-    SetAsideRecord,
-    StreamRecord,
-    UnreadableRecord,
-)
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
 RECORD_VERSION = 1
-QUARANTINE_KIND = b"quarantine"
-"""Kind of an entry that is no decision: usage that waits for people."""
-STREAM_VERSION = b"1"
 _OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
-_OpenTokenUsage, _OpenRecord = thawed(TokenUsage), thawed(StreamRecord)
-_OpenMovement = thawed(Movement)
-_known_field = lru_cache(maxsize=1_024)(quota_field)
-"""Most records of a batch move the same counters."""
+_OpenTokenUsage = thawed(TokenUsage)
 _USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
 
 
@@ -254,120 +236,6 @@ def usage_digest(event: UsageEvent) -> str:
 def at_instants(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int) -> HoldTerms:
     """Terms with the instants that the store decided."""
     return replace(terms, decided_at_ms=decided_at_ms, expires_at_ms=expires_at_ms)
-
-
-def read_entry(entry_id: bytes, flat: list[bytes]) -> AnyRecord:
-    """Decode one stream entry (id, then names and values in turn); never raises."""
-    fields = dict(zip(flat[::2], flat[1::2], strict=False))
-    try:
-        return _parse_entry(entry_id.decode(), fields)
-    except (InvalidInput, ValueError, KeyError) as error:
-        problem = f"no field {error}" if isinstance(error, KeyError) else str(error)
-        return UnreadableRecord(
-            entry_id=entry_id.decode(), fields=_printable(fields), problem=problem[:200]
-        )
-
-
-def _parse_entry(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord | SetAsideRecord:
-    if fields[b"v"] != STREAM_VERSION:
-        raise InvalidInput("the record's version is unknown")
-    if fields[b"k"] == QUARANTINE_KIND:
-        return SetAsideRecord(
-            entry_id=entry_id,
-            key=fields[b"id"].decode(),
-            reason=fields[b"reason"].decode(),
-            payload=fields[b"payload"].decode(),
-        )
-    return _parse_decision(entry_id, fields)
-
-
-def _parse_decision(entry_id: str, fields: Mapping[bytes, bytes]) -> StreamRecord:
-    kind, is_grant = _read_kind(fields[b"k"])
-    identity, customer_id = fields[b"id"].decode(), fields[b"c"].decode()
-    event = None if is_grant else event_from_bytes(fields[b"ev"])
-    if event is not None and (event.hold_id, event.customer_id) != (identity, customer_id):
-        raise InvalidInput("the record and its event name different holds")
-    if not identity or not customer_id:
-        raise InvalidInput("the record names nobody")
-    record = _OpenRecord()
-    record.entry_id = entry_id
-    record.kind = kind
-    record.customer_id = customer_id
-    record.currency = fields[b"cur"].decode()
-    record.amount_nano = int(fields[b"amt"])
-    record.overage_nano = int(fields[b"ov"])
-    record.prepaid = _flag(fields[b"pre"])
-    record.decided_at_ms = int(fields[b"at"])
-    record.hold_id = "" if is_grant else identity
-    record.grant_id = identity if is_grant else ""
-    record.held_nano = int(fields[b"held"])
-    record.available_nano = int(fields[b"avail"])
-    record.late = _flag(fields[b"late"])
-    record.event = event
-    record.movements = _movements(fields[b"mv"])
-    record.grant_kind = GrantKind(fields[b"gk"].decode()) if is_grant else GrantKind.PAID
-    record.withdrawal_id = fields[b"wid"].decode()
-    record.epoch = int(fields[b"ep"])
-    record.seq = int(fields[b"seq"])
-    record.counted = _counted(fields.get(b"qt", b""))
-    record.owed = _owed(fields[b"owe"]) if b"owe" in fields else None
-    return freeze(record, StreamRecord)
-
-
-@lru_cache(maxsize=1_024)
-def _read_kind(raw: bytes) -> tuple[str, bool]:
-    """The kind, and whether it is of a grant."""
-    kind = raw.decode()
-    name, _, number = kind.partition(":")
-    is_correction = name != CLAIM and EventKind(name) is EventKind.CORRECTION
-    if is_correction != number.isdecimal():
-        raise InvalidInput("the record's kind is malformed")
-    return kind, name != CLAIM and EventKind(name).of_grant
-
-
-def _owed(text: bytes) -> tuple[tuple[str, int], ...]:
-    """What is owed more of each meter, from lines of a meter and nano."""
-    parts = [line.rpartition(" ") for line in text.decode().splitlines()]
-    return tuple((meter, int(nano)) for meter, _, nano in parts)
-
-
-def _counted(text: bytes) -> tuple[tuple[str, int], ...]:
-    """Fields of counters and by how much they were moved, from lines that take turns."""
-    if not text:
-        return ()
-    parts = text.decode().split("\n")
-    pairs = zip(parts[::2], parts[1::2], strict=True)
-    return tuple([(_known_field(field), int(moved)) for field, moved in pairs])
-
-
-def _movements(text: bytes) -> tuple[Movement, ...]:
-    if not text:
-        return ()
-    return tuple([_movement(line) for line in text.decode().splitlines()])
-
-
-def _movement(line: str) -> Movement:
-    name, _, amount = line.rpartition(" ")
-    movement = _OpenMovement()
-    movement.grant_id = name
-    movement.amount_nano = int(amount)
-    return freeze(movement, Movement)
-
-
-def _flag(text: bytes) -> bool:
-    if text not in (b"0", b"1"):
-        raise InvalidInput("the record has a flag that is neither 0 nor 1")
-    return text == b"1"
-
-
-def _printable(fields: Mapping[bytes, bytes]) -> dict[str, str]:
-    """Fields as text for people and for a later retry; the event, which is binary, as base64."""
-    return {
-        name.decode(errors="backslashreplace"): base64.b64encode(value).decode()
-        if name == b"ev"
-        else value.decode(errors="backslashreplace")
-        for name, value in fields.items()
-    }
 
 
 def _check_version(version: int) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
+from sidecar.outbound.redis.entries import read_entry
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.records import read_entry
 from sidecar.services.control_ports import CLAIM, AnyRecord, StreamRecord
 from sidecar.services.entry_ids import entry_order, next_entry_id
 
