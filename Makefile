@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SOURCES := sidecar tests proto
+FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large chaos soak lock clean
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large chaos soak fuzz lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -80,6 +81,12 @@ soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered u
 	SIDECAR_LOSS_ORDERS=2000 $(BIN)/python -m pytest tests/property/test_loss_orders.py -q -p no:xdist $(ARGS)
 	SIDECAR_BURST_ROUNDS=20 $(BIN)/python -m pytest tests/integration/test_burst.py -q -s -p no:xdist $(ARGS)
 	SIDECAR_REPLAY_DECISIONS=100000 $(BIN)/python -m pytest tests/unit/test_replay_world.py -q -s -p no:xdist $(ARGS)
+
+fuzz: $(STAMP)  ## Feed the fast gRPC engine frames and headers of any kind, FUZZ_SECONDS (300) each
+	@mkdir -p build/fuzz/frames build/fuzz/headers
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --target build/fuzz/atheris --upgrade -r tests/fuzz/requirements.txt
+	PYTHONPATH=build/fuzz/atheris $(BIN)/python tests/fuzz/fast_engine.py frames build/fuzz/frames -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/frames-
+	PYTHONPATH=build/fuzz/atheris $(BIN)/python tests/fuzz/fast_engine.py headers build/fuzz/headers -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=build/fuzz/headers-
 
 lock: $(STAMP)  ## Resolve the lock anew (needs uv)
 	uv pip compile --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements.lock

@@ -86,7 +86,7 @@ class Settings(ReportSettings):
 
     roles: frozenset[Role] = Field(default=frozenset(Role), min_length=1)
     grpc_listen: str = "127.0.0.1:9001"
-    grpc_fast_listen: str = ""
+    grpc_fast_listen: str = "127.0.0.1:9201"
     http_listen: str = "127.0.0.1:9000"
     admin_listen: str = "127.0.0.1:9002"
     # Both may hold a password.
@@ -185,9 +185,9 @@ class Settings(ReportSettings):
     def _split_hosts(cls, value: Any) -> Any:
         return _split(value)
 
-    @field_validator("journal", mode="before")
+    @field_validator("journal", "grpc_fast_listen", mode="before")
     @classmethod
-    def _read_journal(cls, value: Any) -> Any:
+    def _read_switch(cls, value: Any) -> Any:
         """YAML reads a bare `on` or `off` as a truth value."""
         return ("on" if value else "off") if isinstance(value, bool) else value
 
@@ -208,10 +208,12 @@ class Settings(ReportSettings):
     @field_validator("grpc_fast_listen")
     @classmethod
     def _check_fast_listen(cls, value: str) -> str:
-        if value and not is_local(value):
+        if value in {"", "off"}:
+            return ""
+        if not is_local(value):
             raise ValueError(
                 f"{value} can be reached by others: the fast engine listens on 127.0.0.1, ::1 or "
-                "a unix socket; grpc_listen takes any address"
+                "a unix socket, or is off; grpc_listen takes any address"
             )
         return value
 

@@ -18,7 +18,7 @@ from sidecar.app.worker_channel import publish
 from sidecar.app.worker_settings import gateway_addresses, settings_of_worker
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.identity import metadata_namespaces, trusted_headers
-from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Upstream
+from sidecar.inbound.envoy.bootstrap_options import Address, EnvoyOptions, Transport, Upstream
 from sidecar.inbound.envoy.policy_routes import (
     UPSTREAM,
     meter_headers,
@@ -31,7 +31,7 @@ from sidecar.outbound.policy_files.collecting import calm_collector
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.report_ports import Reconciliation
-from sidecar.settings import EnvoyDefaults, Settings
+from sidecar.settings import EnvoyDefaults, Settings, is_local
 
 
 async def serve_until_signal(settings: Settings) -> None:
@@ -155,6 +155,21 @@ async def reconcile_reports(
         return await reconciler.run_once(customer_id=customer_id, correct=correct)
 
 
+def envoy_listener(settings: Settings) -> str:
+    """
+    Where an Envoy calls us: at the fast engine, if it is on and Envoy may be on this machine.
+
+    A gateway that others may reach has its Envoy elsewhere for all we know.
+    """
+    if settings.grpc_fast_listen and is_local(settings.grpc_listen):
+        return settings.grpc_fast_listen
+    return settings.grpc_listen
+
+
+def _addresses(settings: Settings, listen: str) -> tuple[Address, ...]:
+    return tuple(Address.parse(address) for address in gateway_addresses(settings, listen))
+
+
 def envoy_options(
     settings: Settings,
     defaults: EnvoyDefaults,
@@ -180,13 +195,15 @@ def envoy_options(
             settings, settings.data_dir or default_data_dir()
         ).gateway_token_file
     token = read_secret(token_file) if token_file else None
+    authz = defaults.authz or envoy_listener(settings)
+    # The fast engine serves no streams, which Envoy's access log service is.
+    is_fast = not defaults.authz and authz == settings.grpc_fast_listen
+    usage = settings.grpc_listen if is_fast and defaults.transport != Transport.OTLP else authz
     return EnvoyOptions(
         listen=Address.parse(defaults.listen),
         upstreams=(Upstream.parse(defaults.upstream, name=UPSTREAM),),
-        authz=tuple(
-            Address.parse(address)
-            for address in gateway_addresses(settings, defaults.authz or settings.grpc_listen)
-        ),
+        authz=_addresses(settings, authz),
+        usage=_addresses(settings, usage),
         transport=defaults.transport,
         body_bytes=defaults.body_bytes,
         gateway_id=defaults.gateway_id,

@@ -23,7 +23,11 @@ def config(
         str | None, typer.Option(help="Where requests go, as http://HOST:PORT or https://HOST.")
     ] = None,
     authz: Annotated[
-        str | None, typer.Option(help="Where Sidecar's gRPC listens; default: grpc_listen.")
+        str | None,
+        typer.Option(
+            help="Where Sidecar's gRPC listens; default: grpc_fast_listen, or grpc_listen where "
+            "that is off or others may reach the gateway."
+        ),
     ] = None,
     transport: Annotated[str | None, typer.Option(help="otlp, als or both.")] = None,
     body_bytes: Annotated[

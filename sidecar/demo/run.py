@@ -84,7 +84,7 @@ async def _run(
                 lambda listen: envoy_options(
                     settings,
                     EnvoyDefaults(
-                        listen=listen, upstream=upstream_url, authz=application.grpc_address
+                        listen=listen, upstream=upstream_url, authz=application.grpc_fast_address
                     ),
                 ),
             )
@@ -131,6 +131,7 @@ def _settings(folder: Path, stripe_url: str, webhook_secret: Path) -> Settings:
     key_file.write_text("sk_test_demo\n")
     return Settings(
         grpc_listen="127.0.0.1:0",
+        grpc_fast_listen="127.0.0.1:0",
         http_listen="127.0.0.1:0",
         admin_listen="127.0.0.1:0",
         policy_dir=find_policy(),

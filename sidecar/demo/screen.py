@@ -34,7 +34,7 @@ class Screen:
         """What runs, and where."""
         self.say(
             f"Envoy {envoy.version} listens on {envoy.url}; Sidecar checks on "
-            f"{application.grpc_address}, its admin API is http://{application.admin_address}\n"
+            f"{application.grpc_fast_address}, its admin API is http://{application.admin_address}\n"
         )
 
     async def show(self, story: AsyncIterator[Chapter | Answer], admin: AdminApi) -> None:

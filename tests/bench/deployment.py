@@ -191,6 +191,7 @@ async def running_gateway(
         "SIDECAR_REDIS_URL": redis_url,
         "SIDECAR_SHARDS": str(shards),
         "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
+        "SIDECAR_GRPC_FAST_LISTEN": "off",
         "SIDECAR_HTTP_LISTEN": http,
         "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
         "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),

@@ -114,7 +114,7 @@ async def workers_of(stack: Stack, folder: Path, sockets: str) -> AsyncIterator[
         async with serving(stack.upstream) as upstream:
             config = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "sidecar", "envoy", "config", "--listen", listen),
-                *("--upstream", upstream, "--admin", admin, "--authz", f"unix:{sockets}/g"),
+                *("--upstream", upstream, "--admin", admin),
                 stdout=asyncio.subprocess.PIPE,
                 env=env,
             )

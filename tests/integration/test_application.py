@@ -58,6 +58,7 @@ def settings(folder: Path, roles: str = "gateway,settlement,admin", **changes: o
     values = {
         "roles": roles,
         "grpc_listen": "127.0.0.1:0",
+        "grpc_fast_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",
         "admin_listen": "127.0.0.1:0",
         "policy_dir": ROOT / "config" / "policy",
@@ -336,6 +337,7 @@ def environment(folder: Path) -> dict[str, str]:
     return kept | {
         "SIDECAR_DATA_DIR": str(folder / "data"),
         "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
+        "SIDECAR_GRPC_FAST_LISTEN": "127.0.0.1:0",
         "SIDECAR_HTTP_LISTEN": f"unix:{folder}/http.sock",
         "SIDECAR_ADMIN_LISTEN": "127.0.0.1:0",
     }

@@ -152,6 +152,7 @@ def _environment(folder: Path, redis_url: str, address: str) -> dict[str, str]:
         "SIDECAR_REDIS_URL": redis_url,
         "SIDECAR_SHARDS": "4",
         "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
+        "SIDECAR_GRPC_FAST_LISTEN": "off",
         "SIDECAR_HTTP_LISTEN": address,
         "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
         "SIDECAR_DATA_DIR": str(folder / address.replace(":", "-")),

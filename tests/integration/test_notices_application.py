@@ -70,6 +70,7 @@ async def test_a_change_of_standing_reaches_customer_operators_and_receiver_once
             environment={},
             overrides={
                 "grpc_listen": "127.0.0.1:0",
+                "grpc_fast_listen": "127.0.0.1:0",
                 "http_listen": "127.0.0.1:0",
                 "admin_listen": "127.0.0.1:0",
                 "policy_dir": ROOT / "config" / "policy",

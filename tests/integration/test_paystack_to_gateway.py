@@ -94,6 +94,7 @@ async def deployment(redis_url, postgres_dsn, postgres_pool, tmp_path):
 
     stores = {
         "grpc_listen": "127.0.0.1:0",
+        "grpc_fast_listen": "127.0.0.1:0",
         "http_listen": "127.0.0.1:0",
         "admin_listen": "127.0.0.1:0",
         "policy_dir": ROOT / "config" / "policy",

@@ -60,6 +60,7 @@ def settings(redis_url: str, postgres_dsn: str):
             values = {
                 "roles": roles,
                 "grpc_listen": "127.0.0.1:0",
+                "grpc_fast_listen": "127.0.0.1:0",
                 "http_listen": "127.0.0.1:0",
                 "admin_listen": "127.0.0.1:0",
                 "policy_dir": ROOT / "config" / "policy",

@@ -202,6 +202,42 @@ def test_envoy_config_takes_its_defaults_from_the_settings_file(sidecar: Shell, 
     assert "10.0.0.9" not in sidecar("envoy", "config", "-c", path, *UPSTREAM).out
 
 
+def ports_of_clusters(text: str) -> dict[str, int]:
+    """Where each cluster but the provider's goes."""
+    clusters = yaml.safe_load(text)["static_resources"]["clusters"]
+    return {
+        one["name"]: endpoint["endpoint"]["address"]["socket_address"]["port_value"]
+        for one in clusters
+        if one["name"] in {"authz", "usage"}
+        for group in one["load_assignment"]["endpoints"]
+        for endpoint in group["lb_endpoints"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "ports"),
+    [
+        ((), {}, (9201, 9201)),
+        (("--transport", "als"), {}, (9201, 9001)),
+        (("--transport", "both"), {}, (9201, 9001)),
+        ((), {"grpc_fast_listen": "off"}, (9001, 9001)),
+        (("--authz", "127.0.0.1:9555", "--transport", "als"), {}, (9555, 9555)),
+        ((), {"grpc_listen": "0.0.0.0:9001"}, (9001, 9001)),
+    ],
+)
+def test_envoy_calls_the_fast_engine_for_what_it_serves_on_one_machine(
+    sidecar: Shell, tmp_path: Path, arguments, settings, ports
+):
+    if "grpc_listen" in settings:
+        token = tmp_path / "token"
+        token.touch(mode=0o600)
+        token.write_text("a-gateway-token\n")
+        settings = settings | {"gateway_token_file": token}
+    ended = sidecar("envoy", "config", *UPSTREAM, *arguments, **settings)
+    assert ended.code == 0, ended.err
+    assert ports_of_clusters(ended.out) == dict(zip(("authz", "usage"), ports, strict=True))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -215,8 +215,11 @@ def test_a_listener_that_others_can_reach_needs_its_secret(listener: str, secret
     load(environment={variable: "0.0.0.0:9", f"SIDECAR_{secret}": "/token"})
 
 
-def test_the_fast_listener_is_off_and_for_this_machine_only():
-    assert load().grpc_fast_listen == ""
+def test_the_fast_listener_can_be_switched_off_and_is_for_this_machine_only(tmp_path: Path):
+    assert load(environment={"SIDECAR_GRPC_FAST_LISTEN": "off"}).grpc_fast_listen == ""
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("grpc_fast_listen: off\n")
+    assert load_settings(file, environment={}).grpc_fast_listen == ""
     for address in ("127.0.0.1:9003", "[::1]:9003", "unix:/run/sidecar/fast.sock"):
         assert load(environment={"SIDECAR_GRPC_FAST_LISTEN": address}).grpc_fast_listen == address
     message = refusal(environment={"SIDECAR_GRPC_FAST_LISTEN": "0.0.0.0:9003"})
