@@ -14,20 +14,22 @@ import hashlib
 from dataclasses import dataclass, replace
 from importlib import resources
 
-_HEAD = b"local function decide()\n"
+_HEAD = b"local life\nlocal function decide()\n"
 _GUARDED = b"""
 end
 local shard = KEYS[%d]
 local known_seq, known_epoch = tonumber(table.remove(ARGV)), tonumber(table.remove(ARGV))
-local life = redis.call('HMGET', shard, 'epoch', 'seq', 'home')
+life = redis.call('HMGET', shard, 'epoch', 'seq', 'home', 'clock')
 if not life[1] then return { '0', '0', '0' } end
 if life[3] and life[3] ~= redis.call('CLUSTER', 'MYID') then return { '0', '1', '1' } end
-local epoch, seq = tonumber(life[1]), tonumber(life[2] or '0')
+local found = life[2] or '0'
+local epoch, seq = tonumber(life[1]), tonumber(found)
 if epoch < known_epoch or (epoch == known_epoch and seq < known_seq) then
-  return { life[1], life[2] or '0', life[2] or '0' }
+  return { life[1], found, found }
 end
 local answer = decide()
-return { life[1], life[2] or '0', redis.call('HGET', shard, 'seq') or '0', answer }
+-- `commit` has raised it.
+return { life[1], found, life[2] or '0', answer }
 """
 # While a shard is being rebuilt it has no epoch. What fills it names the epoch that it fills it
 # for, so that a writer that was given up and replaced writes nothing more.
@@ -77,17 +79,21 @@ def _script(name: str, source: bytes, shard_key: int, *, guarded: bool) -> Scrip
     return Script(name=name, source=source, sha=sha, shard_key=shard_key, guarded=guarded)
 
 
-PLACE = _load("place", "counters", "takes", "book", "burning", frequent=True)
-RELEASE = _load("release", "counters", "book", "burning")
+# Each execution makes every function of its script anew: what a frequent one does not call is not
+# in it.
+_ENDING = ("endings", "counters", "recounting", "book", "burning")
+
+PLACE = _load("place", "counters", "takes", "book", "setting_aside", frequent=True)
+RELEASE = _load("release", *_ENDING)
 EXTEND = _load("extend")
-RESTORE = _load("restore", "counters", "book", "burning", "claims")
-READ = _load("read")
-RESERVE = _load("reserve", "claims", frequent=True)
-CAPTURE = _load("capture", "counters", "book", "burning", "claims", frequent=True)
-CLAIM = _load("claim", "claims")
+RESTORE = _load("restore", "endings", "counters", "recounting", "book", "setting_aside", "claims")
+READ = _load("read", "endings")
+RESERVE = _load("reserve", "endings", "claims", frequent=True)
+CAPTURE = _load("capture", *_ENDING, "setting_aside", "claims", frequent=True)
+CLAIM = _load("claim", "endings", "claims")
 ASIDE = _load("aside", shard_key=0)
 DUE = _load("due", shard_key=0)
-ORPHAN = _load("orphan", "counters", "book", "burning")
+ORPHAN = _load("orphan", *_ENDING)
 STALE = _load("stale", shard_key=0)
 PRUNE = _load("prune", "counters", "book")
 CUSTOMER = _load("customer", "counters", "book")
@@ -97,7 +103,7 @@ GRANT = _load("grant", "counters", "book")
 WITHDRAW = _load("withdraw", "counters", "book")
 AUDIT = _load("audit", "counters", "book")
 MEND = _load("mend", "counters", "book")
-MARKERS = _load("markers", "claims", shard_key=0, guarded=False)
+MARKERS = _load("markers", "endings", "claims", shard_key=0, guarded=False)
 OPEN = _load("open", shard_key=0, guarded=False)
 CLOSE = _script("close", _read("close"), 0, guarded=False)
 # Sent whole: many at a time, and rarely.

@@ -57,10 +57,10 @@ local function available()
   return plus(book.avail, book.overdraft)
 end
 
-local function answer(status, instant, expires_at)
+local function answer(status, instant, expires_at, had, failed_credit)
   local reply = {
-    status, instant, expires_at, moment.epoch, text(moment.seq), available(), standing,
-    due_since, due_nano, disputed and '1' or '0', '0',
+    status, instant, expires_at, moment.epoch, text(moment.seq), had or available(), standing,
+    due_since, due_nano, disputed and '1' or '0', failed_credit and '1' or '0',
   }
   for _, take in ipairs(takes) do
     reply[#reply + 1] = take.used
@@ -135,23 +135,22 @@ end
 if not readable() then return refuse('out_of_bounds') end
 settle_standing()
 
--- 4. Every demand is tried, so that the answer can name all that failed.
-local reply = refuse('denied')
-local denied = ARGV[11] == '1'
+-- 4. Every demand is tried, so that the answer can name all that failed, with the numbers that it
+-- failed by.
+local had, denied = available(), ARGV[11] == '1'
 -- Beyond what is spendable, or (where grants are scoped) beyond what overdraft may stand in for.
-local fits = cmp(available(), amount) >= 0
+local fits = cmp(had, amount) >= 0
 local pins, beyond, exposed = set_aside(book, parts, amount, prepaid)
 if prepaid and not owing and exposed then fits = false end
-if ARGV[10] == '1' and not fits then
-  reply[11], denied = '1', true
-end
+local failed_credit = ARGV[10] == '1' and not fits
+denied = denied or failed_credit
 for _, demand in ipairs(demands) do
   if demand.hard and fails(demand) then denied = true end
 end
 for _, take in ipairs(takes) do
   if take.hard and take.over then denied = true end
 end
-if denied then return reply end
+if denied then return answer('denied', text(moment.instant), '0', had, failed_credit) end
 if not book_fits(book) then
   book = open_book(row, names_before_book)
   return refuse('out_of_bounds')

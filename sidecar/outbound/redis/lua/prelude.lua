@@ -81,23 +81,26 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- The decision's moment: instant never runs backwards on a shard. Reads only.
+-- The decision's moment: instant never runs backwards on a shard. Reads only. `life` is what the
+-- guard around a script has read of the shard already.
 local function moment_of(shard)
   local time = call('TIME')
   local raw = time[1] * 1000 + math.floor(time[2] / 1000)
-  local stored = call('HMGET', shard, 'clock', 'seq', 'epoch')
-  local instant = math.max(raw, tonumber(stored[1] or '0') or 0)
+  local stored = life or call('HMGET', shard, 'epoch', 'seq', 'home', 'clock')
+  local instant = math.max(raw, tonumber(stored[4] or '0') or 0)
   return {
     raw = raw,
     instant = instant,
     seq = tonumber(stored[2] or '0') or 0,
-    epoch = stored[3],
+    epoch = stored[1],
   }
 end
 
 local function commit(shard, moment)
   moment.seq = moment.seq + 1
-  call('HSET', shard, 'clock', text(moment.instant), 'seq', text(moment.seq))
+  local seq = text(moment.seq)
+  if life then life[2] = seq end
+  call('HSET', shard, 'clock', text(moment.instant), 'seq', seq)
 end
 
 -- Records are lines of text, then (where there is one) an opaque tail.
@@ -140,17 +143,6 @@ local function all_sane(rows, columns)
   return true
 end
 
--- What an id has of running totals, step by step: rows {total's field and price version, total before
--- the step (or '=' and what the step cost, in nano), quantity}. Steps back have quantities below 0.
-local function steps_sane(rows)
-  for _, row in ipairs(rows) do
-    local before = row[2]
-    if before:byte(1) == 61 then before = before:sub(2) end
-    if not (sane(before) and sane(row[3])) then return false end
-  end
-  return true
-end
-
 -- A hold: its amount, the part that went beyond all credit and overdraft, what it took of each
 -- counter, and what it has pinned of which grant for which meter.
 local function write_hold(hold)
@@ -182,84 +174,6 @@ local function read_hold(record)
   return nil
 end
 
--- A marker in the dedupe bucket: how an id ended, and what a later event is compared with.
--- `overage` is what it has in the deficit, `burned` what it took of which grant for which meter; where
--- a plan invoices what credit does not pay, rows of OWED tell how much of which meter that is.
-local OWED = '=owed'
-
-local function write_marker(marker)
-  local out = {
-    marker.state, marker.amount, marker.overage, marker.estimated, marker.digest,
-    marker.corrections, marker.customer, marker.decided, marker.expires,
-  }
-  put_lines(out, marker.lines)
-  put_lines(out, marker.reserved)
-  put_lines(out, marker.burned)
-  out[#out + 1] = marker.terms
-  return table.concat(out, '\n')
-end
-
-local function read_marker(record)
-  local function parse()
-    local line, lines, rest = reader(record)
-    local marker = {}
-    marker.state = line()
-    marker.amount = line()
-    marker.overage = line()
-    marker.estimated = line()
-    marker.digest = line()
-    marker.corrections = line()
-    marker.customer = line()
-    marker.decided = line()
-    marker.expires = line()
-    marker.lines = lines(2)
-    marker.reserved = lines(3)
-    marker.burned = lines(3)
-    marker.terms = rest()
-    return marker
-  end
-  local ok, marker = pcall(parse)
-  if ok and sane(marker.amount) and sane(marker.overage) and sane(marker.corrections)
-    and all_sane(marker.lines, { 2 }) and steps_sane(marker.reserved)
-    and all_sane(marker.burned, { 3 }) then
-    return marker
-  end
-  return { state = 'unreadable' }
-end
-
-local function tombstone(state, customer)
-  return {
-    state = state, amount = '0', overage = '0', estimated = '0', digest = '', corrections = '0',
-    customer = customer, decided = '0', expires = '0', lines = {}, reserved = {}, burned = {}, terms = '',
-  }
-end
-
-local function remember(done, id, marker)
-  call('HSET', done, id, write_marker(marker))
-  call('EXPIRE', done, DEDUPE_SECONDS)
-end
-
--- A reservation: steps of running totals, and the event they are for.
-local function read_reservation(record)
-  local function parse()
-    local _, lines, rest = reader(record)
-    local reservation = {}
-    reservation.rows = lines(3)
-    reservation.event = rest()
-    return reservation
-  end
-  local ok, reservation = pcall(parse)
-  if ok and steps_sane(reservation.rows) then return reservation end
-  return nil
-end
-
-local function write_reservation(reservation)
-  local out = {}
-  put_lines(out, reservation.rows)
-  out[#out + 1] = reservation.event
-  return table.concat(out, '\n')
-end
-
 -- A credential's entry is 'N', the accepted generation; 'N@E', accepted until instant E; or '-N',
 -- revoked.
 local function credential_holds(entry, generation, instant)
@@ -289,11 +203,4 @@ local function append_record(usage, moment, record)
     'gk', record.grant_kind or '', 'wid', record.withdrawal or '',
     'qt', table.concat(record.counted or {}, '\n'), 'seq', text(moment.seq), 'ep', moment.epoch,
     unpack(tail))
-end
-
--- Forget an open hold and all that points to it.
-local function close(customer, expiry, open, id)
-  call('HDEL', customer, 'h:' .. id, 'r:' .. id, 'p:' .. id, 'o:' .. id)
-  call('ZREM', expiry, id)
-  call('HDEL', open, id)
 end
