@@ -61,6 +61,17 @@ def takes(quantity: int):
     return tuple(counter.take(NOBODY, quantity, now, hard=True) for counter in (TOKENS, LAST_HOUR))
 
 
+def sign_of_life(world: Recovering, hold) -> UsageReport:
+    """What a gateway says of an open stream."""
+    return UsageReport(
+        edge="otlp",
+        gateway_id="gateway-1",
+        received_at=datetime.now(UTC),
+        usage=TokenUsage(),
+        hold_token=world.tokens.sign(hold.terms),
+    )
+
+
 async def lose(world: Recovering, redis) -> None:
     redis.wipe()
     assert await world.refused(ADA, 999)
@@ -367,13 +378,7 @@ async def test_a_hold_that_is_put_back_is_in_flight_again(world, redis):
     await lose(world, redis)
     await world.recover()
     world.facts.clear()
-    report = UsageReport(
-        edge="otlp",
-        gateway_id="gateway-1",
-        received_at=datetime.now(UTC),
-        usage=TokenUsage(),
-        hold_token=world.tokens.sign(hold.terms),
-    )
+    report = sign_of_life(world, hold)
     assert await world.metering.keep_alive(report, ANYONE)
     other = await world.hold(ADA, 2, 10, counters=one())
     assert (await world.store.balances.place_hold(other)).status is PlaceStatus.DENIED
@@ -513,13 +518,7 @@ async def reserve(
 async def test_a_sign_of_life_puts_a_lost_hold_back(world, redis):
     await world.customer(ADA, 1_000)
     hold = await world.place(ADA, 1, 900, counters=takes(100))
-    report = UsageReport(
-        edge="otlp",
-        gateway_id="gateway-1",
-        received_at=datetime.now(UTC),
-        usage=TokenUsage(),
-        hold_token=world.tokens.sign(hold.terms),
-    )
+    report = sign_of_life(world, hold)
     await world.settle()
     await lose(world, redis)
     await world.recover()
@@ -575,13 +574,7 @@ async def test_a_hold_that_is_put_back_pins_grants_of_its_meters_again(world, re
     hold = replace(hold, parts={"output": 900}, terms=replace(hold.terms, estimate={"output": 900}))
     await world.store.balances.place_hold(hold)
     pinned = await book_of(world)
-    report = UsageReport(
-        edge="otlp",
-        gateway_id="gateway-1",
-        received_at=datetime.now(UTC),
-        usage=TokenUsage(),
-        hold_token=world.tokens.sign(hold.terms),
-    )
+    report = sign_of_life(world, hold)
     await world.settle()
     await lose(world, redis)
     await world.recover()
