@@ -41,7 +41,8 @@ def trace(
 
 
 def _print_line(line: dict[str, Any]) -> None:
-    print(f"{line['kind']} {line['meter']}: {line['quantity']}, {line['amount_nano']} nano")
+    owed = "" if line["owed_nano"] is None else f", {line['owed_nano']} of it owed"
+    print(f"{line['kind']} {line['meter']}: {line['quantity']}, {line['amount_nano']} nano{owed}")
     print(f"  customer  {line['customer_id']}, plan {line['plan']}, {line['occurred_at']}")
     print(f"  price     version {line['price_version']}, model {line['model'] or '-'}")
     print(f"  ledger    {line['transaction_id']}, chain {line['chain']} link {line['chain_seq']}")

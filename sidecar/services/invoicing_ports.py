@@ -121,7 +121,11 @@ class WriteOff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineEvent:
-    """A usage event's part of an invoice line."""
+    """
+    A usage event's part of an invoice line.
+
+    `owed_nano` is what of it credit left to the invoice; None where the plan does not split.
+    """
 
     customer_id: str
     hold_id: str
@@ -130,6 +134,7 @@ class LineEvent:
     model: str
     quantity: int
     amount_nano: int
+    owed_nano: int | None
     occurred_at: datetime
     transaction_id: str
 
@@ -140,7 +145,7 @@ class TracedLine:
     Where one meter of one usage event went.
 
     `window` is the report row's identifier at the provider, `line_number` is None where it is on
-    no line: not invoiced yet, written off, or without a price.
+    no line: not invoiced yet, written off, or without a price. `owed_nano` is as in LineEvent.
     """
 
     customer_id: str
@@ -152,6 +157,7 @@ class TracedLine:
     price_version: str
     quantity: int
     amount_nano: int
+    owed_nano: int | None
     currency: str
     prepaid: bool
     late: bool

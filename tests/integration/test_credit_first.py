@@ -193,6 +193,10 @@ async def test_the_invoice_shows_what_credit_paid_and_asks_for_the_rest(invoicin
         400,
         600,
     )
+    (event,) = await invoicing.book.list_line_events(invoice, 1, after=("", ""), limit=10)
+    (traced,) = await invoicing.book.trace_hold(event.hold_id, "cus_a")
+    assert (event.amount_nano, event.owed_nano) == (1_000, 600)
+    assert (traced.amount_nano, traced.owed_nano, traced.line_number) == (1_000, 600, 1)
     assert -(await invoicing.balance())["customer_receivable_nano"] == 600
     assert (await verify(invoicing.pool)).intact
 

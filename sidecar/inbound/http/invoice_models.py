@@ -319,7 +319,11 @@ class CreditNoteList(ResponseModel):
 
 
 class LineEventAnswer(ResponseModel):
-    """A usage event's part of a line."""
+    """
+    A usage event's part of a line.
+
+    `owed_nano` is what of it credit left to the invoice; null where the plan does not split.
+    """
 
     hold_id: str
     kind: str
@@ -327,22 +331,14 @@ class LineEventAnswer(ResponseModel):
     model: str
     quantity: int
     amount_nano: NanoInt
+    owed_nano: NanoInt | None
     occurred_at: Instant
     transaction_id: str
 
     @classmethod
     def of(cls, event: LineEvent) -> "LineEventAnswer":
         """From the record."""
-        return cls(
-            hold_id=event.hold_id,
-            kind=event.kind,
-            meter=event.meter,
-            model=event.model,
-            quantity=event.quantity,
-            amount_nano=event.amount_nano,
-            occurred_at=event.occurred_at,
-            transaction_id=event.transaction_id,
-        )
+        return cls(**{name: getattr(event, name) for name in cls.model_fields})
 
 
 class LineEventPage(ResponseModel):
@@ -368,6 +364,7 @@ class TracedLineAnswer(ResponseModel):
     price_version: str
     quantity: int
     amount_nano: NanoInt
+    owed_nano: NanoInt | None
     currency: str
     prepaid: bool
     late: bool

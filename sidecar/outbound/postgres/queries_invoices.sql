@@ -382,7 +382,7 @@ SELECT line_number, meter, models, plan, price_version, price, rounding, charge,
 FROM invoice_lines WHERE customer_id = $1 AND invoice_id = $2 ORDER BY line_number
 
 -- name: line_events
-SELECT e.customer_id, e.hold_id, e.kind, l.meter, e.model, l.quantity, l.amount_nano,
+SELECT e.customer_id, e.hold_id, e.kind, l.meter, e.model, l.quantity, l.amount_nano, l.owed_nano,
     e.occurred_at, e.transaction_id
 FROM invoice_parts p
 JOIN invoices i USING (customer_id, invoice_id)
@@ -403,7 +403,7 @@ ORDER BY e.hold_id, e.kind LIMIT $6
 -- name: trace_hold
 -- Without the customer the hold is looked for by its second, which is near the event's own.
 SELECT e.customer_id, e.hold_id, e.kind, l.meter, e.model, e.plan, e.price_version, l.quantity,
-    l.amount_nano, e.currency, e.prepaid, u.hold_id IS NOT NULL AS late, e.occurred_at,
+    l.amount_nano, l.owed_nano, e.currency, e.prepaid, u.hold_id IS NOT NULL AS late, e.occurred_at,
     e.posted_at, e.transaction_id, c.chain, c.seq AS chain_seq,
     w.identifier AS report_identifier, w.state AS report_state,
     i.invoice_id, i.state AS invoice_state, i.number, p.line_number, u.write_off_id
