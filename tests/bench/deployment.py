@@ -147,6 +147,7 @@ class Gateway:
     client: Worker
     redis: Redis
     log: Path
+    http: str
 
     async def load(self, **order: Any) -> dict[str, float]:
         """One run: the client's numbers, and the processor time of the gateway and of Redis."""
@@ -217,7 +218,7 @@ async def running_gateway(
             "metadata": METADATA,
         }
         async with Worker.run("load_client.py", order) as client:
-            yield Gateway(process=process, client=client, redis=redis, log=process.log)
+            yield Gateway(process=process, client=client, redis=redis, log=process.log, http=http)
     finally:
         await process.stop()
         await redis.connection.aclose()
