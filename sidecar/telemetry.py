@@ -32,6 +32,12 @@ CHECK_DURATION = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+LOOP_LATENESS = Histogram(
+    "sidecar_loop_late_seconds",
+    "How late the event loop came to a task that was due: how long another step took.",
+    buckets=(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5),
+    registry=REGISTRY,
+)
 SHADOW_DENIALS = Counter(
     "sidecar_shadow_denials_total",
     "Requests that a rule in shadow mode would have denied.",

@@ -18,6 +18,7 @@ from sidecar.app.data_plane import DataPlane
 from sidecar.app.foresight import Foresight
 from sidecar.app.journaling import Journaling
 from sidecar.app.keys import load_secrets
+from sidecar.app.loop_watch import watch_loop
 from sidecar.app.parts import SystemClock
 from sidecar.app.recovery import Recovery
 from sidecar.app.servers import Servers
@@ -259,6 +260,7 @@ class Application:
     def _start_workers(self) -> None:
         settings, start = self.settings, self._workers.start
         known = partial(self.stores.wait_for_redis, self.stop)
+        start("loop_watch", watch_loop)
         start("redis_watch", self.stores.watch_redis)
         start("policy_watch", lambda stop: self.loaded.watch(stop, settings.policy_watch_seconds))
         start("publishing", self.policies.run, after=known)
