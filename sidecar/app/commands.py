@@ -11,7 +11,6 @@ from sidecar import telemetry
 from sidecar.app.application import Application
 from sidecar.app.keys import load_secrets, read_secret
 from sidecar.app.parts import SystemClock
-from sidecar.app.reports import make_report_reconciler
 from sidecar.app.running import with_running_stores
 from sidecar.app.supervising import Supervisor
 from sidecar.app.worker_channel import publish
@@ -149,6 +148,9 @@ async def reconcile_reports(
             )
         pool = await open_pool(settings.postgres_dsn, application_name="sidecar-reports")
         stack.push_async_callback(pool.close)
+        # Brings the provider's library along, which `serve` as a gateway needs nothing of.
+        from sidecar.app.reports import make_report_reconciler  # noqa: PLC0415
+
         reconciler = make_report_reconciler(settings, stack, pool, SystemClock())
         if reconciler is None:
             raise ConfigError("SIDECAR_STRIPE_API_KEY_FILE is not set, so nothing is reported")

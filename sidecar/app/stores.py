@@ -7,7 +7,6 @@ from pathlib import Path
 from sidecar.app.running import told
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
-from sidecar.outbound.postgres.migrating import migrate, schema_status
 from sidecar.outbound.postgres.pool import Pool, open_pool, ping
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.keys import META, OPENED_FIELD
@@ -51,6 +50,9 @@ class Stores:
         if settings.embedded_postgres:
             postgres = EmbeddedPostgres(self._data_dir)
             self.postgres_dsn = await stack.enter_async_context(postgres)
+            # Brings SQLAlchemy along, which a gateway needs nothing of.
+            from sidecar.outbound.postgres.migrating import migrate  # noqa: PLC0415
+
             await migrate(self.postgres_dsn)
         if settings.embedded_redis or settings.embedded_postgres:
             stack.enter_context(
@@ -134,6 +136,8 @@ class Stores:
             await _pause(stop)
 
     async def _look_at_schema(self) -> bool:
+        from sidecar.outbound.postgres.migrating import schema_status  # noqa: PLC0415
+
         current, head = await schema_status(self.postgres_dsn)
         if current != head:
             self.problems["postgres"] = (
