@@ -84,7 +84,13 @@ class Servers:
         if not settings.grpc_fast_listen:
             return address, ""
         fast = FastEngine(unary, listen=settings.grpc_fast_listen)
-        fast_address = await fast.start()
+        try:
+            fast_address = await fast.start()
+        except ConfigError as error:
+            # On by itself, so that whoever never wrote it has to hear its name.
+            raise ConfigError(
+                f"grpc_fast_listen: {error}; give it another address, or `off` to do without"
+            ) from error
         stack.push_async_callback(fast.stop, settings.drain_seconds)
         return address, fast_address
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -347,12 +348,20 @@ def variables(external: dict[str, object]) -> dict[str, str]:
     return {f"SIDECAR_{name.upper()}": str(value) for name, value in external.items()}
 
 
+async def test_an_address_in_use_names_the_listener_that_is_on_by_itself(folder: Path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=r"grpc_fast_listen: .*or `off` to do without"):
+            async with running(settings(folder, "gateway", grpc_fast_listen=address)):
+                pass
+
+
 async def test_the_fast_listener_serves_beside_the_other_and_only_if_asked_for(folder: Path):
-    socket = f"unix:{folder}/fast.sock"
-    async with running(settings(folder, "gateway", grpc_fast_listen=socket)) as (app, client):
+    fast = f"unix:{folder}/fast.sock"
+    async with running(settings(folder, "gateway", grpc_fast_listen=fast)) as (app, client):
         await until(client.ready)
-        assert app.grpc_fast_address == socket
-        for address in (app.grpc_address, socket):
+        assert app.grpc_fast_address == fast
+        for address in (app.grpc_address, fast):
             async with aio.insecure_channel(address) as channel:
                 raw = await channel.unary_unary(HEALTH_PATH)(b"", timeout=30)
                 assert raw == b"\x08\x01"
