@@ -148,8 +148,7 @@ async def reconcile_reports(
             )
         pool = await open_pool(settings.postgres_dsn, application_name="sidecar-reports")
         stack.push_async_callback(pool.close)
-        # Brings the provider's library along, which `serve` as a gateway needs nothing of.
-        from sidecar.app.reports import make_report_reconciler  # noqa: PLC0415
+        from sidecar.app.reports import make_report_reconciler  # noqa: PLC0415  Stripe comes along.
 
         reconciler = make_report_reconciler(settings, stack, pool, SystemClock())
         if reconciler is None:

@@ -50,8 +50,9 @@ class Stores:
         if settings.embedded_postgres:
             postgres = EmbeddedPostgres(self._data_dir)
             self.postgres_dsn = await stack.enter_async_context(postgres)
-            # Brings SQLAlchemy along, which a gateway needs nothing of.
-            from sidecar.outbound.postgres.migrating import migrate  # noqa: PLC0415
+            from sidecar.outbound.postgres.migrating import (  # noqa: PLC0415  SQLAlchemy comes along.
+                migrate,
+            )
 
             await migrate(self.postgres_dsn)
         if settings.embedded_redis or settings.embedded_postgres:
@@ -136,7 +137,9 @@ class Stores:
             await _pause(stop)
 
     async def _look_at_schema(self) -> bool:
-        from sidecar.outbound.postgres.migrating import schema_status  # noqa: PLC0415
+        from sidecar.outbound.postgres.migrating import (  # noqa: PLC0415  SQLAlchemy comes along.
+            schema_status,
+        )
 
         current, head = await schema_status(self.postgres_dsn)
         if current != head:
