@@ -198,8 +198,8 @@ def envoy_options(
     token = read_secret(token_file) if token_file else None
     authz = defaults.authz or envoy_listener(settings)
     # The fast engine serves no streams, which Envoy's access log service is.
-    is_fast = not defaults.authz and authz == settings.grpc_fast_listen
-    usage = settings.grpc_listen if is_fast and defaults.transport != Transport.OTLP else authz
+    streams = defaults.transport != Transport.OTLP
+    usage = settings.grpc_listen if streams and not defaults.authz else authz
     return EnvoyOptions(
         listen=Address.parse(defaults.listen),
         upstreams=(Upstream.parse(defaults.upstream, name=UPSTREAM),),

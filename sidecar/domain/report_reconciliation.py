@@ -183,9 +183,8 @@ def pick(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:
 
 def _pick_few(quantities: Sequence[int], wanted: int) -> tuple[int, ...] | None:
     """Up to three places, as few as will do: most often a single row was lost."""
-    first = {quantity: place for place, quantity in reversed([*enumerate(quantities)])}
-    if (single := first.get(wanted)) is not None:
-        return (single,)
+    if wanted in quantities:
+        return (quantities.index(wanted),)
     last = {quantity: place for place, quantity in enumerate(quantities)}
     if (two := _pick_two(quantities, wanted, last, range(_TWOS_MAX))) is not None:
         return two

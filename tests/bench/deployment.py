@@ -139,6 +139,24 @@ class Worker:
         return answer
 
 
+@asynccontextmanager
+async def running_server(script: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
+    """Address and pid of a script of this folder that serves until its input ends."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(FOLDER / script), *arguments),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip(), process.pid
+    finally:
+        process.stdin.close()
+        await process.wait()
+
+
 @dataclass(slots=True)
 class Gateway:
     """`sidecar serve --roles gateway` with the shipped policy, and a client beside it."""

@@ -5,7 +5,6 @@ The client writes frames that were made before, so that it is never what is meas
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 import pytest
-from bench.deployment import CAPTURES, FOLDER, METADATA, REPOSITORY, processor_seconds
+from bench.deployment import CAPTURES, METADATA, processor_seconds, running_server
 from bench.frames import CallFrames, Connection
 from bench.results import Results, Row
 
@@ -36,20 +35,9 @@ class Engine:
 
 @asynccontextmanager
 async def running_engine(name: str) -> AsyncIterator[Engine]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FOLDER / "engine_process.py"), name),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=REPOSITORY,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        host, _, port = (await process.stdout.readline()).decode().strip().rpartition(":")
-        yield Engine(host, int(port), process.pid)
-    finally:
-        process.stdin.close()
-        await process.wait()
+    async with running_server("engine_process.py", name) as (address, pid):
+        host, _, port = address.rpartition(":")
+        yield Engine(host, int(port), pid)
 
 
 def requests(count: int, *, traced: bool) -> list[bytes]:

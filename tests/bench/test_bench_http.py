@@ -9,15 +9,12 @@ import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 
 import aiohttp
 import pytest
-from bench.deployment import FOLDER, REPOSITORY, processor_seconds, running_gateway
+from bench.deployment import processor_seconds, running_gateway, running_server
 from bench.results import Results, Row
 
 from sidecar.services.control_ports import Customer
@@ -83,31 +80,14 @@ async def check_allowed(address: str) -> None:
     assert answer["allow"], answer
 
 
-@asynccontextmanager
-async def running_nothing(kind: str) -> AsyncIterator[tuple[str, int]]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FOLDER / "http_process.py"), kind),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        cwd=REPOSITORY,
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip(), process.pid
-    finally:
-        process.stdin.close()
-        await process.wait()
-
-
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk: apt install wrk")
 async def test_checks_over_http(redis_of_test: str, bench_folder: Path, results: Results):
     script = bench_folder / "check.lua"
     script.write_text(SCRIPT % json.dumps(json.dumps(ASKED)))
     async with (
         running_gateway(bench_folder / "http", redis_of_test, customers=[CUSTOMER]) as gateway,
-        running_nothing("aiohttp") as with_aiohttp,
-        running_nothing("raw") as raw,
+        running_server("http_process.py", "aiohttp") as with_aiohttp,
+        running_server("http_process.py", "raw") as raw,
     ):
         await check_allowed(gateway.http)
         servers = {

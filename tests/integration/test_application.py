@@ -356,7 +356,7 @@ async def test_an_address_in_use_names_the_listener_that_is_on_by_itself(folder:
                 pass
 
 
-async def test_the_fast_listener_serves_beside_the_other_and_only_if_asked_for(folder: Path):
+async def test_the_fast_listener_serves_beside_the_other_unless_it_is_off(folder: Path):
     fast = f"unix:{folder}/fast.sock"
     async with running(settings(folder, "gateway", grpc_fast_listen=fast)) as (app, client):
         await until(client.ready)
@@ -366,6 +366,8 @@ async def test_the_fast_listener_serves_beside_the_other_and_only_if_asked_for(f
                 raw = await channel.unary_unary(HEALTH_PATH)(b"", timeout=30)
                 assert raw == b"\x08\x01"
     assert not (folder / "fast.sock").exists()
+    async with running(settings(folder, "gateway", grpc_fast_listen="off")) as (app, _):
+        assert (app.grpc_fast_address, bool(app.grpc_address)) == ("", True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

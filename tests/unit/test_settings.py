@@ -228,7 +228,8 @@ def test_the_fast_listener_can_be_switched_off_and_is_for_this_machine_only(tmp_
 
 
 def test_a_listener_of_a_role_that_is_not_played_needs_nothing():
-    load(environment={"SIDECAR_ADMIN_LISTEN": "0.0.0.0:9"}, overrides={"roles": "gateway"})
+    loaded = load(environment={"SIDECAR_ADMIN_LISTEN": "0.0.0.0:9"}, overrides={"roles": "gateway"})
+    assert loaded.admin_listen == "0.0.0.0:9"
 
 
 def test_with_stores_of_its_own_the_admin_role_always_needs_its_token():
