@@ -64,6 +64,10 @@ class Differs(Conflict):
         self.differences = differences
 
 
+class LeaseLost(SidecarError):  # noqa: N818
+    """Another worker has been given what this one had claimed: nothing was written."""
+
+
 class StoreUnavailable(SidecarError):  # noqa: N818
     """A store did not answer in time. The call may or may not have happened."""
 

@@ -21,6 +21,7 @@ from sidecar.domain.grants import (
 from sidecar.domain.schedules import GrantSchedule
 from sidecar.domain.standing import StandingFact
 from sidecar.domain.usage import UsageEvent
+from sidecar.services.inbox_ports import InboxClaim
 from sidecar.services.ports import StoredHold
 
 
@@ -324,8 +325,18 @@ class Accounts(Protocol):
     async def revoke_credential(self, credential: Credential) -> Credential:
         """End it now; the first time counts."""
 
-    async def create_grant(self, grant: Grant) -> Grant:
-        """Write the intent. Raises NotFound (customer) or Conflict (currency, other content)."""
+    async def create_grant(self, grant: Grant, *, claim: InboxClaim | None = None) -> Grant:
+        """
+        Write the intent.
+
+        What a provider's object asks for is written together with a look at its claim: a worker
+        that was overtaken judged by what is no longer so.
+
+        Raises:
+            NotFound: Unknown customer.
+            Conflict: Another currency, or other content.
+            LeaseLost: Another worker has the object of `claim`.
+        """
 
     async def list_grants(self, customer_id: str, *, after: str, limit: int) -> Sequence[Grant]:
         """A customer's grants by id."""
@@ -350,8 +361,17 @@ class Accounts(Protocol):
     async def read_grant(self, customer_id: str, grant_id: str) -> Grant | None:
         """One grant."""
 
-    async def create_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
-        """Write the intent. Raises NotFound (grant) or Conflict (other content)."""
+    async def create_withdrawal(
+        self, withdrawal: Withdrawal, *, claim: InboxClaim | None = None
+    ) -> Withdrawal:
+        """
+        Write the intent; see `create_grant` for `claim`.
+
+        Raises:
+            NotFound: Unknown grant.
+            Conflict: Other content.
+            LeaseLost: Another worker has the object of `claim`.
+        """
 
     async def finish_withdrawal(
         self,

@@ -5,6 +5,10 @@ A refund at the provider is a fact: what of it is spent by now is taken all the 
 deficit. Money that comes back to us (a dispute was won, a refund failed) is given as a grant of its
 own, named after what has failed. Should it go a second time, then what the payment's own grant
 cannot give any more is taken from those.
+
+All of it is written under the claim of the payment. A worker that stood still for longer than its
+lease may hold a dispute for open that the next worker has found won: what it takes then, nobody
+would give back.
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ from sidecar.domain.errors import Conflict, InvalidInput, NotFound
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.services.control_ports import Grant, Withdrawal, WithdrawalState
 from sidecar.services.credits import CreditService
+from sidecar.services.inbox_ports import InboxClaim
 from sidecar.services.paid_invoices import TAKEN_STATUS
 from sidecar.services.provider_objects import FetchedPayment
 from sidecar.services.withdrawals import WithdrawalService, spent_name
@@ -49,6 +54,7 @@ class _Return:
     name: str
     word: str
     amount_nano: int
+    claim: InboxClaim
     given: GivenCredit
     given_back: Sequence[str]
     """Names of what came back to us."""
@@ -77,7 +83,7 @@ class CreditReturns:
         self._credit = credit
         self._withdrawals = withdrawals
 
-    async def follow(self, provider: str, found: FetchedPayment, given: GivenCredit) -> str:
+    async def follow(self, claim: InboxClaim, found: FetchedPayment, given: GivenCredit) -> str:
         """
         Take back and give back as refunds and disputes stand now.
 
@@ -85,8 +91,10 @@ class CreditReturns:
 
         Raises:
             InvalidInput, Conflict: Credit cannot be given back now.
+            LeaseLost: Another worker has the payment; what it does here is by what it fetched.
             StoreUnavailable: A store is away.
         """
+        provider = claim.ref.provider
         given_back = [
             f"{provider}:{name}"
             for name, gone in (
@@ -98,13 +106,14 @@ class CreditReturns:
         # First what is given back: it may be what is taken next.
         known = await self._withdrawals.all_of(given.customer_id) if given_back else []
         for name in given_back:
-            await self._give_back(name, given, known)
+            await self._give_back(claim, name, given, known)
 
         def gone(name: str, minor: int, word: str) -> _Return:
             return _Return(
                 name=f"{provider}:{name}",
                 word=word,
                 amount_nano=given.part_nano(minor, word),
+                claim=claim,
                 given=given,
                 given_back=given_back,
             )
@@ -130,13 +139,13 @@ class CreditReturns:
     async def _refund(self, one: _Return) -> None:
         """What is free goes back as a refund; if part of it is spent, all of it as a reversal."""
         try:
-            await self._withdrawals.take_back(one.whole())
+            await self._withdrawals.take_back(one.whole(), claim=one.claim)
         except Conflict as error:
             await self._take_parts(one, error)
 
     async def _dispute(self, one: _Return) -> None:
         try:
-            await self._withdrawals.withdraw(one.whole())
+            await self._withdrawals.withdraw(one.whole(), claim=one.claim)
         except Conflict as error:
             await self._take_parts(one, error)
 
@@ -147,7 +156,7 @@ class CreditReturns:
         if all(part.grant_id == one.given.grant_id for part in parts):
             raise refusal
         for part in parts:
-            await self._withdrawals.withdraw(part)
+            await self._withdrawals.withdraw(part, claim=one.claim)
 
     async def _parts(self, one: _Return) -> list[Withdrawal]:
         """What is taken of which grant; nothing if all together have too little."""
@@ -175,7 +184,9 @@ class CreditReturns:
                 left -= part
         return parts if left == 0 else []
 
-    async def _give_back(self, name: str, given: GivenCredit, known: Sequence[Withdrawal]) -> None:
+    async def _give_back(
+        self, claim: InboxClaim, name: str, given: GivenCredit, known: Sequence[Withdrawal]
+    ) -> None:
         """The money came back to us: a dispute was won, or a refund did not reach the customer."""
         whole = (name, spent_name(name))
         withdrawn = 0
@@ -189,7 +200,8 @@ class CreditReturns:
                     customer_id=given.customer_id,
                     amount_nano=withdrawn,
                     currency=given.currency,
-                )
+                ),
+                claim=claim,
             )
 
     async def _withdrawn(self, withdrawal: Withdrawal) -> int:

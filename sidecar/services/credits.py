@@ -18,6 +18,7 @@ from sidecar.domain.errors import (
     Difference,
     Differs,
     InvalidInput,
+    LeaseLost,
     NotFound,
     Refused,
     SidecarError,
@@ -43,6 +44,7 @@ from sidecar.services.control_ports import (
     LiveGrant,
 )
 from sidecar.services.converging import put_customer_live
+from sidecar.services.inbox_ports import InboxClaim
 from sidecar.services.ports import Clock, Policies
 
 REFERENCE_CHARS_MAX = 128
@@ -63,9 +65,13 @@ class CreditService:
         self._policies = policies
         self._clock = clock
 
-    async def create_grant(self, grant: Grant) -> Grant:
+    async def create_grant(self, grant: Grant, *, claim: InboxClaim | None = None) -> Grant:
         """
         Give credit, once per grant id.
+
+        Args:
+            grant: What is given.
+            claim: Of the provider's object that asks for it, if one does: it must still stand.
 
         Raises:
             InvalidInput: See `check_grant`; a meter that the policy does not have, or more
@@ -73,6 +79,7 @@ class CreditService:
             NotFound: Unknown customer.
             Conflict: Another currency than the customer's, or as many grants as there can be.
             Differs: The id was given with other content.
+            LeaseLost: The claim stands no more; nothing was written.
             StoreUnavailable: The intent may stand; it is applied once the store is back.
         """
         customer = await self._customer(grant.customer_id)
@@ -89,9 +96,11 @@ class CreditService:
             except (InvalidInput, Conflict):
                 telemetry.GRANTS.labels(grant.kind.value, "refused").inc()
                 raise
-        return await self.give(grant, repeated=known is not None)
+        return await self.give(grant, repeated=known is not None, claim=claim)
 
-    async def give(self, grant: Grant, *, repeated: bool = False) -> Grant:
+    async def give(
+        self, grant: Grant, *, repeated: bool = False, claim: InboxClaim | None = None
+    ) -> Grant:
         """
         Record a grant that has been found good, and apply it.
 
@@ -100,13 +109,15 @@ class CreditService:
             TooMany: The intent stands; it is applied once another grant has ended.
             Refused: It was refused before.
             NotFound: Unknown customer.
+            LeaseLost: As `create_grant`.
             StoreUnavailable: The intent may stand; it is applied once the store is back.
         """
         outcome = "repeated" if repeated else "given"
         try:
-            stored = await self._accounts.create_grant(grant)
+            stored = await self._accounts.create_grant(grant, claim=claim)
             await self.apply_grant(stored)
-        except StoreUnavailable:
+        except (StoreUnavailable, LeaseLost):
+            # The worker that has the object now sees to it.
             outcome = "waiting"
             raise
         except SidecarError:
@@ -154,7 +165,13 @@ class CreditService:
             await self._live.apply_grant(grant)
 
     async def top_up(
-        self, customer_id: str, *, amount_nano: int, currency: str, reference: str
+        self,
+        customer_id: str,
+        *,
+        amount_nano: int,
+        currency: str,
+        reference: str,
+        claim: InboxClaim | None = None,
     ) -> Grant:
         """
         Give paid credit for a payment, once per reference.
@@ -164,13 +181,15 @@ class CreditService:
             amount_nano: Above zero.
             currency: The customer's.
             reference: The payment's own id, 1 to REFERENCE_CHARS_MAX letters, digits or `_.:-`.
+            claim: As `create_grant`.
 
         Raises:
             InvalidInput: A reference or amount that cannot be one.
             Differs: The reference was given with another amount or currency.
-            NotFound, Conflict, StoreUnavailable: As `create_grant`.
+            NotFound, Conflict, LeaseLost, StoreUnavailable: As `create_grant`.
         """
-        return await self.create_grant(_top_up(customer_id, amount_nano, currency, reference))
+        grant = _top_up(customer_id, amount_nano, currency, reference)
+        return await self.create_grant(grant, claim=claim)
 
     async def check_top_up(
         self, customer_id: str, *, amount_nano: int, currency: str, reference: str

@@ -3,7 +3,8 @@ The inbox's worker: fetches each object that a webhook named, once for all its e
 
 1. Claim an object: a lease, with a fence that only grows.
 2. Fetch it from the provider. What the webhooks said of it is not looked at.
-3. Credit: given or taken back through services that know a repeat by the payment's own id.
+3. Credit: given or taken back through services that know a repeat by the payment's own id, each
+   intent in one transaction that checks the fence.
 4. Write its row and mark its events done, in one transaction that checks the fence.
 5. Look at the customer's standing (`standing`).
 
@@ -16,7 +17,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from sidecar import telemetry
-from sidecar.domain.errors import ProviderRefused, SidecarError, StoreUnavailable
+from sidecar.domain.errors import LeaseLost, ProviderRefused, SidecarError, StoreUnavailable
 from sidecar.services.inbox_ports import Inbox, InboxClaim, InboxHandler, InboxState
 from sidecar.services.rounds import run_rounds
 from sidecar.services.standing import StandingService
@@ -116,6 +117,8 @@ class InboxWorker:
         try:
             handled = await self._handlers[claim.ref.provider].handle(claim)
             customers = await self._inbox.finish(claim, handled)
+        except LeaseLost:
+            customers = None
         except SidecarError as error:
             await self._fail(claim, error)
             return

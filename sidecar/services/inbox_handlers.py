@@ -78,6 +78,7 @@ class ObjectHandlers:
 
         Raises:
             StoreUnavailable, ProviderRefused: It could not be fetched, or a store is away.
+            LeaseLost: Another worker has the object.
             SidecarError: What credit's services raise.
         """
         if self._other_mode(livemode=claim.livemode):
@@ -136,7 +137,7 @@ class ObjectHandlers:
         )
         if TOP_UP_KEY in found.metadata:
             if found.state is InvoiceState.PAID:
-                return await self._paid_top_up(found, record)
+                return await self._paid_top_up(claim, found, record)
             return Handled(invoice=record, notices=self._failure(claim, record), parked=reason)
         return Handled(
             invoice=record,
@@ -201,14 +202,16 @@ class ObjectHandlers:
             ),
         )
 
-    async def _paid_top_up(self, found: FetchedInvoice, record: InvoiceRecord) -> Handled:
+    async def _paid_top_up(
+        self, claim: InboxClaim, found: FetchedInvoice, record: InvoiceRecord
+    ) -> Handled:
         """An invoice for credit: its payment gives it, or (paid in another way) it does itself."""
         if found.payment_id:
             payment = ObjectRef(
                 provider=record.provider, kind=ObjectKind.PAYMENT, object_id=found.payment_id
             )
             return Handled(invoice=record, follow=(payment,), parked=record.reason)
-        parked = await self._payments.give_for_invoice(record.provider, found)
+        parked = await self._payments.give_for_invoice(claim, found)
         return Handled(invoice=record, parked=record.reason or parked)
 
     async def _subscription(self, subscription_id: str) -> Handled:

@@ -68,6 +68,7 @@ class PaymentHandler:
 
         Raises:
             InvalidInput, Conflict: Credit cannot be given or taken back now.
+            LeaseLost: Another worker has the payment.
             StoreUnavailable: A store is away.
         """
         provider = claim.ref.provider
@@ -84,7 +85,7 @@ class PaymentHandler:
             if not (top_up or found.invoice_id):
                 return Handled()  # A payment that has nothing to do with us.
         elif top_up and found.paid:
-            reference, reason = await self._top_up(provider, found, customer)
+            reference, reason = await self._top_up(claim, found, customer)
         elif found.invoice_id and found.currency != customer.currency:
             reason = "other_currency"
         record = PaymentRecord(
@@ -133,7 +134,7 @@ class PaymentHandler:
             if one.taken
         )
 
-    async def give_for_invoice(self, provider: str, found: FetchedInvoice) -> str:
+    async def give_for_invoice(self, claim: InboxClaim, found: FetchedInvoice) -> str:
         """Credit for an invoice that was paid outside of the provider; returns what is wrong."""
         payment = FetchedPayment(
             payment_id=found.invoice_id,
@@ -146,10 +147,10 @@ class PaymentHandler:
             livemode=found.livemode,
             metadata=found.metadata,
         )
-        customer, reason = await self._customer(provider, payment)
+        customer, reason = await self._customer(claim.ref.provider, payment)
         if customer is None:
             return reason
-        return (await self._top_up(provider, payment, customer))[1]
+        return (await self._top_up(claim, payment, customer))[1]
 
     async def _customer(
         self, provider: str, found: FetchedPayment
@@ -167,9 +168,10 @@ class PaymentHandler:
         return known, "" if known else "unknown_customer"
 
     async def _top_up(
-        self, provider: str, found: FetchedPayment, customer: KnownCustomer
+        self, claim: InboxClaim, found: FetchedPayment, customer: KnownCustomer
     ) -> tuple[str, str]:
         """The reference that the credit was given under, and what is wrong with it."""
+        provider = claim.ref.provider
         if found.currency != customer.currency:
             return "", "other_currency"
         amount_nano = from_minor(found.credit_minor, found.currency, provider)
@@ -186,6 +188,7 @@ class PaymentHandler:
             amount_nano=amount_nano,
             currency=found.currency,
             reference=reference,
+            claim=claim,
         )
         given = GivenCredit(
             customer_id=customer.customer_id,
@@ -194,7 +197,7 @@ class PaymentHandler:
             amount_nano=amount_nano,
             amount_minor=found.amount_minor,
         )
-        return reference, await self._returns.follow(provider, found, given)
+        return reference, await self._returns.follow(claim, found, given)
 
 
 def _reference(provider: str, found: FetchedPayment) -> str:

@@ -28,6 +28,7 @@ from sidecar.services.control_ports import (
     WithdrawalState,
 )
 from sidecar.services.credits import CreditService
+from sidecar.services.inbox_ports import InboxClaim
 
 _PAGE = 500
 
@@ -41,9 +42,15 @@ class WithdrawalService:
         self._live = live
         self._credit = credit
 
-    async def withdraw(self, withdrawal: Withdrawal) -> Withdrawal:
+    async def withdraw(
+        self, withdrawal: Withdrawal, *, claim: InboxClaim | None = None
+    ) -> Withdrawal:
         """
         Take credit back from a grant, once per withdrawal id.
+
+        Args:
+            withdrawal: What is taken.
+            claim: Of the provider's object that asks for it, if one does: it must still stand.
 
         Raises:
             InvalidInput: An amount that is not above zero, or is beyond any balance; a dispute
@@ -51,6 +58,7 @@ class WithdrawalService:
             NotFound: Unknown customer or grant.
             Conflict: The grant has ended or has less free than is asked for, now or at the
                 first attempt; or the id was given with other content.
+            LeaseLost: The claim stands no more; nothing was written.
             StoreUnavailable: The intent may stand; it is applied once the store is back.
         """
         amount = withdrawal.amount_nano
@@ -63,7 +71,7 @@ class WithdrawalService:
         grant = await self._credit.read_grant(withdrawal.customer_id, withdrawal.grant_id)
         if withdrawal.kind is WithdrawalKind.DISPUTE:
             await self._check_dispute(withdrawal, grant)
-        stored = await self._accounts.create_withdrawal(withdrawal)
+        stored = await self._accounts.create_withdrawal(withdrawal, claim=claim)
         match stored.state:
             case WithdrawalState.INTENT:
                 return await self.apply(stored)
@@ -76,7 +84,9 @@ class WithdrawalService:
                     "ask anew, under another key"
                 )
 
-    async def take_back(self, withdrawal: Withdrawal) -> Withdrawal:
+    async def take_back(
+        self, withdrawal: Withdrawal, *, claim: InboxClaim | None = None
+    ) -> Withdrawal:
         """
         Take back what a refund at a provider has taken, whether it is spent by now or not.
 
@@ -86,10 +96,11 @@ class WithdrawalService:
         Raises:
             Conflict: It is refused for another reason: the grant was voided or has expired, or
                 the id was given with other content. People are to look.
-            StoreUnavailable: As `withdraw`.
+            LeaseLost, StoreUnavailable: As `withdraw`.
         """
         try:
-            return await self.withdraw(replace(withdrawal, kind=WithdrawalKind.REFUND))
+            refund = replace(withdrawal, kind=WithdrawalKind.REFUND)
+            return await self.withdraw(refund, claim=claim)
         except CreditSpent:
             pass
         except Refused:
@@ -101,7 +112,8 @@ class WithdrawalService:
                 withdrawal,
                 withdrawal_id=spent_name(withdrawal.withdrawal_id),
                 kind=WithdrawalKind.DISPUTE,
-            )
+            ),
+            claim=claim,
         )
 
     async def _is_spent(self, withdrawal: Withdrawal) -> bool:

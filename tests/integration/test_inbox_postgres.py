@@ -7,26 +7,14 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from fixtures.fake_provider import CUSTOMER, FakeProvider
-from fixtures.inbox_world import PLANS, NotedErrors
+from fixtures.fake_provider import FakeProvider
+from fixtures.inbox_deployment import InboxDeployment, clear
 from fixtures.ledger_parts import verify
-from fixtures.memory_accounts import MemoryLiveAccounts
-from fixtures.memory_store import MemoryClock, MemoryState
-from fixtures.use_cases import FixedPolicies, make_policy
-from fixtures.webhook_shuffles import GRACE, expected, live
+from fixtures.webhook_shuffles import expected, live
 
-from sidecar.app.parts import SystemClock
 from sidecar.domain.errors import NotFound
 from sidecar.domain.minor_units import STRIPE
-from sidecar.domain.standing import InvoiceState, Standing, StandingFact, StandingTerms
-from sidecar.outbound.postgres.accounts import PostgresAccounts
-from sidecar.outbound.postgres.fetched import PostgresFetched
-from sidecar.outbound.postgres.inbox import PostgresInbox
-from sidecar.outbound.postgres.standings import PostgresStandings
-from sidecar.services.control_ports import Customer
-from sidecar.services.credits import CreditService
-from sidecar.services.inbox import InboxWorker
-from sidecar.services.inbox_handlers import ObjectHandlers
+from sidecar.domain.standing import InvoiceState, Standing, StandingFact
 from sidecar.services.inbox_ports import (
     Handled,
     InboxState,
@@ -38,106 +26,16 @@ from sidecar.services.inbox_ports import (
     ReceivedEvent,
 )
 from sidecar.services.paid_invoices import invoice_postings, payment_postings
-from sidecar.services.payments import TOP_UP_KEY, PaymentHandler
-from sidecar.services.provider_sweep import ProviderSweep
-from sidecar.services.standing import StandingService, StandingTimer
-from sidecar.services.withdrawals import WithdrawalService
+from sidecar.services.payments import TOP_UP_KEY
 
 DAY = timedelta(days=1)
 INVOICE = ObjectRef(provider=STRIPE, kind=ObjectKind.INVOICE, object_id="in_1")
-TABLES = (
-    *("inbox", "inbox_objects", "provider_invoices", "provider_subscriptions", "provider_payments"),
-    *("standing_looks", "standing_overrides", "standings", "provider_sweeps", "customers"),
-    *("ledger_entries", "ledger_chain", "ledger_transactions", "account_balances", "shards"),
-    "payment_postings",
-)
 SHUFFLES = int(os.environ.get("SIDECAR_WEBHOOK_SHUFFLES_POSTGRES", "20"))
 
 
-class Deployment:
-    """Services on real Postgres, with a live store in memory and a clock that can be moved."""
-
-    def __init__(self, pool) -> None:
-        self.pool = pool
-        # Leases are by Postgres' clock, invoices by this one: both begin at the same instant.
-        self.clock = MemoryClock(SystemClock().now())
-        self.provider = FakeProvider(self.clock)
-        self.accounts = PostgresAccounts(pool)
-        self.state = MemoryState(self.clock)
-        self.live = MemoryLiveAccounts(self.state)
-        policies = FixedPolicies(make_policy())
-        self.inbox, self.fetched = PostgresInbox(pool, shard_of=lambda _: 0), PostgresFetched(pool)
-        self.record = PostgresStandings(pool)
-        self.standings = StandingService(
-            record=self.record,
-            accounts=self.accounts,
-            live=self.live,
-            policies=policies,
-            clock=self.clock,
-            terms=StandingTerms(grace=GRACE),
-            plans=PLANS,
-        )
-        self.credits = CreditService(
-            accounts=self.accounts, live=self.live, policies=policies, clock=self.clock
-        )
-        withdrawals = WithdrawalService(accounts=self.accounts, live=self.live, credit=self.credits)
-        self.handlers = ObjectHandlers(
-            self.provider,
-            self.fetched,
-            PaymentHandler(self.fetched, self.credits, withdrawals, self.clock),
-            policies,
-            plans=PLANS,
-            report_errors=NotedErrors(),
-            clock=self.clock,
-        )
-        self.worker = self.new_worker("one")
-        self.timer = StandingTimer(self.record, self.standings, self.clock, interval_seconds=0.01)
-
-    def new_worker(self, owner: str) -> InboxWorker:
-        return InboxWorker(
-            self.inbox,
-            {STRIPE: self.handlers},
-            self.standings,
-            owner=owner,
-            concurrency_max=4,
-            attempts_max=4,
-            interval_seconds=0.01,
-            retention_days=30,
-        )
-
-    def new_sweep(self) -> ProviderSweep:
-        return ProviderSweep(
-            self.provider,
-            self.fetched,
-            self.fetched,
-            self.inbox,
-            self.clock,
-            every_seconds=60,
-            reads_max=1_000,
-        )
-
-    async def customer(self) -> None:
-        customer = Customer(
-            customer_id="cus_1", plan="prepaid", currency="USD", stripe_customer_id=CUSTOMER
-        )
-        await self.accounts.create_customer(customer)
-        await self.live.put_customer(customer)
-
-    async def work(self) -> None:
-        while await self.worker.work_once():
-            pass
-
-    async def forget_leases(self) -> None:
-        """As if the time of all leases had passed."""
-        await self.pool.execute("UPDATE inbox_objects SET lease_until = '-infinity'")
-
-    def standing(self) -> str:
-        return self.state.accounts["cus_1"].standing.at(self.clock.now()).value
-
-
 @pytest.fixture
-async def deployment(postgres_pool) -> Deployment:
-    deployment = Deployment(postgres_pool)
+async def deployment(postgres_pool) -> InboxDeployment:
+    deployment = InboxDeployment(postgres_pool)
     await deployment.customer()
     return deployment
 
@@ -380,13 +278,6 @@ async def test_one_process_sweeps_at_a_time(deployment):
     assert deployment.standing() == "delinquent"
 
 
-async def clear(pool) -> None:  # The ledger too, as only a superuser can.
-    async with pool.acquire() as connection, connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        for table in TABLES:
-            await connection.execute(f"DELETE FROM {table}")
-
-
 async def posted(pool, provider: FakeProvider) -> None:
     """What stands in the ledger is what the provider says at the end, and nothing else."""
     us = KnownCustomer(customer_id="cus_1", currency="USD")
@@ -415,7 +306,7 @@ async def test_shuffled_repeated_and_lost_webhooks_end_right_on_postgres(postgre
     seed = int(os.environ.get("SIDECAR_SIM_SEED", "0")) or random.SystemRandom().randrange(2**32)
     for number in range(SHUFFLES):
         await clear(postgres_pool)
-        deployment = Deployment(postgres_pool)
+        deployment = InboxDeployment(postgres_pool)
         await deployment.customer()
         rng = random.Random(f"{seed}:{number}")
         life = live(rng, deployment.provider, deployment.clock.now())

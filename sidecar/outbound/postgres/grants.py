@@ -8,6 +8,7 @@ import asyncpg
 
 from sidecar.domain.errors import Conflict, InvariantViolated, NotFound
 from sidecar.domain.grants import GrantKind, Rollover, WithdrawalKind
+from sidecar.outbound.postgres.claimed_writes import write_claimed
 from sidecar.outbound.postgres.comparing import check_same
 from sidecar.outbound.postgres.pool import Pool, translate_errors
 from sidecar.outbound.postgres.queries import query
@@ -18,6 +19,7 @@ from sidecar.services.control_ports import (
     Withdrawal,
     WithdrawalState,
 )
+from sidecar.services.inbox_ports import InboxClaim
 
 LIST_MAX: Final = 1_000
 """Most rows of one page, whatever the caller asks for."""
@@ -35,33 +37,35 @@ class PostgresGrants:
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
-    async def create_grant(self, grant: Grant) -> Grant:
+    async def create_grant(self, grant: Grant, *, claim: InboxClaim | None = None) -> Grant:
         """
         Write the intent, or return the grant if it is there, posted or not.
 
         Raises:
             NotFound: Unknown customer.
             Conflict: Another currency than the customer's, or the id has other content.
+            LeaseLost: Another worker has the object of `claim`.
         """
         await check_currency(self._pool, grant.customer_id, grant.currency, "grant")
         rollover = grant.rollover
-        with translate_errors():
-            await self._pool.execute(
-                query("insert_grant"),
-                grant.customer_id,
-                grant.grant_id,
-                grant.amount_nano,
-                grant.currency,
-                grant.kind,
-                grant.priority,
-                grant.effective_at,
-                grant.expires_at,
-                grant.meters,
-                None if rollover is None else rollover.from_grant_id,
-                0 if rollover is None else rollover.least_nano,
-                0 if rollover is None else rollover.most_nano,
-                grant.schedule_id,
-            )
+        await write_claimed(
+            self._pool,
+            claim,
+            "insert_grant",
+            grant.customer_id,
+            grant.grant_id,
+            grant.amount_nano,
+            grant.currency,
+            grant.kind,
+            grant.priority,
+            grant.effective_at,
+            grant.expires_at,
+            grant.meters,
+            None if rollover is None else rollover.from_grant_id,
+            0 if rollover is None else rollover.least_nano,
+            0 if rollover is None else rollover.most_nano,
+            grant.schedule_id,
+        )
         stored = await self.read_grant(grant.customer_id, grant.grant_id)
         if stored is None:
             raise InvariantViolated("a grant that was just stored is gone")
@@ -110,24 +114,28 @@ class PostgresGrants:
         """Leave an intent out of `pending_grants` for a while, the longer the older it is."""
         await self._put_behind("put_grant_behind", grant.customer_id, grant.grant_id)
 
-    async def create_withdrawal(self, withdrawal: Withdrawal) -> Withdrawal:
+    async def create_withdrawal(
+        self, withdrawal: Withdrawal, *, claim: InboxClaim | None = None
+    ) -> Withdrawal:
         """
         Write the intent, or return the withdrawal if it is there, whatever came of it.
 
         Raises:
             NotFound: Unknown grant.
             Conflict: The id has other content.
+            LeaseLost: Another worker has the object of `claim`.
         """
-        with translate_errors():
-            await self._pool.execute(
-                query("insert_withdrawal"),
-                withdrawal.customer_id,
-                withdrawal.withdrawal_id,
-                withdrawal.grant_id,
-                withdrawal.kind,
-                withdrawal.amount_nano,
-                withdrawal.reason,
-            )
+        await write_claimed(
+            self._pool,
+            claim,
+            "insert_withdrawal",
+            withdrawal.customer_id,
+            withdrawal.withdrawal_id,
+            withdrawal.grant_id,
+            withdrawal.kind,
+            withdrawal.amount_nano,
+            withdrawal.reason,
+        )
         stored = await self._read_withdrawal(withdrawal)
         what = f"withdrawal {withdrawal.withdrawal_id!r}"
         check_same(what, stored, withdrawal, _WITHDRAWAL_CONTENT)

@@ -43,6 +43,10 @@ RETURNING provider, kind, object_id, fence, events, attempts, livemode, ARRAY(
 SELECT object_key, fence FROM inbox_objects WHERE object_key = ANY($1::text[])
 ORDER BY object_key FOR UPDATE
 
+-- name: inbox_stands
+-- Nobody claims it before the transaction has ended.
+SELECT 1 FROM inbox_objects WHERE object_key = $1 AND fence = $2 FOR SHARE
+
 -- name: inbox_done
 UPDATE inbox SET done_at = now() WHERE object_key = $1 AND number <= $2 AND done_at IS NULL
 
