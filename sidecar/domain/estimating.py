@@ -9,7 +9,6 @@ from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
 from sidecar.domain.meter_values import TOKEN_VALUES
 from sidecar.domain.meters import Meter
-from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import RateCard
 from sidecar.domain.quantities import estimate_quantities
 from sidecar.domain.requests import RequestFacts
@@ -50,24 +49,27 @@ class LargestUse:
 
 
 def largest_use(
-    policy: Policy,
     view: RequestView,
     facts: RequestFacts,
     card: RateCard,
     meters: tuple[Meter, ...],
+    *,
+    estimate: EstimateRule | None,
+    models: Mapping[str, ModelLimits],
 ) -> LargestUse:
     """
     Bound what a request can use, and price it.
 
     Args:
-        policy: Whose estimates and models count.
         view: The request.
         facts: What its body promises; where the estimate reads headers, nothing.
         card: The customer's prices.
         meters: Those that count the request.
+        estimate: How the route's usage is bounded; None where nobody says.
+        models: The policy's.
     """
     try:
-        bounded = read_stated(policy.estimate_for(view), view, facts)
+        bounded = read_stated(estimate, view, facts)
     except InvalidInput as error:
         return LargestUse(meters, facts, refusal=_invalid(error))
     facts = bounded.facts
@@ -82,7 +84,7 @@ def largest_use(
                 detail="the plan has no price for this model",
             ),
         )
-    tokens, bound = _token_bounds(policy.models, bounded.rule, facts)
+    tokens, bound = _token_bounds(models, bounded.rule, facts)
     quantities = estimate_quantities(meters, tokens[0], tokens[1], len(view.request.body or b""))
     try:
         parts = card.upper_bounds(quantities, facts.model)
@@ -96,12 +98,12 @@ def _invalid(error: InvalidInput) -> Refusal:
 
 
 def refuse_unbounded(
-    policy: Policy, view: RequestView, card: RateCard, meters: tuple[Meter, ...]
+    estimate: EstimateRule | None, card: RateCard, meters: tuple[Meter, ...]
 ) -> Refusal | None:
     """Refuse to burn credit for what is priced by tokens and has no estimate: it holds nothing."""
     priced = card.priced_meters()
     by_tokens = any(m.name in priced and m.value in TOKEN_VALUES for m in meters)
-    if not by_tokens or policy.estimate_for(view) is not None:
+    if not by_tokens or estimate is not None:
         return None
     return Refusal(
         reason=DenyReason.BLOCKED,

@@ -11,6 +11,7 @@ NOTED_CHARS_MAX = 128
 """Of one fact; a longer one is cut, so that a caller cannot make a hold's token grow."""
 
 _HEADERS = "request.headers."
+_LABELS = "customer.labels."
 
 
 def note_request(
@@ -36,13 +37,17 @@ def note_request(
     return noted
 
 
+def depends_on_request(meters: Iterable[Meter]) -> bool:
+    """Whether what is noted may differ between requests of one caller and method."""
+    return any(name != "request.method" and not name.startswith(_LABELS) for name in _names(meters))
+
+
 def note_labels(meters: Iterable[Meter], labels: Mapping[str, str]) -> dict[str, str]:
     """The labels that meters name, for usage that no check came before."""
-    prefix = "customer.labels."
     return {
-        name: _cut(labels.get(name.removeprefix(prefix), ""))
+        name: _cut(labels.get(name.removeprefix(_LABELS), ""))
         for name in _names(meters)
-        if name.startswith(prefix)
+        if name.startswith(_LABELS)
     }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +14,8 @@ from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_u
 from sidecar.domain.holds import Bound
 from sidecar.domain.matching import RequestView
 from sidecar.domain.noting import note_request
+from sidecar.domain.outlines import MatchedRule, Outline, asks, outline_of
+from sidecar.domain.periods import EPOCH, from_epoch_ms
 from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import Billing, RateCard
 from sidecar.domain.requests import RequestFacts
@@ -23,7 +25,6 @@ from sidecar.domain.rules import (
     OnStoreFailure,
     Rule,
     RuleTemplate,
-    Unidentified,
 )
 from sidecar.domain.store_numbers import InvoiceDemand
 
@@ -39,29 +40,9 @@ __all__ = [
 ]
 
 UNMATCHED_RULE = "unmatched"
-Selected = tuple[Rule, Mapping[str, str]]
 PLAN_CREDIT_RULE = "prepaid-credit"
 """Built-in rule that guards a prepaid plan's credit where no rule of the policy does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatchedRule:
-    """
-    A rule that is for this check.
-
-    `enforces` is its mode for this caller. `take` is its counter's, `invoices` its demand.
-    `blocks` says that it refuses whatever the store says. `values` are the caller's own.
-    `failed` marks a condition that could not be evaluated: it counts as true where the rule
-    denies, since unknown is never free.
-    """
-
-    rule: Rule
-    enforces: bool
-    values: Mapping[str, str] = field(default_factory=dict)
-    take: CounterTake | None = None
-    invoices: InvoiceDemand | None = None
-    blocks: bool = False
-    failed: bool = False
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class Ask(StrEnum):
@@ -138,6 +119,8 @@ def plan_check(
     customer: CustomerFacts,
     facts: RequestFacts,
     now: datetime,
+    *,
+    outline: Outline | None = None,
 ) -> CheckPlan | Refusal:
     """
     Say what a check wants of the store.
@@ -148,6 +131,7 @@ def plan_check(
         customer: Whose request it is.
         facts: What the body promises; empty where it was not read.
         now: The instant that windows are taken at; the store confirms it.
+        outline: The request's, if it is known.
     """
     card = policy.card_for(customer.plan, customer.customer_id, now)
     if card is None:
@@ -156,7 +140,39 @@ def plan_check(
             rule="plan",
             detail="the customer's plan is not part of the policy",
         )
-    return _Planner(policy, view, customer, facts, now, card).plan()
+    known = outline or outline_of(policy, view, customer)
+    planner = _Planner(policy, known, view, customer, facts, now, card)
+    return planner.plan() if outline is None or not known.steady else _plan_known(planner)
+
+
+def _plan_known(planner: "_Planner") -> CheckPlan | Refusal:
+    """The plan of a request that looks and promises alike, for as long as its windows last."""
+    plans, now = planner.outline.plans, planner.now
+    # A policy keeps its cards for as long as it lives, so none takes the place of another.
+    key = (id(planner.card), planner.facts, len(planner.view.request.body or b""))
+    known = plans.get(key)
+    if isinstance(known, _KnownPlan) and known.begins_at <= now < known.ends_at:
+        return known.plan
+    plan = planner.plan()
+    plans.put(key, _KnownPlan(plan, *_lasts(plan)))
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _KnownPlan:
+    plan: CheckPlan | Refusal
+    begins_at: datetime
+    ends_at: datetime
+
+
+def _lasts(plan: CheckPlan | Refusal) -> tuple[datetime, datetime]:
+    """From when until when all windows of a plan are those that it names."""
+    takes = () if isinstance(plan, Refusal) else plan.counters
+    # A rate and a limit of requests in flight have no window.
+    windows = [take for take in takes if take.counter.window is not None]
+    begins = [from_epoch_ms(take.start_ms) for take in windows]
+    ends = [from_epoch_ms(take.end_ms) for take in windows]
+    return max(begins, default=EPOCH), min(ends, default=_NEVER)
 
 
 def plan_unidentified(
@@ -167,25 +183,24 @@ def plan_unidentified(
 
     It passes only where nothing has a price and no rule asks who it is.
     """
-    selected = policy.rules_for(view, caller)
+    outline = outline_of(policy, view, caller)
     conditions = RequestConditions(view, caller, RequestFacts(), now)
     rules: list[MatchedRule] = []
     asking: Rule | None = None
     blocked = False
-    for rule, values in selected:
-        matched = _plain(policy, rule, values, caller, conditions)
+    for one in outline.rules:
+        matched = _if_met(one, conditions)
         if matched is None:
             continue
         rules.append(matched)
-        if _asks(rule, caller):
-            asking = asking or rule
+        if asks(matched.rule, caller):
+            asking = asking or matched.rule
         # What refuses before any rule asks who it is has the word.
         blocked = blocked or (matched.blocks and matched.enforces and asking is None)
     plan = CheckPlan(ask=Ask.NOTHING, card=None, rules=tuple(rules), variables=conditions.known)
     if blocked:
         return plan
-    covered = _covered(policy, selected, caller)
-    if asking is not None or not covered or policy.is_priced(policy.meters_for(view)):
+    if asking is not None or not outline.covered or policy.is_priced(outline.meters):
         return Refusal(
             reason=DenyReason.UNIDENTIFIED,
             rule="identity" if asking is None else asking.name,
@@ -194,61 +209,25 @@ def plan_unidentified(
     return plan
 
 
-def _covered(policy: Policy, selected: Sequence[Selected], caller: CustomerFacts) -> bool:
-    """Whether a route without a price is somebody's business; a shadow opens no closed route."""
-    return policy.allow_unmatched or any(
-        rule.names_routes and rule.enforces_for(caller) for rule, _ in selected
-    )
-
-
-def _asks(rule: Rule, caller: CustomerFacts) -> bool:
-    """Whether the rule has to know more of who calls than is known."""
-    return (
-        rule.unidentified is Unidentified.DENY
-        and rule.enforces_for(caller)
-        and rule.unknown_level(caller) is not None
-    )
-
-
-def _plain(
-    policy: Policy,
-    rule: Rule,
-    values: Mapping[str, str],
-    customer: CustomerFacts,
-    conditions: RequestConditions,
-) -> MatchedRule | None:
+def _if_met(matched: MatchedRule, conditions: RequestConditions) -> MatchedRule | None:
     """The rule as this check has it, its counter apart; None if its condition is false."""
-    failed = False
+    rule = matched.rule
+    if rule.when is None:
+        return matched
     if rule.judges_after:
         conditions.prepare()
-    elif rule.when is not None:
-        met = conditions.holds(rule.when)
-        failed = met is None
-        if met is False or (failed and not rule.denies):
-            return None
-    return MatchedRule(
-        rule=rule,
-        enforces=rule.enforces_for(customer),
-        values=values,
-        failed=failed,
-        blocks=_blocks(policy, rule, customer),
-    )
-
-
-def _blocks(policy: Policy, rule: Rule, customer: CustomerFacts) -> bool:
-    """Whether the rule refuses without any number; one that judges later does so then."""
-    if rule.template is RuleTemplate.BLOCK:
-        return True
-    if rule.template is not RuleTemplate.REQUIRE_PLAN:
-        return False
-    if rule.plans and customer.plan not in rule.plans:
-        return True
-    return not rule.features <= policy.features.get(customer.plan, frozenset())
+        return matched
+    met = conditions.holds(rule.when)
+    if met:
+        return matched
+    failed = met is None
+    return replace(matched, failed=True) if failed and rule.denies else None
 
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
     policy: Policy
+    outline: Outline
     view: RequestView
     customer: CustomerFacts
     facts: RequestFacts
@@ -256,32 +235,37 @@ class _Planner:
     card: RateCard
 
     def plan(self) -> CheckPlan | Refusal:
-        selected = self.policy.rules_for(self.view, self.customer)
-        asking = next((rule for rule, _ in selected if _asks(rule, self.customer)), None)
-        if asking is not None:
-            level = asking.unknown_level(self.customer) or asking.level
+        outline = self.outline
+        if outline.asking is not None:
+            level = outline.asking.unknown_level(self.customer) or outline.asking.level
             return Refusal(
                 reason=DenyReason.UNIDENTIFIED,
-                rule=asking.name,
+                rule=outline.asking.name,
                 detail=f"the credential names no {level.value}",
             )
-        meters = self.policy.meters_for(self.view)
-        priced = self.card.priced_meters() & {meter.name for meter in meters}
-        if not priced and not _covered(self.policy, selected, self.customer):
+        meters = outline.meters
+        if not outline.covered and self.card.priced_meters().isdisjoint(outline.meter_names):
             return Refusal(
                 reason=DenyReason.BLOCKED,
                 rule=UNMATCHED_RULE,
                 detail="no rule and no price covers this route",
             )
-        amount = largest_use(self.policy, self.view, self.facts, self.card, meters)
+        amount = largest_use(
+            self.view,
+            self.facts,
+            self.card,
+            meters,
+            estimate=outline.estimate,
+            models=self.policy.models,
+        )
         conditions = RequestConditions(self.view, self.customer, amount.facts, self.now)
         conditions.amount_nano = amount.amount_nano
-        rules = tuple(self._matched(selected, amount, conditions))
+        rules = tuple(self._matched(amount, conditions))
         ask = _ask(rules)
         credit = _credit_required(self.card, rules)
         refusal = amount.refusal
         if refusal is None and credit:
-            refusal = refuse_unbounded(self.policy, self.view, self.card, meters)
+            refusal = refuse_unbounded(outline.estimate, self.card, meters)
         if refusal is not None:
             if ask is Ask.HOLD:
                 return refusal
@@ -309,24 +293,17 @@ class _Planner:
             noted=note_request(meters, self.view, self.customer),
         )
 
-    def _matched(
-        self,
-        selected: Sequence[Selected],
-        amount: LargestUse,
-        conditions: RequestConditions,
-    ) -> list[MatchedRule]:
+    def _matched(self, amount: LargestUse, conditions: RequestConditions) -> list[MatchedRule]:
         found = []
-        for rule, values in selected:
+        for one in self.outline.rules:
+            rule = one.rule
             if rule.currency and rule.currency != self.card.currency:
                 continue  # No exchange: a cap speaks of its own currency only.
-            matched = _plain(self.policy, rule, values, self.customer, conditions)
+            matched = _if_met(one, conditions)
             if matched is None:
                 continue
             if rule.template in COUNTING:
                 matched = replace(matched, take=self._take(rule, amount, enforces=matched.enforces))
-            elif rule.template is RuleTemplate.UNPAID_INVOICES:
-                hard = matched.enforces and not rule.judges_after
-                matched = replace(matched, invoices=replace(rule.invoices, hard=hard))
             found.append(matched)
         return found
 

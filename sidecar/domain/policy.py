@@ -173,16 +173,7 @@ class Policy:
         They stand in the policy's order, except that the rules of a member's list take the
         places of those rules in the order of the list. Conditions (`when`) are not evaluated.
         """
-        caller = (
-            customer.customer_id,
-            customer.plan,
-            customer.team_id,
-            customer.user_id,
-            customer.credential_id,
-            *customer.labels.items(),
-        )
-        key = (view.routes, view.request.method, caller)
-        selected = self._selected.get(key) or self._selected.put(key, self._select(view, customer))
+        selected = self._selection(view, customer)
         found = [rule for rule, tests in selected.rules if fits_any(tests, view)]
         of_customer, of_user = selected.of_customer, selected.of_user
         if not of_customer and not of_user:
@@ -193,6 +184,24 @@ class Policy:
             (rule, {**of_customer.get(rule.name, {}), **of_user.get(rule.name, {})})
             for rule in found
         ]
+
+    def tests_for(self, view: RequestView, customer: CustomerFacts) -> tuple[Tests, ...]:
+        """
+        What is yet to be tried of a request, its routes, method and caller apart.
+
+        For requests that share these, and the answers to these tests, the policy has the same
+        rules, meters and estimates.
+        """
+        rules = (tests for _, tests in self._selection(view, customer).rules)
+        return tuple(
+            tests
+            for tests in (*rules, *self._meters.tests(view), *self._estimates.tests(view))
+            if tests
+        )
+
+    def _selection(self, view: RequestView, customer: CustomerFacts) -> _Selected:
+        key = (view.routes, view.request.method, customer.identity)
+        return self._selected.get(key) or self._selected.put(key, self._select(view, customer))
 
     def _select(self, view: RequestView, customer: CustomerFacts) -> _Selected:
         of_customer = _by_rule(self.customer_members.get(customer.customer_id, ()))

@@ -35,6 +35,10 @@ class Selection(Generic[T]):
                 return item
         return None
 
+    def tests(self, view: RequestView) -> list[Tests]:
+        """What is yet to be tried of the request for each item that may fit."""
+        return [tests for _, tests in self._candidates(view)]
+
     def _candidates(self, view: RequestView) -> tuple[tuple[T, Tests], ...]:
         key = (view.routes, view.request.method)
         known = self._known.get(key)

@@ -11,8 +11,10 @@ from sidecar.domain.decisions import Allow, Decision, DenyReason
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import Bound
 from sidecar.domain.judging import Judgement, denies_after, judge
+from sidecar.domain.outlines import Outlines
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.planning import Ask, Refusal, plan_check, plan_unidentified
+from sidecar.domain.policy import Policy
 from sidecar.domain.requests import AccessRequest, RequestFacts, normalise_path
 from sidecar.domain.rules import OnStoreFailure
 from sidecar.services.answering import Answers
@@ -96,6 +98,7 @@ class CheckService:
         self._tries = CheckTries()
         self._answers = Answers(tokens, clock, decision_log)
         self._stale = StaleNumbers()
+        self._outlines = Outlines(policies.current())
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -198,13 +201,14 @@ class CheckService:
         """Plan as of `now`, place, judge."""
         policy, request, answers = context.policy, context.request, self._answers
         facts = RequestFacts()
-        if policy.reads_body(context.view):
+        outline = self._outlines_of(policy).of(context.view, customer)
+        if outline.reads_body:
             try:
                 facts = self._read_facts(request)
             except InvalidInput as error:
                 reason, detail = DenyReason.INVALID_REQUEST, str(error)
                 return answers.refuse(context, reason, "body", detail, customer=customer)
-        plan = plan_check(policy, context.view, customer, facts, now)
+        plan = plan_check(policy, context.view, customer, facts, now, outline=outline)
         if isinstance(plan, Refusal):
             return answers.refuse(
                 context, plan.reason, plan.rule, plan.detail, customer=customer, facts=facts
@@ -231,6 +235,12 @@ class CheckService:
                 context, reason, "request", detail, customer=customer, facts=facts
             )
         return await self._decide(demand, outcome)
+
+    def _outlines_of(self, policy: Policy) -> Outlines:
+        """Those of the newest policy are remembered, whichever is asked for last."""
+        if self._outlines.policy is not policy:
+            self._outlines = Outlines(policy)
+        return self._outlines
 
     async def _decide(self, demand: Demand, outcome: PlaceOutcome) -> Decision | _Replan:
         match outcome.status:
