@@ -108,3 +108,5 @@ class HoldTerms:
     expires_at_ms: int = 0
     request_id: bytes = field(default=b"")
     noted: Mapping[str, str] = field(default_factory=dict)
+    encoded: bytes = field(default=b"", init=False, repr=False, compare=False)
+    """Its bytes without the instants, once the adapter that encodes it has made them."""

@@ -8,17 +8,21 @@ from sidecar.domain.counters import MONEY, CounterKind, CounterTake
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.expressions import ExpressionFailed
-from sidecar.domain.money import format_amount
 from sidecar.domain.planning import PLAN_CREDIT_RULE, CheckPlan, MatchedRule
 from sidecar.domain.rules import COUNTING, DenyAnswer, RuleTemplate
 from sidecar.domain.store_numbers import StoreNumbers
+from sidecar.domain.template_values import (
+    TemplateValues,
+    limit_of,
+    remaining,
+    reset_seconds,
+    seconds_until,
+)
 from sidecar.domain.templates import Template
 from sidecar.domain.variables import store_variables, used_percent
 
 OVER_LIMIT_HEADER = "x-limit-exceeded"
 """Names the soft limits that an allowed request is beyond."""
-_MS_PER_SECOND = 1_000
-_MS_PER_DAY = 86_400_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +152,9 @@ class _Judge:
             self._judge_rule(matched)
         if self.numbers is not None and self.numbers.denied and self.denial is None:
             self.denial = self._built_in_denial(self.numbers)
-        over = tuple(sorted(take.name for take in self._over() if not take.hard))
+        over: tuple[str, ...] = ()
+        if self.numbers is not None and self.numbers.over:
+            over = tuple(sorted(take.name for take in self._over() if not take.hard))
         if over and self.denial is None:
             self.headers.setdefault(
                 OVER_LIMIT_HEADER, ", ".join(sorted({t.counter.name for t in self._over()}))
@@ -188,15 +194,10 @@ class _Judge:
                 retry_after_seconds=self._retry_after() if rule.template in COUNTING else None,
             )
 
-    def _enforced(self) -> Iterator[CounterTake]:
-        """The counters that clients may notice: those of shadow rules alone are counted only."""
-        names = {one.take.name for one in self.plan.rules if one.enforces and one.take is not None}
-        yield from (take for take in self.plan.counters if take.name in names)
-
     def _over(self) -> Iterator[CounterTake]:
         if self.numbers is not None and self.numbers.over:
             over = self.numbers.over
-            yield from (take for take in self._enforced() if take.name in over)
+            yield from (take for take in self.plan.enforced if take.name in over)
 
     def _built_in_denial(self, numbers: StoreNumbers) -> Denial:
         """The script refused, yet no rule of the policy owns the demand: a plan's own guard."""
@@ -231,22 +232,24 @@ class _Judge:
             if instant is None:
                 return None
             instants.append(instant)
-        return _seconds_until(max(instants), numbers) if instants else None
+        return seconds_until(max(instants), numbers) if instants else None
 
     def _limit_headers(self) -> None:
         """The tightest limit's state, in the x-ratelimit style that clients already read."""
-        numbers = self.numbers
+        numbers, enforced = self.numbers, self.plan.enforced
+        if numbers is None or not enforced:
+            return
         shown = [
             take
-            for take in self._enforced()
+            for take in enforced
             if take.counter.measure != MONEY and take.counter.kind is not CounterKind.IN_FLIGHT
         ]
-        if numbers is None or not shown:
+        if not shown:
             return
-        take = min(shown, key=lambda take: _remaining(take, numbers))
-        self.headers["x-ratelimit-limit"] = str(_limit(take))
-        self.headers["x-ratelimit-remaining"] = str(_remaining(take, numbers))
-        self.headers["x-ratelimit-reset"] = str(_reset_seconds(take, numbers))
+        take = min(shown, key=lambda take: remaining(take, numbers))
+        self.headers["x-ratelimit-limit"] = str(limit_of(take))
+        self.headers["x-ratelimit-remaining"] = str(remaining(take, numbers))
+        self.headers["x-ratelimit-reset"] = str(reset_seconds(take, numbers))
 
     def _add_headers(self, matched: MatchedRule, headers: Mapping[str, Template]) -> None:
         if not headers:
@@ -255,33 +258,8 @@ class _Judge:
         for name, template in headers.items():
             self.headers.setdefault(name, template.render(values))
 
-    def _values(self, matched: MatchedRule) -> dict[str, str]:
-        """Values of the template variables; those that nobody knows are left to defaults."""
-        customer, plan = self.customer, self.plan
-        values = {
-            "credits.currency": customer.currency,
-            "customer.id": customer.customer_id,
-            "customer.plan": customer.plan,
-            "hold.amount": format_amount(plan.amount_nano),
-            "key.id": customer.credential_id,
-            "request.model": plan.model,
-            "rule.name": matched.rule.name,
-            "team.id": customer.team_id,
-            "user.id": customer.user_id,
-        }
-        values = {name: value for name, value in values.items() if value}
-        numbers = self.numbers
-        if numbers is not None:
-            values["credits.available"] = format_amount(numbers.available_nano)
-            values["standing"] = numbers.standing.value
-            if numbers.due_nano is not None:
-                values["invoices.overdue"] = format_amount(numbers.due_nano)
-            if numbers.due_since_ms is not None:
-                overdue = max(0, numbers.instant_ms - numbers.due_since_ms)
-                values["invoices.overdue_days"] = str(overdue // _MS_PER_DAY)
-            if matched.take is not None:
-                values |= _counter_values(matched.take, numbers)
-        return {**values, **matched.values}
+    def _values(self, matched: MatchedRule) -> TemplateValues:
+        return TemplateValues(self.plan, matched, self.customer, self.numbers)
 
 
 def _blocked(plan: CheckPlan, numbers: StoreNumbers) -> bool:
@@ -303,46 +281,7 @@ def _room_at(take: CounterTake, numbers: StoreNumbers) -> int | None:
     return numbers.retry_at_ms.get(take.name)
 
 
-def _seconds_until(instant_ms: int, numbers: StoreNumbers) -> int:
-    return max(1, -(-(instant_ms - numbers.instant_ms) // _MS_PER_SECOND))
-
-
-def _limit(take: CounterTake) -> int:
-    rate = take.counter.rate
-    return take.counter.limit if rate is None else rate.burst
-
-
-def _remaining(take: CounterTake, numbers: StoreNumbers) -> int:
-    return max(0, _limit(take) - numbers.used.get(take.name, 0))
-
-
-def _reset_seconds(take: CounterTake, numbers: StoreNumbers) -> int:
-    """Seconds until nothing is used any more, as far as the numbers tell."""
-    counter, rate = take.counter, take.counter.rate
-    if rate is None:
-        return _seconds_until(take.leaves_ms, numbers)
-    drained_ms = numbers.used.get(take.name, 0) * rate.per_ms
-    return max(1, -(-drained_ms // (counter.limit * _MS_PER_SECOND)))
-
-
-def _counter_values(take: CounterTake, numbers: StoreNumbers) -> dict[str, str]:
-    limit, used = _limit(take), numbers.used.get(take.name, 0)
-    shown = format_amount if take.counter.measure == MONEY else str
-    values = {
-        "name": take.counter.name,
-        "used": shown(used),
-        "limit": shown(limit),
-        "remaining": shown(max(0, limit - used)),
-        "used_percent": str(used_percent(used, limit)),
-    }
-    if take.counter.kind is not CounterKind.IN_FLIGHT:
-        values["reset_seconds"] = str(_reset_seconds(take, numbers))
-    return {
-        f"{kind}.{name}": value for kind in ("quota", "limit") for name, value in values.items()
-    }
-
-
-def _fill(value: Any, values: Mapping[str, str]) -> Any:
+def _fill(value: Any, values: TemplateValues) -> Any:
     """Fill the templates inside a body; checked when the policy was loaded."""
     if isinstance(value, str):
         return Template(value).render(values)

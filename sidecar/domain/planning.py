@@ -11,7 +11,7 @@ from sidecar.domain.counters import COUNTERS_MAX, CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.estimating import LargestUse, Refusal, largest_use, refuse_unbounded
-from sidecar.domain.holds import Bound
+from sidecar.domain.holds import Bound, QuotaLine
 from sidecar.domain.matching import RequestView
 from sidecar.domain.noting import note_request
 from sidecar.domain.outlines import MatchedRule, Outline, asks, outline_of
@@ -71,11 +71,20 @@ class CheckPlan:
     counters: tuple[CounterTake, ...] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
     noted: Mapping[str, str] = field(default_factory=dict)
+    invoices: tuple[InvoiceDemand, ...] = field(init=False)
+    """When unpaid invoices refuse, for the script."""
+    quota_lines: tuple[QuotaLine, ...] = field(init=False)
+    """The counters as a hold remembers them."""
+    enforced: tuple[CounterTake, ...] = field(init=False)
+    """The counters that clients may notice: those of shadow rules alone are counted only."""
 
-    @property
-    def invoices(self) -> tuple[InvoiceDemand, ...]:
-        """When unpaid invoices refuse, for the script."""
-        return tuple(matched.invoices for matched in self.rules if matched.invoices is not None)
+    def __post_init__(self) -> None:
+        invoices = tuple([one.invoices for one in self.rules if one.invoices is not None])
+        names = {one.take.name for one in self.rules if one.enforces and one.take is not None}
+        enforced = tuple([take for take in self.counters if take.name in names])
+        object.__setattr__(self, "invoices", invoices)
+        object.__setattr__(self, "quota_lines", tuple([take.line for take in self.counters]))
+        object.__setattr__(self, "enforced", enforced)
 
     def available_after(self, available_nano: int) -> int:
         """What is left to set aside once the hold is placed; an invoice takes what credit lacks."""

@@ -6,13 +6,17 @@ number, such as `{{0}}`, is a value of the members' list that names the rule.
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, NamedTuple, Protocol
 
 from sidecar.domain.errors import InvalidInput
 
 _HOLE = re.compile(r'\{\{\s*(?:"([^"]*)"|([a-z0-9_.-]+)\s*(?:\|\s*([^{}]*?)\s*)?)\}\}')
 _MEMBER_VALUE = re.compile(r"[0-9]{1,4}|values\.[a-z0-9_.-]{1,64}", re.ASCII)
+
+_TEXTS_MAX: Final = 1_024
+"""Templates whose parts are remembered."""
 
 PLAIN_VARIABLES = frozenset(
     {
@@ -40,6 +44,13 @@ STORE_VARIABLES = frozenset(
 VARIABLES = PLAIN_VARIABLES | STORE_VARIABLES
 
 
+class Values(Protocol):
+    """Where the values of variables are looked up; a mapping will do."""
+
+    def get(self, name: str, default: str, /) -> str:
+        """The value of a variable, or the default where there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A text whose holes are filled when a decision is worded."""
@@ -65,11 +76,31 @@ class Template:
         """Whether a variable is known from the store only."""
         return any(name in STORE_VARIABLES for name in self.variables)
 
-    def render(self, values: Mapping[str, str]) -> str:
+    def render(self, values: Values) -> str:
         """Fill the holes; a variable without a value takes its default, or nothing."""
+        return "".join(
+            [
+                part if isinstance(part, str) else values.get(part.name, part.default)
+                for part in _parts(self.text)
+            ]
+        )
 
-        def fill(hole: re.Match[str]) -> str:
-            literal, name, default = hole.groups()
-            return literal if literal is not None else values.get(name, default or "")
 
-        return _HOLE.sub(fill, self.text)
+class _Hole(NamedTuple):
+    name: str
+    default: str
+
+
+@lru_cache(maxsize=_TEXTS_MAX)
+def _parts(text: str) -> tuple[str | _Hole, ...]:
+    """What a template is made of, looked for once."""
+    parts: list[str | _Hole] = []
+    at = 0
+    for found in _HOLE.finditer(text):
+        literal, name, default = found.groups()
+        parts += (
+            text[at : found.start()],
+            literal or "" if name is None else _Hole(name, default or ""),
+        )
+        at = found.end()
+    return (*parts, text[at:])

@@ -15,7 +15,8 @@ from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.holds import HoldTerms
-from sidecar.outbound.redis.records import terms_from_payload, terms_to_payload
+from sidecar.outbound.redis.records import terms_at, terms_from_payload
+from sidecar.services.ports import HoldLifetime
 from sidecar.wire.hold_token_pb2 import HoldToken, SignedHoldToken
 
 TOKEN_CHARS_MAX = 4_096
@@ -85,12 +86,14 @@ class SignedHoldTokens:
         self._named = HoldToken(key_id=self._newest_id).SerializeToString()
         self._keys = {key_id: ring.derive(key_id, "hold-token") for key_id in ring.ids}
 
-    def sign(self, terms: HoldTerms) -> str:
+    def sign(self, terms: HoldTerms, lifetime: HoldLifetime | None = None) -> str:
         """URL-safe base64 without padding; about 300 characters."""
         key = self._keys[self._newest_id]
         assert key is not None
         # Fields of a message may stand in any order: the key's name goes behind the terms.
-        payload = terms_to_payload(terms) + self._named
+        if lifetime is None:
+            lifetime = HoldLifetime(terms.decided_at_ms, terms.expires_at_ms)
+        payload = terms_at(terms, *lifetime) + self._named
         signed = SignedHoldToken(
             payload=payload,
             key_id=self._newest_id,

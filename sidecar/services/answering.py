@@ -13,7 +13,14 @@ from sidecar.domain.policy import Policy
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.store_numbers import StoreNumbers
 from sidecar.services.check_context import CheckContext, Demand
-from sidecar.services.ports import Clock, DecisionLog, HoldTokens, MadeDecision, PlaceOutcome
+from sidecar.services.ports import (
+    Clock,
+    DecisionLog,
+    HoldLifetime,
+    HoldTokens,
+    MadeDecision,
+    PlaceOutcome,
+)
 
 
 class Answers:
@@ -90,6 +97,7 @@ class Answers:
         judgement: Judgement,
         *,
         terms: HoldTerms | None = None,
+        lifetime: HoldLifetime | None = None,
         numbers: StoreNumbers | None = None,
         outcome: PlaceOutcome | None = None,
     ) -> Decision:
@@ -99,7 +107,8 @@ class Answers:
         Args:
             demand: What was asked.
             judgement: What the rules say; its headers are the answer's.
-            terms: Of the hold, with the instants that were decided; needed for an allow.
+            terms: Of the hold; needed for an allow.
+            lifetime: Of the hold; needed for an allow.
             numbers: What the rules judged.
             outcome: The store's own answer; None where it was not asked or did not answer.
         """
@@ -109,7 +118,8 @@ class Answers:
             decision = deny_by_rule(demand.context, demand.customer, judgement)
         else:
             assert terms is not None
-            decision = self._allow(demand, terms, judgement)
+            assert lifetime is not None
+            decision = self._allow(demand, terms, lifetime, judgement)
         self._note(
             demand.context,
             decision,
@@ -122,17 +132,19 @@ class Answers:
         )
         return decision
 
-    def _allow(self, demand: Demand, terms: HoldTerms, judgement: Judgement) -> Allow:
+    def _allow(
+        self, demand: Demand, terms: HoldTerms, lifetime: HoldLifetime, judgement: Judgement
+    ) -> Allow:
         return Allow(
             decision_id=demand.context.request.decision_id,
             customer_id=demand.customer.customer_id,
             policy_version=demand.context.policy.version,
             hold=PlacedHold(
                 hold_id=terms.hold_id,
-                token=self._tokens.sign(terms),
+                token=self._tokens.sign(terms, lifetime),
                 amount_nano=terms.amount_nano,
                 currency=terms.currency,
-                expires_at=from_epoch_ms(terms.expires_at_ms),
+                expires_at=from_epoch_ms(lifetime.expires_at_ms),
             ),
             headers=judgement.headers,
             remove_headers=demand.credential_headers,

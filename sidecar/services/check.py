@@ -32,6 +32,7 @@ from sidecar.services.ports import (
     Clock,
     DecisionLog,
     Directory,
+    HoldLifetime,
     HoldTokens,
     PlaceOutcome,
     PlaceStatus,
@@ -43,6 +44,7 @@ from sidecar.services.stale_numbers import StaleNumbers
 from sidecar.services.token_ports import JwtVerifier, KeysAway
 
 ReadFacts = Callable[[AccessRequest], RequestFacts]
+_PLACED = telemetry.HOLDS.labels("placed")
 _REPLANS_MAX = 2
 """A stale copy and a window's edge may each ask for one more plan; more means trouble."""
 
@@ -286,17 +288,17 @@ class CheckService:
             headers = judgement.headers if judgement.denial is None else {}
             judgement = Judgement(denial=None, headers=headers)
         elif outcome.status is PlaceStatus.PLACED:
-            telemetry.HOLDS.labels("placed").inc()
+            _PLACED.inc()
             if judgement.denial is not None:
                 # A condition over the numbers refuses what the script let through.
                 await self._releases.release(customer_id, demand.hold.terms.hold_id)
-        terms = replace(
-            demand.hold.terms,
-            decided_at_ms=outcome.instant_ms,
-            expires_at_ms=outcome.expires_at_ms,
-        )
         return self._answers.answer(
-            demand, judgement, terms=terms, numbers=numbers, outcome=outcome
+            demand,
+            judgement,
+            terms=demand.hold.terms,
+            lifetime=HoldLifetime(outcome.instant_ms, outcome.expires_at_ms),
+            numbers=numbers,
+            outcome=outcome,
         )
 
     def _decide_without_store(self, demand: Demand) -> Decision:
@@ -324,10 +326,10 @@ class CheckService:
         if wish is OnStoreFailure.DENY or unknown:
             return self._answers.refuse_store(demand.context)
         now_ms = to_epoch_ms(self._clock.now())
-        terms = replace(
-            demand.hold.terms,
-            bound=Bound.STORE_FAILURE,
-            decided_at_ms=now_ms,
-            expires_at_ms=now_ms + self._hold_ttl_ms,
+        return self._answers.answer(
+            demand,
+            judgement,
+            terms=replace(demand.hold.terms, bound=Bound.STORE_FAILURE),
+            lifetime=HoldLifetime(now_ms, now_ms + self._hold_ttl_ms),
+            numbers=numbers,
         )
-        return self._answers.answer(demand, judgement, terms=terms, numbers=numbers)

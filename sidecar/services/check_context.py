@@ -64,7 +64,7 @@ def place_demand(
         policy_version=context.policy.version,
         noted=plan.noted,
         bound=plan.bound,
-        quota_lines=tuple(take.line for take in plan.counters),
+        quota_lines=plan.quota_lines,
         request_id=request.request_id,
     )
     return PlaceHold(

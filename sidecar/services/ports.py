@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
@@ -64,11 +64,18 @@ class Worded(Protocol):
 Word = Callable[[Deny], Worded]
 
 
+class HoldLifetime(NamedTuple):
+    """From when until when a hold is open if nobody hears of it, in epoch milliseconds."""
+
+    decided_at_ms: int
+    expires_at_ms: int
+
+
 class HoldTokens(Protocol):
     """Signs hold terms into a token and reads them back."""
 
-    def sign(self, terms: HoldTerms) -> str:
-        """A text token, safe in a header or metadata string."""
+    def sign(self, terms: HoldTerms, lifetime: "HoldLifetime | None" = None) -> str:
+        """A text token, safe in a header or metadata; a lifetime goes before the terms' own."""
 
     def read(self, token: str) -> HoldTerms:
         """

@@ -4,6 +4,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sidecar.domain.counters import CounterKind
 from sidecar.domain.errors import ConfigError, InvalidInput
@@ -17,6 +18,8 @@ PUSH_CHANNEL = "sc:push"
 SHARDS_MAX = 1_024
 TOTAL_PREFIX = "t:"
 _NAME_BYTES_MAX = 512
+_CUSTOMERS_MAX = 4_096
+"""Whose keys are remembered: some 700 bytes each."""
 _COUNTER_FIELD = re.compile(
     f"(?:[{CounterKind.WINDOW.value}{CounterKind.ROLLING.value}]:.*:-?[0-9]+"
     f"|[{CounterKind.RATE.value}{CounterKind.IN_FLIGHT.value}]:.*)",
@@ -69,7 +72,7 @@ class Keyspace:
 
     def done(self, shard: int, hold_id: str) -> str:
         """Hash that remembers how the ids of one 10-minute bucket ended."""
-        return f"{_tag(shard)}:done:{dedupe_bucket(check_hold_id(hold_id))}"
+        return f"{_done(shard)}{dedupe_bucket(check_hold_id(hold_id))}"
 
     def windows(self, shard: int) -> str:
         """Sorted set: customer and counter by the instant at which the sweep looks at it."""
@@ -89,17 +92,8 @@ class Keyspace:
 
         Customer, shard, done, expiry, open, usage, windows, touched.
         """
-        shard = self.shard_of(customer_id)
-        return (
-            self.customer(customer_id),
-            self.shard(shard),
-            self.done(shard, hold_id),
-            self.expiry(shard),
-            self.open(shard),
-            self.usage(shard),
-            self.windows(shard),
-            self.touched(shard),
-        )
+        own, shard, done, *others = _keys_around(self, customer_id)
+        return (own, shard, f"{done}{dedupe_bucket(check_hold_id(hold_id))}", *others)
 
     def customer_keys(self, customer_id: str) -> Sequence[str]:
         """KEYS of every script about one customer: customer, shard, usage, windows."""
@@ -144,6 +138,26 @@ def check_line(text: str, field: str) -> str:
     if "\n" in text or len(text) > _NAME_BYTES_MAX:
         raise InvalidInput(f"{field} has a line break or is too long", field=field)
     return text
+
+
+@lru_cache(maxsize=_CUSTOMERS_MAX)
+def _keys_around(keyspace: Keyspace, customer_id: str) -> tuple[str, ...]:
+    """The keys of a customer's holds, of which one goes on with a hold's bucket."""
+    shard = keyspace.shard_of(customer_id)
+    return (
+        keyspace.customer(customer_id),
+        keyspace.shard(shard),
+        _done(shard),
+        keyspace.expiry(shard),
+        keyspace.open(shard),
+        keyspace.usage(shard),
+        keyspace.windows(shard),
+        keyspace.touched(shard),
+    )
+
+
+def _done(shard: int) -> str:
+    return f"{_tag(shard)}:done:"
 
 
 def _tag(shard: int) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from sidecar.domain.counters import (
     COUNTERS_MAX,
@@ -14,6 +15,7 @@ from sidecar.domain.counters import (
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.periods import to_epoch_ms
+from sidecar.domain.remembering import Remembered
 from sidecar.domain.standing import Standing
 from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
 from sidecar.domain.usage import check_quantity
@@ -24,6 +26,8 @@ from sidecar.services.ports import PlaceHold, PlaceOutcome, PlaceStatus
 
 _WITH_NUMBERS = frozenset({PlaceStatus.PLACED, PlaceStatus.REPEATED, PlaceStatus.DENIED})
 _REPLY_HEAD = 11
+_DEMANDS_MAX = 1_024
+"""Of plans; each keeps its counters and parts."""
 PARTS_MAX = 64
 """Meters that one request is priced by."""
 
@@ -52,8 +56,47 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
         int(hold.probe),
         who_pays(prepaid=hold.prepaid, owes=hold.owes),
         terms_to_payload(terms),
-        len(hold.invoices),
+        *_known_demands(hold, amount),
     ]
+    return arguments
+
+
+@dataclass(frozen=True, slots=True)
+class _Demands:
+    """What plans that are remembered ask again and again, as arguments."""
+
+    invoices: tuple[InvoiceDemand, ...]
+    counters: tuple[CounterTake, ...]
+    parts: Mapping[str, int]
+    amount: int
+    arguments: tuple[Argument, ...]
+
+    def are_of(self, hold: PlaceHold, amount: int) -> bool:
+        """Whether they are these very objects, none of which ever changes."""
+        return (
+            self.parts is hold.parts
+            and self.counters is hold.counters
+            and self.invoices is hold.invoices
+            and self.amount == amount
+        )
+
+
+_demands: Remembered[_Demands] = Remembered(_DEMANDS_MAX)
+
+
+def _known_demands(hold: PlaceHold, amount: int) -> tuple[Argument, ...]:
+    # What is remembered holds its parts, so that their id is nobody else's meanwhile.
+    known = _demands.get(id(hold.parts))
+    if known is None or not known.are_of(hold, amount):
+        found = tuple(_demanded(hold, amount))
+        known = _Demands(hold.invoices, hold.counters, hold.parts, amount, found)
+        _demands.put(id(hold.parts), known)
+    return known.arguments
+
+
+def _demanded(hold: PlaceHold, amount: int) -> list[Argument]:
+    """Invoices, parts and counters, each behind their number."""
+    arguments: list[Argument] = [len(hold.invoices)]
     for demand in hold.invoices:
         arguments += _demand_arguments(demand)
     arguments += part_arguments(hold.parts, amount)

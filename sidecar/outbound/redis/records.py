@@ -31,6 +31,29 @@ def terms_to_payload(terms: HoldTerms) -> bytes:
     Raises:
         InvalidInput: If a text is not UTF-8 or a number leaves 64 bits.
     """
+    return terms_at(terms, terms.decided_at_ms, terms.expires_at_ms)
+
+
+def terms_at(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int) -> bytes:
+    """
+    The same of terms whose instants the store has decided meanwhile; raises as it does.
+
+    What does not change with them is encoded once: for the store, and then for the token.
+    """
+    if not terms.encoded:
+        object.__setattr__(terms, "encoded", _encode(terms))
+    if not decided_at_ms and not expires_at_ms:
+        return terms.encoded
+    try:
+        instants = token_wire.HoldToken(decided_at_ms=decided_at_ms, expires_at_ms=expires_at_ms)
+        # Fields of a message may stand in any order.
+        return terms.encoded + instants.SerializeToString()
+    except ValueError as error:
+        raise InvalidInput("the hold's instants cannot be encoded") from error
+
+
+def _encode(terms: HoldTerms) -> bytes:
+    """Everything but the instants."""
     try:
         message = token_wire.HoldToken(
             version=RECORD_VERSION,
@@ -40,8 +63,6 @@ def terms_to_payload(terms: HoldTerms) -> bytes:
             amount_nano=terms.amount_nano,
             currency=terms.currency,
             price_version=terms.price_version,
-            decided_at_ms=terms.decided_at_ms,
-            expires_at_ms=terms.expires_at_ms,
             team_id=terms.team_id,
             user_id=terms.user_id,
             credential_id=terms.credential_id,
