@@ -7,7 +7,6 @@ stand for another. The newest key signs; all of them verify, which is how keys r
 
 import base64
 import binascii
-import hashlib
 import hmac
 from collections.abc import Sequence
 
@@ -61,7 +60,7 @@ class KeyedDigests:
 
     def request_digest(self, *facts: bytes) -> bytes:
         """16 bytes over the facts; lengths are hashed too, so that no two lists collide."""
-        text = b"".join(len(fact).to_bytes(4, "big") + fact for fact in facts)
+        text = b"".join([len(fact).to_bytes(4, "big") + fact for fact in facts])
         return hmac.digest(self._request_key, text, "sha256")[:DIGEST_BYTES]
 
     def credential_hashes(self, secret: str) -> tuple[str, ...]:
@@ -72,8 +71,7 @@ class KeyedDigests:
         nothing to guess that a slow hash would protect.
         """
         return tuple(
-            hmac.new(key, secret.encode(), hashlib.sha256).hexdigest()
-            for key in self._credential_keys
+            hmac.digest(key, secret.encode(), "sha256").hex() for key in self._credential_keys
         )
 
 

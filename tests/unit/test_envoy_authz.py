@@ -12,6 +12,7 @@ out check may have placed a hold.
 
 import asyncio
 import json
+from datetime import UTC, datetime
 
 import pytest
 from fixtures.grpc_edges import (
@@ -29,7 +30,7 @@ from fixtures.grpc_edges import (
 )
 from fixtures.http_edges import METER_TOKEN, SCOPED_TOKEN, World
 
-from sidecar.domain.decisions import Allow, Deny, DenyReason
+from sidecar.domain.decisions import Allow, Deny, DenyReason, PlacedHold
 from sidecar.domain.errors import InvariantViolated
 from sidecar.inbound.envoy.authz_answer import clean_header_value, encode_allow, encode_deny
 from sidecar.inbound.envoy.authz_request import CheckLimits
@@ -155,6 +156,42 @@ def test_an_allow_with_nothing_to_say_is_still_no_empty_message():
     answer = answer_of(raw)
     assert answer.HasField("ok_response")
     assert raw != b""
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_an_allow_in_parts_reads_as_one_message(number):
+    """Parts are remembered: what another answer had is not in this one."""
+    hold = PlacedHold(
+        hold_id=f"{number:040x}",
+        token=f"token-{number}",
+        amount_nano=5,
+        currency="USD",
+        expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    allow = Allow(
+        decision_id=f"dec_{number}",
+        customer_id="cus_1",
+        policy_version="v1",
+        hold=None if number == 3 else hold,
+        headers={"x-plan": "pro", "x-left": str(number)},
+        remove_headers=("authorization",),
+    )
+    answer = answer_of(encode_allow(allow, ("x-sidecar-customer",)))
+    assert answer.status.code == GrpcStatus.OK
+    assert list(answer.ok_response.headers_to_remove) == ["authorization", "x-sidecar-customer"]
+    added = answer.ok_response.response_headers_to_add
+    assert headers_of(added) == {"x-plan": "pro", "x-left": str(number)}
+    fields = answer.dynamic_metadata.fields
+    assert {name: fields[name].string_value for name in fields} == {
+        "sidecar_customer_id": "cus_1",
+        "sidecar_policy": "v1",
+        "sidecar_decision_id": f"dec_{number}",
+        **(
+            {}
+            if number == 3
+            else {"sidecar_hold_id": f"{number:040x}", "sidecar_token": f"token-{number}"}
+        ),
+    }
 
 
 @pytest.mark.parametrize("status", [200, 302, 403, 599])

@@ -6,7 +6,7 @@ Envoy may be set to let the request pass.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -185,28 +185,32 @@ def _problem(
 
 def _read_headers(http: wire.AttributeContext.HttpRequest, limits: CheckLimits) -> _Headers:
     """Read either form: Envoy fills `headers`, or `header_map` if told to send raw headers."""
-    rows: Iterable[core.Header] = http.header_map.headers or http.headers
+    rows: Sequence[core.Header] = http.header_map.headers or http.headers
     raw: dict[str, tuple[bytes, ...]] = {}
     forged: dict[str, None] = {}
     size = 0
     partial = False
-    for count, row in enumerate(rows, start=1):
+    if len(rows) > limits.headers_max:
+        return _too_many(limits)
+    for row in rows:
         key, value = row.key, row.raw_value or row.value
         size += len(key) + len(value)
-        if count > limits.headers_max or size > limits.header_bytes_max:
-            problem = (
-                f"more than {limits.headers_max} headers or {limits.header_bytes_max} bytes of them"
-            )
-            # The id that Envoy gave the request stays out of the hold id then; nothing is held.
-            return _Headers(raw={}, forged=(), partial=False, problem=problem)
         kind, name = _name(key)
-        if kind is _Kind.PLAIN:
+        if kind is _PLAIN:
             raw[name] = (*raw[name], value) if name in raw else (value,)
         elif kind is _Kind.PARTIAL:
             partial = partial or value.strip().lower() != b"false"
         elif kind is _Kind.OWN:
             forged[name] = None
+    if size > limits.header_bytes_max:
+        return _too_many(limits)
     return _Headers(raw=raw, forged=tuple(forged), partial=partial)
+
+
+def _too_many(limits: CheckLimits) -> _Headers:
+    """The id that Envoy gave the request stays out of the hold id then; nothing is held."""
+    problem = f"more than {limits.headers_max} headers or {limits.header_bytes_max} bytes of them"
+    return _Headers(raw={}, forged=(), partial=False, problem=problem)
 
 
 class _Kind(Enum):
@@ -214,6 +218,10 @@ class _Kind(Enum):
     PSEUDO = 1
     PARTIAL = 2
     OWN = 3
+
+
+_PLAIN: Final = _Kind.PLAIN
+"""Looked up once: each header of each request is compared to it."""
 
 
 @lru_cache(maxsize=_NAMES_MAX)

@@ -41,6 +41,28 @@ class OwnedTasks:
             raise GrpcError(GrpcStatus.RESOURCE_EXHAUSTED, "too many calls in progress")
         return self._own(work)
 
+    @staticmethod
+    async def wait(task: asyncio.Task[Any], seconds: float) -> None:
+        """
+        Wait until a task has ended or the time is up, whichever comes first.
+
+        As `asyncio.wait` of one task, without its sets: a check spends a tenth of its time there.
+        """
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+
+        def wake(_task: asyncio.Task[Any] | None = None) -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        timer = loop.call_later(seconds, wake)
+        task.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            task.remove_done_callback(wake)
+
     def leave(self, work: Coroutine[Any, Any, object]) -> None:
         """
         Begin work that nobody awaits: the end of something that `start` began.
