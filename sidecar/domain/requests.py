@@ -11,6 +11,8 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.identity import VerifiedFacts
 
 PATH_BYTES_MAX = 8_192
+_NORMAL = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?", re.ASCII)
+"""Paths that are normal as they are, which most are."""
 _FORBIDDEN = re.compile(r"%(?:2f|5c|00)|\\|\x00", re.IGNORECASE)
 _ESCAPE = re.compile(r"%([0-9a-fA-F]{2})")
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
@@ -92,6 +94,8 @@ def normalise_path(path: str) -> str:
         raise InvalidInput("the request has no absolute path", field="path")
     if len(path) > PATH_BYTES_MAX:
         raise InvalidInput(f"the path is longer than {PATH_BYTES_MAX} bytes", field="path")
+    if _NORMAL.fullmatch(path):
+        return path
     bare = re.split(r"[?#]", path, maxsplit=1)[0]
     if _FORBIDDEN.search(bare):
         raise InvalidInput("the path holds an encoded slash, a backslash or a NUL", field="path")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from sidecar.domain.decisions import Deny, DenyReason
 from sidecar.domain.holds import make_hold_id
@@ -254,6 +254,10 @@ class _HeaderTexts(Mapping[str, tuple[str, ...]]):
         if texts is None:
             texts = self._texts[name] = tuple(map(_lenient, self._raw[name]))
         return texts
+
+    def get(self, name: str, default: Any = None) -> Any:
+        # The mixin's own raises and catches an error for each header that is not there.
+        return self[name] if name in self._raw else default
 
     def __contains__(self, name: object) -> bool:
         return name in self._raw
