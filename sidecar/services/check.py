@@ -100,7 +100,7 @@ class CheckService:
         self._tries = CheckTries()
         self._answers = Answers(tokens, clock, decision_log)
         self._stale = StaleNumbers()
-        self._outlines = Outlines(policies.current())
+        self._outlines: Outlines | None = None
 
     async def check(self, request: AccessRequest) -> Decision:
         """
@@ -239,10 +239,11 @@ class CheckService:
         return await self._decide(demand, outcome)
 
     def _outlines_of(self, policy: Policy) -> Outlines:
-        """Those of the newest policy are remembered, whichever is asked for last."""
-        if self._outlines.policy is not policy:
-            self._outlines = Outlines(policy)
-        return self._outlines
+        """Those of the policy that was asked for last are remembered."""
+        outlines = self._outlines
+        if outlines is None or outlines.policy is not policy:
+            outlines = self._outlines = Outlines(policy)
+        return outlines
 
     async def _decide(self, demand: Demand, outcome: PlaceOutcome) -> Decision | _Replan:
         match outcome.status:
