@@ -29,6 +29,8 @@ CAPTURES = FOLDER.parent / "data" / "envoy" / "captures"
 LINE_BYTES_MAX = 4 * 1024 * 1024
 START_SECONDS = 60.0
 POLL_SECONDS = 0.01
+MEMORY_TARGET = "120 MB (114 MiB)"
+"""Of a gateway, with 100,000 customers known."""
 ACCOUNTS_AT_A_TIME = 100
 CREDIT_NANO = 10**18
 TICKS = os.sysconf("SC_CLK_TCK")
