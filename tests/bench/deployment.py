@@ -39,7 +39,7 @@ GATEWAY_TOKEN = "gateway-token-of-the-bench"
 METADATA = {"x-sidecar-token": GATEWAY_TOKEN, "x-sidecar-gateway": "gateway-1"}
 # What the process does beside the checks: set-up, rate cards, its heartbeat, decisions it keeps.
 BACKGROUND = re.compile(
-    r"PING|SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
+    r"PING|SCRIPT |HSETNX sc:meta|H(GET|EXISTS) sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
 )
 _MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"(?: "([^"]*)")?')
 
@@ -241,28 +241,18 @@ async def running_gateway(
         shards: Fixed in this Redis.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"keys": "k1:key-of-the-bench", "gateway-token": GATEWAY_TOKEN}.items():
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_text(text + "\n")
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("SIDECAR_")} | {
-        "SIDECAR_ROLES": "gateway",
+    environment = _environment(folder) | {
         "SIDECAR_REDIS_URL": redis_url,
         "SIDECAR_SHARDS": str(shards),
-        "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
-        "SIDECAR_GRPC_FAST_LISTEN": "off",
         "SIDECAR_HTTP_LISTEN": http,
-        "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
-        "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),
-        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder / "gateway-token"),
-        "SIDECAR_LOG_LEVEL": "error",
         listen_setting: address,
+        **(settings or {}),
     }
     redis = Redis(redis_url)
     secrets = await _open_accounts(
         redis, shards, KeyRing(read_key_file(folder / "keys")), customers
     )
-    environment |= settings or {}
     began = time.perf_counter()
     process = await Process.start(
         *(sys.executable, *python_options, "-m", "sidecar", "serve"),
@@ -293,6 +283,23 @@ async def running_gateway(
     finally:
         await process.stop()
         await redis.connection.aclose()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Of a gateway whose secrets are in this folder, which is written."""
+    for name, text in {"keys": "k1:key-of-the-bench", "gateway-token": GATEWAY_TOKEN}.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text + "\n")
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("SIDECAR_")}
+    return inherited | {
+        "SIDECAR_ROLES": "gateway",
+        "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
+        "SIDECAR_GRPC_FAST_LISTEN": "off",
+        "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
+        "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),
+        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder / "gateway-token"),
+        "SIDECAR_LOG_LEVEL": "error",
+    }
 
 
 def secret_of(customer: Customer) -> str:
