@@ -7,7 +7,7 @@ SOURCES := sidecar tests proto
 FUZZ_SECONDS ?= 300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-large chaos soak fuzz lock clean
+.PHONY: help setup demo serve test unit integration e2e check lint fmt types imports policy bench bench-envoy bench-large chaos soak fuzz lock clean
 
 help:  ## Say what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */|/' | awk -F'|' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -61,8 +61,11 @@ policy: $(STAMP)  ## Check the example policy as an operator would, and the case
 	$(BIN)/sidecar rules test config/policy
 	@$(BIN)/sidecar rules conformance tests/data/moesif/governance_cases.json | tail -n 1
 
-bench: $(STAMP)  ## Measure checks, usage intake, settlement and policies on this machine
-	$(BIN)/python -m pytest tests/bench -q -s -m "not large" --timeout 600 -p no:xdist $(ARGS)
+bench: $(STAMP)  ## Measure checks, usage intake, settlement, policies, growth and start on this machine
+	$(BIN)/python -m pytest tests/bench -q -s -m "not large and not envoy" --timeout 600 -p no:xdist $(ARGS)
+
+bench-envoy: $(STAMP)  ## Measure requests through a real Envoy, with and without Sidecar
+	$(BIN)/python -m pytest tests/bench -q -s -m envoy --timeout 600 -p no:xdist $(ARGS)
 
 bench-large: $(STAMP)  ## Measure settling into tables of 5 million events
 	$(BIN)/python -m pytest tests/bench -q -s -m large --timeout 3600 -p no:xdist $(ARGS)

@@ -19,6 +19,12 @@ from sidecar.outbound.postgres.migrating import migrate
 _numbers = itertools.count(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "envoy: goes through a real Envoy; run by `make bench-envoy`"
+    )
+
+
 @pytest.fixture(scope="session")
 def bench_folder() -> Iterator[Path]:
     # Not pytest's own folder, which is kept: millions of rows must not outlive the run.

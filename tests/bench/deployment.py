@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,12 +21,17 @@ from sidecar.outbound.embedded import read_key_file
 from sidecar.outbound.keyed_hashes import KeyedDigests, KeyRing
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
+from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.control_ports import Credential, Customer, Grant
 
 FOLDER = Path(__file__).parent
 CAPTURES = FOLDER.parent / "data" / "envoy" / "captures"
 LINE_BYTES_MAX = 4 * 1024 * 1024
 START_SECONDS = 60.0
+POLL_SECONDS = 0.01
+MEMORY_TARGET = "120 MB (114 MiB)"
+"""Of a gateway, with 100,000 customers known."""
+ACCOUNTS_AT_A_TIME = 100
 CREDIT_NANO = 10**18
 TICKS = os.sysconf("SC_CLK_TCK")
 SHARDS = 64
@@ -33,7 +39,7 @@ GATEWAY_TOKEN = "gateway-token-of-the-bench"
 METADATA = {"x-sidecar-token": GATEWAY_TOKEN, "x-sidecar-gateway": "gateway-1"}
 # What the process does beside the checks: set-up, rate cards, its heartbeat, decisions it keeps.
 BACKGROUND = re.compile(
-    r"PING|SCRIPT |HSETNX sc:meta|HGET sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
+    r"PING|SCRIPT |HSETNX sc:meta|H(GET|EXISTS) sc:meta|SET sc:card:|XADD sc:\{s\d+\}:decisions"
 )
 _MONITORED = re.compile(rb'\+[\d.]+ \[\d+ (\S+)\] "([^"]*)"(?: "([^"]*)")?')
 
@@ -42,6 +48,12 @@ def processor_seconds(pid: int) -> float:
     """What all threads of a process have used of the processors, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def resident_mib(pid: int) -> float:
+    """Memory of a process that is in RAM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1_024
 
 
 class Redis:
@@ -64,6 +76,14 @@ class Redis:
         stats = await self.info("commandstats")
         found = re.match(r"calls=(\d+)", stats.get(f"cmdstat_{name}", ""))
         return int(found[1]) if found else 0
+
+    async def usage_records(self) -> int:
+        """Records on all streams of usage, the customers' grants among them."""
+        keyspace = Keyspace(SHARDS)
+        lengths = await self.connection.commands(
+            [("XLEN", keyspace.usage(shard)) for shard in range(SHARDS)]
+        )
+        return sum(int(length) for length in lengths)
 
     async def commands_during(self, work: Awaitable[Any]) -> list[str]:
         """
@@ -165,7 +185,27 @@ class Gateway:
     client: Worker
     redis: Redis
     log: Path
+    address: str
+    """Of the listener that is measured."""
     http: str
+    environment: dict[str, str]
+    ready_seconds: float
+    """From its begin until /readyz answered 200."""
+    ready_cpu_seconds: float
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{self.http}/metrics") as response,
+        ):
+            lines = (await response.text()).splitlines()
+        wanted = [f'{label}="{value}"' for label, value in labels.items()]
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith((f"{name}{{", f"{name} ")) and all(part in line for part in wanted)
+        )
 
     async def load(self, **order: Any) -> dict[str, float]:
         """One run: the client's numbers, and the processor time of the gateway and of Redis."""
@@ -201,34 +241,27 @@ async def running_gateway(
         shards: Fixed in this Redis.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in {"keys": "k1:key-of-the-bench", "gateway-token": GATEWAY_TOKEN}.items():
-        (folder / name).touch(mode=0o600)
-        (folder / name).write_text(text + "\n")
     address, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    environment = {name: v for name, v in os.environ.items() if not name.startswith("SIDECAR_")} | {
-        "SIDECAR_ROLES": "gateway",
+    environment = _environment(folder) | {
         "SIDECAR_REDIS_URL": redis_url,
         "SIDECAR_SHARDS": str(shards),
-        "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
-        "SIDECAR_GRPC_FAST_LISTEN": "off",
         "SIDECAR_HTTP_LISTEN": http,
-        "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
-        "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),
-        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder / "gateway-token"),
-        "SIDECAR_LOG_LEVEL": "error",
         listen_setting: address,
+        **(settings or {}),
     }
     redis = Redis(redis_url)
     secrets = await _open_accounts(
         redis, shards, KeyRing(read_key_file(folder / "keys")), customers
     )
+    began = time.perf_counter()
     process = await Process.start(
         *(sys.executable, *python_options, "-m", "sidecar", "serve"),
         log=folder / "gateway.log",
-        env=environment | (settings or {}),
+        env=environment,
     )
     try:
         await _until_ready(process, http)
+        ready, used = time.perf_counter() - began, processor_seconds(process.pid)
         order = {
             "address": address,
             "captures": str(CAPTURES),
@@ -236,10 +269,62 @@ async def running_gateway(
             "metadata": METADATA,
         }
         async with Worker.run("load_client.py", order) as client:
-            yield Gateway(process=process, client=client, redis=redis, log=process.log, http=http)
+            yield Gateway(
+                process=process,
+                client=client,
+                redis=redis,
+                log=process.log,
+                address=address,
+                http=http,
+                environment=environment,
+                ready_seconds=ready,
+                ready_cpu_seconds=used,
+            )
     finally:
         await process.stop()
         await redis.connection.aclose()
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """Of a gateway whose secrets are in this folder, which is written."""
+    for name, text in {"keys": "k1:key-of-the-bench", "gateway-token": GATEWAY_TOKEN}.items():
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_text(text + "\n")
+    inherited = {name: v for name, v in os.environ.items() if not name.startswith("SIDECAR_")}
+    return inherited | {
+        "SIDECAR_ROLES": "gateway",
+        "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
+        "SIDECAR_GRPC_FAST_LISTEN": "off",
+        "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
+        "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),
+        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder / "gateway-token"),
+        "SIDECAR_LOG_LEVEL": "error",
+    }
+
+
+def secret_of(customer: Customer) -> str:
+    return f"sk_{customer.customer_id}_of_the_bench"
+
+
+def asked_over_http(secret: str) -> dict[str, Any]:
+    """What /v1/check is posted for a priced request with this key."""
+    return {
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "host": "api.example.com",
+        "headers": {"authorization": f"Bearer {secret}", "content-type": "application/json"},
+        "body": json.dumps({"model": "gpt-4o-mini", "max_tokens": 50, "messages": []}),
+    }
+
+
+async def checked_over_http(address: str, asked: dict[str, Any]) -> dict[str, Any]:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(f"http://{address}/v1/check", json=asked) as response,
+    ):
+        answer = await response.json()
+        assert isinstance(answer, dict)
+        return answer
 
 
 async def _open_accounts(
@@ -248,16 +333,15 @@ async def _open_accounts(
     keyspace = await fix_shards(redis.connection, shards)
     await open_shards(redis.connection, keyspace)
     accounts, digests = RedisLiveAccounts(redis.connection, keyspace), KeyedDigests(ring)
-    secrets = []
-    for customer in customers:
+
+    async def open_account(customer: Customer) -> None:
         name = customer.customer_id
-        secret = f"sk_{name}_of_the_bench"
         await accounts.put_customer(customer)
         await accounts.put_credential(
             Credential(
                 credential_id=f"crd_{name}",
                 customer_id=name,
-                secret_hash=digests.credential_hashes(secret)[0],
+                secret_hash=digests.credential_hashes(secret_of(customer))[0],
             )
         )
         await accounts.apply_grant(
@@ -268,8 +352,11 @@ async def _open_accounts(
                 currency=customer.currency,
             )
         )
-        secrets.append(secret)
-    return secrets
+
+    for first in range(0, len(customers), ACCOUNTS_AT_A_TIME):
+        some = customers[first : first + ACCOUNTS_AT_A_TIME]
+        await asyncio.gather(*map(open_account, some))
+    return [secret_of(customer) for customer in customers]
 
 
 async def _until_ready(process: Process, http: str) -> None:
@@ -284,4 +371,4 @@ async def _until_ready(process: Process, http: str) -> None:
                         return
             except aiohttp.ClientError:
                 pass
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(POLL_SECONDS)

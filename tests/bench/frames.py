@@ -8,6 +8,7 @@ import asyncio
 import struct
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hpack import Encoder
@@ -79,7 +80,8 @@ class Connection:
 
     async def close(self) -> None:
         self._writer.close()
-        await self._writer.wait_closed()
+        with suppress(ConnectionError):  # The server may have hung up first.
+            await self._writer.wait_closed()
 
     async def send(self, sending: Sequence[bytes], at_a_time: int) -> Answered:
         """Send calls that were made for the numbers from `calls` on, some under way at a time."""

@@ -25,6 +25,8 @@ EXPORT_TIMEOUT = "10S"
 CONNECTIONS = 2
 """As an Envoy of two workers has."""
 ATTEMPTS_MAX = 20
+IDLE_SECONDS = 15.0
+"""After it connections are opened anew: nobody answers a server's pings between two orders."""
 
 
 class Client:
@@ -38,6 +40,7 @@ class Client:
         self._tokens: list[str] = []
         self._stream = 0
         self._connections: list[Connection] = []
+        self._used = time.monotonic()
 
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
         match order["do"]:
@@ -62,6 +65,7 @@ class Client:
     async def close(self) -> None:
         for connection in self._connections:
             await connection.close()
+        self._connections = []
 
     def _checks(self, capture: str, count: int) -> list[bytes]:
         """The captured check with a credential of ours; each is another request of its second."""
@@ -128,6 +132,8 @@ class Client:
         accept: Callable[[bytes], bool],
     ) -> dict[str, Any]:
         """Send everything, `concurrency` at a time; times are of all that were answered."""
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            await self.close()
         used = min(CONNECTIONS, concurrency)
         while len(self._connections) < used:
             host, _, port = self._address.rpartition(":")
@@ -143,6 +149,7 @@ class Client:
             *(connection.send(sending, concurrency // used) for connection, sending in work)
         )
         took, cpu = time.perf_counter() - started, time.process_time() - cpu
+        self._used = time.monotonic()
         times = sorted(one for answered in found for one in answered.seconds)
         failed = {
             "denied": sum(not accept(raw) for answered in found for raw in answered.messages),

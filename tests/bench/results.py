@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+RATE_WHOLE = 10
+"""From here on a rate is shown without decimals."""
 RESULTS = Path(__file__).resolve().parents[2] / "build" / "bench-results.json"
 
 
@@ -23,7 +25,8 @@ class Row:
     Medians over the runs of one measurement.
 
     `low` and `high` are the slowest and fastest run's rate. Processor time is in microseconds
-    for each check or event: of the measured process, and of Redis.
+    for each check or event: of the measured process, of Redis, and of Envoy. Resident memory is
+    that of the measured process at the end.
     """
 
     what: str
@@ -34,6 +37,8 @@ class Row:
     high: float
     cpu_us: float
     redis_us: float | None = None
+    envoy_us: float | None = None
+    resident_mib: float | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
     note: str = ""
@@ -64,26 +69,19 @@ class Results:
         console.print()
         for name, value in self.machine.items():
             console.print(f"{name}: {value}", highlight=False)
+        shown = [
+            (heading, write)
+            for heading, is_measured, write in _NUMBERS
+            if any(is_measured(row) for row in self.rows)
+        ]
         table = Table(title="Medians")
         table.add_column("what")
         table.add_column("setting")
-        for heading in ("per second", "(low-high)", "p50 ms", "p99 ms", "CPU us", "Redis us"):
+        for heading, _ in shown:
             table.add_column(heading, justify="right")
-        table.add_column("runs", justify="right")
         table.add_column("note")
         for row in self.rows:
-            table.add_row(
-                row.what,
-                row.setting,
-                f"{row.per_second:,.0f}",
-                f"{row.low:,.0f}-{row.high:,.0f}",
-                _number(row.p50_ms, 2),
-                _number(row.p99_ms, 2),
-                _number(row.cpu_us, 0),
-                _number(row.redis_us, 0),
-                str(row.runs),
-                row.note,
-            )
+            table.add_row(row.what, row.setting, *(write(row) for _, write in shown), row.note)
         console.print(table)
         for name, text in self.texts.items():
             console.print(f"\n{name}\n{text}", highlight=False, markup=False)
@@ -91,6 +89,28 @@ class Results:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:,.{digits}f}"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= RATE_WHOLE else f"{value:.2f}"
+
+
+def _always(_: Row) -> bool:
+    return True
+
+
+_NUMBERS: list[tuple[str, Callable[[Row], bool], Callable[[Row], str]]] = [
+    ("per second", _always, lambda row: _rate(row.per_second)),
+    ("(low-high)", _always, lambda row: f"{_rate(row.low)}-{_rate(row.high)}"),
+    ("p50 ms", _always, lambda row: _number(row.p50_ms, 2)),
+    ("p99 ms", _always, lambda row: _number(row.p99_ms, 2)),
+    ("CPU us", _always, lambda row: _number(row.cpu_us, 0)),
+    ("Redis us", _always, lambda row: _number(row.redis_us, 0)),
+    ("Envoy us", lambda row: row.envoy_us is not None, lambda row: _number(row.envoy_us, 0)),
+    ("MiB", lambda row: row.resident_mib is not None, lambda row: _number(row.resident_mib, 0)),
+    ("runs", _always, lambda row: str(row.runs)),
+]
+"""Columns of the table: heading, of which rows it is shown, and what stands in it."""
 
 
 def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:

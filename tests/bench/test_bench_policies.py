@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+from bench.many_rules import MIXES, plan_of, rules_text
 from bench.results import Results, Row
 
 from sidecar.domain.customers import CustomerFacts
@@ -55,21 +56,6 @@ LARGE = """
       headers: {{x-denied-by: '{{{{rule.name}}}}'}}
       body: {{error: not_allowed, detail: 'version {n} is not for {{{{customer.plan|your plan}}}}'}}
 """
-MIXES: dict[str, Callable[[int], str]] = {
-    "each on a route of its own": lambda n: f"match: {{routes: ['^/ai/model-{n}/']}}",
-    "one route, a plan each": lambda n: (
-        f"match: {{routes: ['^/ai/']}}, customers: {{plans: [p{n}]}}"
-    ),
-    "one route, a customer each": lambda n: (
-        f"match: {{routes: ['^/ai/']}}, customers: {{ids: [cus_{n}]}}"
-    ),
-    "one route, a label each": lambda n: (
-        f"match: {{routes: ['^/ai/']}}, customers: {{labels: {{group: g{n}}}}}"
-    ),
-    "rate limits, one route, a label each": lambda n: (
-        f"match: {{routes: ['^/ai/']}}, customers: {{labels: {{group: g{n}}}}}"
-    ),
-}
 
 
 async def test_a_policy_of_ten_thousand_rules_loads_beside_the_loop(
@@ -136,15 +122,8 @@ async def test_a_thousand_rules_cost_a_check_little_more_than_ten(
 
 
 def _policy(mix: str, count: int) -> str:
-    plans = ", ".join(PLAN % f"p{number}" for number in range(count))
-    template = "template: headers, warn: {headers: {x-rule: '{{rule.name}}'}}"
-    if mix.startswith("rate limits"):
-        template = "template: rate-limit, limit: 100, per: 1s, each: key"
-    rules = (
-        f"  - {{name: rule-{number}, {template}, {MIXES[mix](number)}}}\n"
-        for number in range(count)
-    )
-    return (BASE % plans) + "".join(rules)
+    plans = ", ".join(PLAN % plan_of(number) for number in range(0, count, 2))
+    return (BASE % plans) + rules_text([mix], count)
 
 
 def _asks(mix: str, count: int) -> Iterator[tuple[AccessRequest, CustomerFacts]]:
@@ -153,7 +132,7 @@ def _asks(mix: str, count: int) -> Iterator[tuple[AccessRequest, CustomerFacts]]
     for number in range(count):
         customer = CustomerFacts(
             customer_id=f"cus_{number}",
-            plan=f"p{number}",
+            plan=plan_of(number),
             currency="USD",
             revision=0,
             labels={"group": f"g{number}", "region": "eu", "tier": "gold"},

@@ -3,10 +3,9 @@
 from pathlib import Path
 
 import pytest
-from bench.deployment import BACKGROUND, SHARDS, Gateway, Redis, running_gateway
+from bench.deployment import BACKGROUND, Gateway, running_gateway
 from bench.results import Results, row_of_loads
 
-from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.scripts import CAPTURE, PLACE
 from sidecar.services.control_ports import Customer
 
@@ -30,14 +29,14 @@ async def test_usage_events_a_second(redis_of_test: str, bench_folder: Path, res
     ) as gateway:
         await _export(gateway, events=400, batch=20, concurrency=1)
         for (batch, concurrency), count in BATCHES.items():
-            before = await _captured(gateway.redis)
+            before = await gateway.redis.usage_records()
             runs = [
                 await _export(gateway, events=count * batch, batch=batch, concurrency=concurrency)
                 for _ in range(RUNS)
             ]
             # Acknowledged is captured: each hold has its record on the stream, once.
             assert all(run["accepted"] == count for run in runs), runs
-            assert await _captured(gateway.redis) - before == RUNS * count * batch
+            assert await gateway.redis.usage_records() - before == RUNS * count * batch
             setting = f"batches of {batch}, {concurrency} at a time"
             results.add(row_of_loads("usage events, OTLP", setting, runs, events_each=batch))
 
@@ -70,12 +69,3 @@ async def _export(
     """Place holds, then measure how their usage is taken."""
     await gateway.client.ask({"do": "hold", "capture": CHECK, "count": events})
     return await gateway.load(do="export", capture=EXPORT, batch=batch, concurrency=concurrency)
-
-
-async def _captured(redis: Redis) -> int:
-    """Records on all streams, the customers' grants among them."""
-    keyspace = Keyspace(SHARDS)
-    lengths = await redis.connection.commands(
-        [("XLEN", keyspace.usage(shard)) for shard in range(SHARDS)]
-    )
-    return sum(int(length) for length in lengths)
