@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.pricing import Billing
 from sidecar.services.claim_settling import REFUSED_CLAIM, Claims, standing_of
 from sidecar.services.control_ports import (
     CLAIM,
@@ -28,12 +27,11 @@ from sidecar.services.control_ports import (
     UsageStream,
 )
 from sidecar.services.ports import Clock, RateCards
+from sidecar.services.reported_meters import ReportedMeters
 from sidecar.services.setting_aside import set_aside
 
 STREAM_START = "0-0"
 REFUSED = "refused"
-UNKNOWN_PRICE_VERSION = "unknown_price_version"
-_CARDS_MAX = 1_000
 _BACKOFF_SECONDS_MAX = 30.0
 
 
@@ -87,7 +85,7 @@ class SettlementWorker:
         """
         self._stream = stream
         self._ledger = ledger
-        self._rate_cards = rate_cards
+        self._reported = ReportedMeters(rate_cards)
         self._clock = clock
         self._owner = owner
         self._shards = tuple(shards)
@@ -99,7 +97,6 @@ class SettlementWorker:
         self._held: dict[int, _Held] = {}
         self._passed: dict[int, list[StreamRecord]] = {}
         self._taken_until: dict[int, datetime] = {}
-        self._cards: dict[str, frozenset[str]] = {}
 
     async def settle_shard(self, shard: int) -> int:
         """
@@ -271,7 +268,7 @@ class SettlementWorker:
     ) -> int:
         """Post a batch; count what it set aside once that is committed."""
         claimed = list(records) if closed else await self._settle_claims(records)
-        prepared, reported_meters = await self._prepare(claimed)
+        prepared, reported_meters = await self._reported.find(claimed)
         aside: list[str] = []
         settled = await self._post(lease, prepared, reported_meters, aside)
         if closed:
@@ -341,53 +338,6 @@ class SettlementWorker:
             settled = await self._ledger.settle(lease, [refused], {})
             aside.append(REFUSED)
             return settled
-
-    async def _prepare(
-        self, records: Sequence[AnyRecord]
-    ) -> tuple[list[AnyRecord], dict[str, frozenset[str]]]:
-        """
-        Find which meters of the batch are reported; what no rate card explains is set aside.
-
-        Only usage that credit did not pay can be reported, so only it needs its rate card.
-        """
-        reported: dict[str, frozenset[str]] = {}
-        prepared: list[AnyRecord] = []
-        for record in records:
-            if (
-                not isinstance(record, StreamRecord)
-                or record.kind == CLAIM
-                or record.prepaid
-                or record.event is None
-            ):
-                prepared.append(record)
-                continue
-            version = record.event.price_version
-            if version not in reported:
-                meters = await self._reported_meters(version)
-                if meters is None:
-                    prepared.append(set_aside(record, UNKNOWN_PRICE_VERSION, version))
-                    continue
-                reported[version] = meters
-            prepared.append(record)
-        return prepared, reported
-
-    async def _reported_meters(self, version: str) -> frozenset[str] | None:
-        known = self._cards.get(version)
-        if known is not None:
-            return known
-        card = await self._rate_cards.read(version)
-        if card is None:
-            return None
-        # What the plan does not price is counted for quotas and people, not for the provider.
-        meters = frozenset(
-            name
-            for name in card.priced_meters()
-            if card.meters[name].reported and card.billing is Billing.POSTPAID
-        )
-        if len(self._cards) >= _CARDS_MAX:
-            self._cards.pop(next(iter(self._cards)))
-        self._cards[version] = meters
-        return meters
 
     def _note_lag(self, records: Sequence[AnyRecord]) -> None:
         newest = max(
