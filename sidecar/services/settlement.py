@@ -46,13 +46,18 @@ class _Held:
     problem: StoreUnavailable | None = None
     """Why the shard could not be told."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of what was settled is left to tell or to trim."""
+        return self.untold is None and self.is_trimmed and self.problem is None
+
 
 class SettlementWorker:
     """
     Settles shards; any number of workers may run, one at a time has a shard.
 
     A lease is kept while the worker runs and given back when `run` ends, so an idle round
-    costs one read of each stream and nothing in the database.
+    costs one question about all streams and nothing in the database.
     """
 
     def __init__(
@@ -97,6 +102,8 @@ class SettlementWorker:
         self._held: dict[int, _Held] = {}
         self._passed: dict[int, list[StreamRecord]] = {}
         self._taken_until: dict[int, datetime] = {}
+        self._is_unsure = False
+        """Whether the last round failed: a question about all shards has one answer or none."""
 
     async def settle_shard(self, shard: int) -> int:
         """
@@ -171,7 +178,8 @@ class SettlementWorker:
         """
         One round over all shards that can be had, each until what was there is settled.
 
-        A shard that fails does not keep the others from being settled.
+        A shard that fails does not keep the others from being settled; nor does one whose node is
+        away keep them from being asked: after a failure each shard is settled without a question.
 
         Returns:
             How many records were new.
@@ -179,6 +187,8 @@ class SettlementWorker:
         Raises:
             SidecarError: The first failure, after all shards had their turn.
         """
+        due = self._shards if self._is_unsure else await self._due()
+        self._is_unsure = True
         gate = asyncio.Semaphore(self._concurrency_max)
 
         async def settle_gated(shard: int) -> int:
@@ -186,12 +196,38 @@ class SettlementWorker:
                 return await self.settle_shard(shard)
 
         results = await asyncio.gather(
-            *(settle_gated(shard) for shard in self._shards), return_exceptions=True
+            *(settle_gated(shard) for shard in due), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        self._is_unsure = False
         return sum(result for result in results if isinstance(result, int))
+
+    async def _due(self) -> Sequence[int]:
+        """
+        Shards with something to do; of those that wait for records alone, the ones that have some.
+
+        Whatever comes after the question is found by the next round's, as it would be by the next
+        read. A lease that was lost unnoticed is no matter: the commit checks its fence.
+        """
+        now = self._clock.now()
+        due, quiet = [], []
+        for shard in self._shards:
+            held = self._held.get(shard)
+            if shard in self._passed:
+                due.append(shard)
+            elif held is None:
+                if now >= self._taken_until.get(shard, now):
+                    due.append(shard)
+            elif held.is_done and now < held.renew_at:
+                quiet.append(shard)
+            else:
+                due.append(shard)
+        try:
+            return [*due, *(await self._stream.waiting(quiet) if quiet else ())]
+        except StoreUnavailable:
+            return self._shards  # Whichever of them cannot be reached says so itself.
 
     async def run(self, stop: asyncio.Event) -> None:
         """Settle until stopped, then give the leases back; failures are counted and backed off."""
