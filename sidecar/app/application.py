@@ -259,8 +259,7 @@ class Application:
             self.grpc_address, self.grpc_fast_address = await servers.start_grpc(self._stack)
             self.http_address = await servers.start_http(self._stack, shared_port=self._is_worker)
         if self.settings.has(Role.ADMIN):
-            use_cases = self.control.use_cases()
-            self.admin_address = await servers.start_admin(self._stack, use_cases, self.pool)
+            self.admin_address = await self.control.serve(self._stack)
 
     def _start_workers(self) -> None:
         settings, start = self.settings, self._workers.start

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 
+from sidecar.app.admin_server import start_admin
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
 from sidecar.app.inbox import make_inbox
@@ -17,7 +18,7 @@ from sidecar.app.recovery import make_claims
 from sidecar.app.reports import make_reports
 from sidecar.app.servers import new_id
 from sidecar.app.workers import Workers
-from sidecar.inbound.http.edge import AdminUseCases
+from sidecar.inbound.http.admin_edge import AdminUseCases
 from sidecar.outbound.keyed_hashes import LedgerRootKeys
 from sidecar.outbound.postgres.accounts import PostgresAccounts
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
@@ -152,6 +153,10 @@ class ControlPlane:
         """Settles one shard; None where this process does not settle."""
         settles = self._plane.settings.has(Role.SETTLEMENT)
         return self.settlement.drain_shard if settles else None
+
+    async def serve(self, stack: AsyncExitStack) -> str:
+        """The admin role's API, until the stack is closed; its address. Raises ConfigError."""
+        return await start_admin(self._plane, stack, self.use_cases(), self._pool)
 
     def use_cases(self) -> AdminUseCases:
         """What the admin role serves."""

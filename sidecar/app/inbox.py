@@ -15,7 +15,7 @@ from sidecar.domain.minor_units import PAYSTACK, STRIPE
 from sidecar.domain.money import parse_amount
 from sidecar.domain.policy import Policy
 from sidecar.domain.standing import StandingTerms
-from sidecar.inbound.http.edge import WebhookUseCases
+from sidecar.inbound.http.admin_edge import WebhookUseCases
 from sidecar.inbound.webhooks.stripe import StripeWebhooks
 from sidecar.outbound.paystack.webhooks import PaystackWebhooks
 from sidecar.outbound.postgres.fetched import PostgresFetched

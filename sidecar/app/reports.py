@@ -9,7 +9,7 @@ from sidecar import telemetry
 from sidecar.app.keys import read_secret
 from sidecar.app.workers import Run
 from sidecar.domain.errors import ConfigError
-from sidecar.inbound.http.edge import ReportUseCases
+from sidecar.inbound.http.admin_edge import ReportUseCases
 from sidecar.outbound.postgres.outbox import PostgresOutbox
 from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.postgres.provider_customers import PostgresProviderCustomers

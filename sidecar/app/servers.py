@@ -1,4 +1,4 @@
-"""The listeners of each role, made of the edges and what they call."""
+"""The listeners of a gateway, made of the edges and what they call."""
 
 import secrets
 from contextlib import AsyncExitStack
@@ -12,17 +12,13 @@ from sidecar.inbound.envoy.otlp_logs import OtlpLogsHandler
 from sidecar.inbound.grpc.fast.engine import FastEngine
 from sidecar.inbound.grpc.grpcio_engine import GrpcioEngine
 from sidecar.inbound.grpc.health import HealthHandler
-from sidecar.inbound.http.apps import admin_app, gateway_app
-from sidecar.inbound.http.edge import AdminUseCases
+from sidecar.inbound.http.apps import gateway_app
 from sidecar.inbound.http.listening import serve
 from sidecar.inbound.ingest import IngestHandler
 from sidecar.inbound.principals import (
     GatewayTokens,
-    load_admin_tokens,
     load_gateway_tokens,
 )
-from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
-from sidecar.outbound.postgres.pool import Pool
 from sidecar.services.hold_terms import MeterPrincipal
 from sidecar.settings import is_local
 
@@ -121,25 +117,6 @@ class Servers:
                 shutdown_seconds=app.settings.drain_seconds,
                 shared_port=shared_port,
             )
-        )
-
-    async def start_admin(self, stack: AsyncExitStack, use_cases: AdminUseCases, pool: Pool) -> str:
-        """Serve the REST API; returns the address. Raises ConfigError without a token file."""
-        app = self._app
-        token_file = app.secrets.admin_token_file
-        if token_file is None:
-            raise ConfigError("the admin role needs SIDECAR_ADMIN_TOKEN_FILE")
-        admin = admin_app(
-            listen=app.settings.admin_listen,
-            use_cases=use_cases,
-            idempotency=PostgresIdempotencyKeys(pool),
-            tokens=load_admin_tokens(token_file),
-            ready=app.problems,
-            new_id=new_id,
-            hosts=self._hosts,
-        )
-        return await stack.enter_async_context(
-            serve(admin, app.settings.admin_listen, shutdown_seconds=app.settings.drain_seconds)
         )
 
     def _intake(self, edge: str) -> LogIntake:

@@ -1,5 +1,6 @@
 """`sidecar serve`, and `sidecar worker`, which a supervisor starts."""
 
+import gc
 import socket
 import sys
 from typing import Annotated
@@ -21,8 +22,10 @@ def serve(
     ] = None,
 ) -> None:
     """Run the chosen roles until a signal; embedded stores start and stop with it."""
+    gc.disable()  # Not among modules on their way in: it is a twentieth of the start.
     from sidecar.app import serve_until_signal, supervise
 
+    gc.enable()
     settings = settings_from(config, roles=roles, workers=workers)
     if settings.workers == 1:
         run(serve_until_signal(settings))
@@ -41,7 +44,9 @@ def worker(
     roles: Roles = None,
 ) -> None:
     """Serve as one of several workers; only `serve --workers` starts it."""
+    gc.disable()  # As above.
     from sidecar.app import serve_as_worker
 
+    gc.enable()
     settings = settings_from(config, roles=roles, workers=workers)
     run(serve_as_worker(settings, number, socket.socket(fileno=channel)))

@@ -4,7 +4,7 @@ Ports of the control plane: accounts, settlement and reports; see `ports` for th
 Length: the contracts of one plane, which are read side by side; there is no logic here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -518,6 +518,14 @@ AnyRecord = StreamRecord | SetAsideRecord | UnreadableRecord
 
 class UsageStream(Protocol):
     """The shards' streams, read by settlement."""
+
+    async def waiting(self, shards: Collection[int]) -> Collection[int]:
+        """
+        Those of some shards whose streams have entries, settled and not yet trimmed ones as well.
+
+        One question about all of them: whoever settles asks it in each round, and nearly always
+        hears of none. Raises StoreUnavailable if it has no answer for even one of them.
+        """
 
     async def read(self, shard: int, after: str, limit: int) -> Sequence[AnyRecord]:
         """Records after an entry id ("0-0" for the start), in order."""

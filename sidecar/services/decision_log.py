@@ -61,6 +61,7 @@ class BufferedDecisionLog:
         self._reads = KnownReads()
         self._explain_sample = explain_sample
         self._random_share = random_share
+        self._some = asyncio.Event()
         self._many = asyncio.Event()
 
     def note(self, made: MadeDecision) -> None:
@@ -69,7 +70,9 @@ class BufferedDecisionLog:
         if len(waiting) == waiting.maxlen:
             self._dropped += 1
         waiting.append(made)
-        if len(waiting) >= BATCH_MAX:
+        if len(waiting) == 1:
+            self._some.set()
+        elif len(waiting) >= BATCH_MAX:
             self._many.set()
 
     @property
@@ -119,14 +122,16 @@ class BufferedDecisionLog:
             self._count("kept", len(batch))
 
     async def _wait(self, stop: asyncio.Event) -> None:
-        """Until there are many, the time is up, or the process is to stop."""
+        """
+        Until there are many, or there are some and the time is up, or the process is to stop.
+
+        While there are none it sleeps: an idle process need not look ten times a second.
+        """
         self._many.clear()
-        waits = [asyncio.ensure_future(event.wait()) for event in (stop, self._many)]
-        try:
-            await asyncio.wait(waits, timeout=FLUSH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        if not self.waiting:
+            self._some.clear()
+            await _first(stop, self._some)
+        await _first(stop, self._many, timeout_seconds=FLUSH_SECONDS)
 
     async def _encode(self) -> None:
         done = 0
@@ -160,6 +165,16 @@ class BufferedDecisionLog:
 
     def _count(self, outcome: str, count: int) -> None:
         telemetry.DECISION_RECORDS.labels(outcome).inc(count)
+
+
+async def _first(*events: asyncio.Event, timeout_seconds: float | None = None) -> None:
+    """Wait until one of them is set, or for so long."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def record_of(made: MadeDecision, reads: KnownReads, *, with_trace: bool = False) -> DecisionRecord:

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from sidecar import telemetry
 from sidecar.domain.errors import Conflict, InvalidInput, SidecarError, StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.pricing import Billing
 from sidecar.services.claim_settling import REFUSED_CLAIM, Claims, standing_of
 from sidecar.services.control_ports import (
     CLAIM,
@@ -28,12 +27,11 @@ from sidecar.services.control_ports import (
     UsageStream,
 )
 from sidecar.services.ports import Clock, RateCards
+from sidecar.services.reported_meters import ReportedMeters
 from sidecar.services.setting_aside import set_aside
 
 STREAM_START = "0-0"
 REFUSED = "refused"
-UNKNOWN_PRICE_VERSION = "unknown_price_version"
-_CARDS_MAX = 1_000
 _BACKOFF_SECONDS_MAX = 30.0
 
 
@@ -48,13 +46,18 @@ class _Held:
     problem: StoreUnavailable | None = None
     """Why the shard could not be told."""
 
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of what was settled is left to tell or to trim."""
+        return self.untold is None and self.is_trimmed and self.problem is None
+
 
 class SettlementWorker:
     """
     Settles shards; any number of workers may run, one at a time has a shard.
 
     A lease is kept while the worker runs and given back when `run` ends, so an idle round
-    costs one read of each stream and nothing in the database.
+    costs one question about all streams and nothing in the database.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class SettlementWorker:
         """
         self._stream = stream
         self._ledger = ledger
-        self._rate_cards = rate_cards
+        self._reported = ReportedMeters(rate_cards)
         self._clock = clock
         self._owner = owner
         self._shards = tuple(shards)
@@ -99,7 +102,8 @@ class SettlementWorker:
         self._held: dict[int, _Held] = {}
         self._passed: dict[int, list[StreamRecord]] = {}
         self._taken_until: dict[int, datetime] = {}
-        self._cards: dict[str, frozenset[str]] = {}
+        self._is_unsure = False
+        """Whether the last round failed: a question about all shards has one answer or none."""
 
     async def settle_shard(self, shard: int) -> int:
         """
@@ -174,7 +178,8 @@ class SettlementWorker:
         """
         One round over all shards that can be had, each until what was there is settled.
 
-        A shard that fails does not keep the others from being settled.
+        A shard that fails does not keep the others from being settled; nor does one whose node is
+        away keep them from being asked: after a failure each shard is settled without a question.
 
         Returns:
             How many records were new.
@@ -182,6 +187,8 @@ class SettlementWorker:
         Raises:
             SidecarError: The first failure, after all shards had their turn.
         """
+        due = self._shards if self._is_unsure else await self._due()
+        self._is_unsure = True
         gate = asyncio.Semaphore(self._concurrency_max)
 
         async def settle_gated(shard: int) -> int:
@@ -189,12 +196,38 @@ class SettlementWorker:
                 return await self.settle_shard(shard)
 
         results = await asyncio.gather(
-            *(settle_gated(shard) for shard in self._shards), return_exceptions=True
+            *(settle_gated(shard) for shard in due), return_exceptions=True
         )
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        self._is_unsure = False
         return sum(result for result in results if isinstance(result, int))
+
+    async def _due(self) -> Sequence[int]:
+        """
+        Shards with something to do; of those that wait for records alone, the ones that have some.
+
+        Whatever comes after the question is found by the next round's, as it would be by the next
+        read. A lease that was lost unnoticed is no matter: the commit checks its fence.
+        """
+        now = self._clock.now()
+        due, quiet = [], []
+        for shard in self._shards:
+            held = self._held.get(shard)
+            if shard in self._passed:
+                due.append(shard)
+            elif held is None:
+                if now >= self._taken_until.get(shard, now):
+                    due.append(shard)
+            elif held.is_done and now < held.renew_at:
+                quiet.append(shard)
+            else:
+                due.append(shard)
+        try:
+            return [*due, *(await self._stream.waiting(quiet) if quiet else ())]
+        except StoreUnavailable:
+            return self._shards  # Whichever of them cannot be reached says so itself.
 
     async def run(self, stop: asyncio.Event) -> None:
         """Settle until stopped, then give the leases back; failures are counted and backed off."""
@@ -271,7 +304,7 @@ class SettlementWorker:
     ) -> int:
         """Post a batch; count what it set aside once that is committed."""
         claimed = list(records) if closed else await self._settle_claims(records)
-        prepared, reported_meters = await self._prepare(claimed)
+        prepared, reported_meters = await self._reported.find(claimed)
         aside: list[str] = []
         settled = await self._post(lease, prepared, reported_meters, aside)
         if closed:
@@ -341,53 +374,6 @@ class SettlementWorker:
             settled = await self._ledger.settle(lease, [refused], {})
             aside.append(REFUSED)
             return settled
-
-    async def _prepare(
-        self, records: Sequence[AnyRecord]
-    ) -> tuple[list[AnyRecord], dict[str, frozenset[str]]]:
-        """
-        Find which meters of the batch are reported; what no rate card explains is set aside.
-
-        Only usage that credit did not pay can be reported, so only it needs its rate card.
-        """
-        reported: dict[str, frozenset[str]] = {}
-        prepared: list[AnyRecord] = []
-        for record in records:
-            if (
-                not isinstance(record, StreamRecord)
-                or record.kind == CLAIM
-                or record.prepaid
-                or record.event is None
-            ):
-                prepared.append(record)
-                continue
-            version = record.event.price_version
-            if version not in reported:
-                meters = await self._reported_meters(version)
-                if meters is None:
-                    prepared.append(set_aside(record, UNKNOWN_PRICE_VERSION, version))
-                    continue
-                reported[version] = meters
-            prepared.append(record)
-        return prepared, reported
-
-    async def _reported_meters(self, version: str) -> frozenset[str] | None:
-        known = self._cards.get(version)
-        if known is not None:
-            return known
-        card = await self._rate_cards.read(version)
-        if card is None:
-            return None
-        # What the plan does not price is counted for quotas and people, not for the provider.
-        meters = frozenset(
-            name
-            for name in card.priced_meters()
-            if card.meters[name].reported and card.billing is Billing.POSTPAID
-        )
-        if len(self._cards) >= _CARDS_MAX:
-            self._cards.pop(next(iter(self._cards)))
-        self._cards[version] = meters
-        return meters
 
     def _note_lag(self, records: Sequence[AnyRecord]) -> None:
         newest = max(

@@ -12,7 +12,7 @@ every customer's current windows.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -20,6 +20,7 @@ from typing import Protocol
 from sidecar import telemetry
 from sidecar.domain.counters import CounterKind, Level
 from sidecar.domain.customers import CustomerFacts
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import Quota
@@ -60,6 +61,13 @@ class ThresholdReached:
 
 class UsedCounters(Protocol):
     """What captures have used, and which counters they moved since the last look."""
+
+    async def stirred(self, shards: Collection[int]) -> Collection[int]:
+        """
+        Those of some shards on which counters were moved and not looked at; one question about all.
+
+        Raises StoreUnavailable if it has no answer for even one of them.
+        """
 
     async def touched(self, shard: int, limit: int) -> tuple[Sequence[UsedCounter], bool]:
         """Counters that were moved, and whether so many were that some are missing."""
@@ -133,7 +141,7 @@ class Thresholds:
         """
         policy = self._policies.current()
         found, all_over = 0, policy.version != self._looked_with
-        for shard in self._shards:
+        for shard in await self._stirred():
             touched, missed = await self._counters.touched(shard, BATCH_MAX)
             all_over = all_over or missed
             if touched:
@@ -143,6 +151,13 @@ class Thresholds:
             found += await self._look_at_everybody(policy)
             self._looked_with = policy.version
         return found
+
+    async def _stirred(self) -> Collection[int]:
+        """The shards to look at: all of them where one cannot be asked, which says so itself."""
+        try:
+            return await self._counters.stirred(self._shards)
+        except StoreUnavailable:
+            return self._shards
 
     async def _look(self, policy: Policy, counters: Sequence[UsedCounter]) -> int:
         watched = [(one, quota) for one in counters if (quota := _quota_of(policy, one))]

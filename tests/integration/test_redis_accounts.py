@@ -307,12 +307,17 @@ async def test_the_stream_is_read_in_pages_and_trimmed_to_an_offset(store):
     first = await store.stream.read(shard, "0-0", 4)
     second = await store.stream.read(shard, first[-1].entry_id, 100)
     assert [record.amount_nano for record in [*first, *second]] == [100, *range(9)]
+    everywhere = range(store.keyspace.shards)
+    assert await store.stream.waiting(everywhere) == [shard]
+    assert await store.stream.waiting([n for n in everywhere if n != shard]) == []
     await store.stream.trim(shard, first[-1].entry_id)
+    assert await store.stream.waiting([shard]) == [shard]
     assert await store.stream.read(shard, "0-0", 100) == second
     await store.stream.trim(shard, first[0].entry_id)
     assert await store.stream.read(shard, "0-0", 100) == second
     await store.stream.trim(shard, second[-1].entry_id)
     assert await store.stream.read(shard, "0-0", 100) == []
+    assert await store.stream.waiting(everywhere) == await store.stream.waiting(()) == []
     await store.balances.capture_hold(event_of(hold_of(facts, 10, 0), 5), (), prepaid=True)
     assert len(await store.stream.read(shard, second[-1].entry_id, 100)) == 1
     for bad in ("", "-", "abc", "1"):

@@ -14,6 +14,7 @@ from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.keys import PUSH_CHANNEL, Keyspace
 from sidecar.outbound.redis.push import PushListener
+from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.services.control_ports import Credential
 from sidecar.services.ports import CaptureStatus, PlaceStatus
 
@@ -50,6 +51,17 @@ async def test_replies_of_a_batch_over_all_nodes_come_in_its_order(store, redis_
     calls = store.connection.calls
     answers = await store.connection.commands(batch)
     assert answers == [key.encode() for key in keys for _ in range(2)]
+    assert store.connection.calls - calls == 3
+
+
+async def test_streams_on_all_nodes_are_asked_about_in_one_round_trip_to_each(store, redis_cluster):
+    shards = range(64)
+    usage = [Keyspace(64).usage(shard) for shard in shards]
+    assert len({redis_cluster.owner(key).port for key in usage}) == 3
+    stream = RedisUsageStream(store.connection, Keyspace(64))
+    await store.connection.commands([("XADD", key, "*", "f", "v") for key in usage[::3]])
+    calls = store.connection.calls
+    assert await stream.waiting(shards) == list(shards)[::3]
     assert store.connection.calls - calls == 3
 
 

@@ -1,5 +1,6 @@
 """Thresholds on a real Redis and Postgres: each once a period, whoever looks, whatever crashes."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -8,6 +9,7 @@ from fixtures.live_store import LiveStore, event_of, hold_of, quota_lines
 from fixtures.policy_parts import CUSTOMER, POLICY
 
 from sidecar.domain.counters import Counter, CounterKind, Level
+from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.policy import Policy
 from sidecar.domain.rules import Quota
@@ -100,6 +102,23 @@ async def test_each_threshold_is_told_once_by_what_was_used_and_not_by_what_is_h
     await use(store, quota(), 4, 10)
     assert await first.look_once() == 0
     assert await reached(record) == [("", 50, 60), ("", 80, 105), ("", 100, 105)]
+
+
+async def test_a_round_in_which_nothing_was_used_is_one_question(parts):
+    store, _, record, looker = parts
+    one = looker()
+    await one.look_once()
+    before = store.connection.calls
+    assert await one.look_once() == 0
+    assert store.connection.calls - before == 1
+    await use(store, quota(), 1, 60)
+
+    async def unanswered(_: Collection[int]) -> Collection[int]:
+        raise StoreUnavailable("a node is away")
+
+    one._counters.stirred = unanswered
+    assert await one.look_once() == 1, "each shard was looked at itself"
+    assert [percent for _, percent, _ in await reached(record)] == [50]
 
 
 async def test_a_crash_between_looking_and_taking_the_note_back_loses_and_doubles_nothing(parts):

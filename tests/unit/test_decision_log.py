@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from fixtures.replay_world import World
+from fixtures.stream_records import until
 
 from sidecar import telemetry
 from sidecar.domain.decision_records import decode_record
@@ -101,6 +102,23 @@ async def test_stopping_writes_what_waits():
     stop.set()
     await running
     assert len(stream.taken) == 5
+
+
+async def test_what_is_noted_after_a_silence_is_written_without_being_asked_for():
+    stream, decisions = Stream(), made(2 * BATCH_MAX)
+    log = BufferedDecisionLog(stream, buffer_max=10_000)
+    stop = asyncio.Event()
+    running = asyncio.create_task(log.run(stop))
+    written = 0
+    for count in (1, BATCH_MAX + 1, 3):
+        await asyncio.sleep(0.15)
+        for decision in decisions[written : written + count]:
+            log.note(decision)
+        written += count
+        await until(lambda: not log.waiting)
+    assert len(stream.taken) == written
+    stop.set()
+    await running
 
 
 async def test_a_repeated_check_is_not_a_second_decision():

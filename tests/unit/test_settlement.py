@@ -240,6 +240,100 @@ async def test_a_lease_is_renewed_once_half_of_it_has_passed(ledger):
     assert ledger.claims == [(0, 30)] * 2
 
 
+async def test_a_round_in_which_nothing_came_is_one_question(ledger):
+    stream = ListStream({n: [] for n in range(8)})
+    worker = make_worker(stream, ledger)
+    await worker.settle_once()
+    assert (stream.reads, stream.questions) == (8, []), "the first takes the leases"
+    for _ in range(3):
+        assert await worker.settle_once() == 0
+    assert (stream.reads, len(ledger.claims)) == (8, 8)
+    assert stream.questions == [list(range(8))] * 3
+
+
+async def test_only_shards_that_have_something_are_read(ledger):
+    stream = ListStream({n: [] for n in range(8)})
+    worker = make_worker(stream, ledger)
+    await worker.settle_once()
+    stream.records[5].append(usage_record(1))
+    assert await worker.settle_once() == 1
+    assert stream.reads == 9
+    assert await worker.settle_once() == 0
+    assert stream.reads == 9
+
+
+async def test_a_shard_whose_lease_is_to_be_renewed_is_not_asked_about(ledger):
+    clock = StandingClock()
+    stream = ListStream({0: [], 1: []})
+    worker = make_worker(stream, ledger, clock=clock, lease_seconds=30)
+    await worker.settle_shard(0)
+    clock.instant += timedelta(seconds=10)
+    await worker.settle_once()
+    clock.instant += timedelta(seconds=5)
+    await worker.settle_once()
+    assert stream.questions == [[0], [1]]
+    assert ledger.claims == [(0, 30), (1, 30), (0, 30)]
+
+
+async def test_a_shard_that_another_worker_has_is_not_asked_about(ledger):
+    stream = ListStream({0: [usage_record(1)], 1: []})
+    ledger.owners[0] = "other"
+    worker = make_worker(stream, ledger)
+    for _ in range(3):
+        assert await worker.settle_once() == 0
+    assert stream.questions == [[1]] * 2
+    assert stream.records[0], "it was left alone"
+
+
+async def test_a_question_without_an_answer_costs_no_settlement(ledger):
+    stream = ListStream({n: [] for n in range(4)})
+    worker = make_worker(stream, ledger)
+    await worker.settle_once()
+    stream.records[2].append(usage_record(1))
+    stream.question_failures = [StoreUnavailable("a node is away")]
+    assert await worker.settle_once() == 1
+    assert stream.reads == 8
+    await worker.settle_once()
+    assert len(stream.questions) == 2, "each shard had its answer, so all are asked for again"
+
+
+async def test_while_a_shard_fails_the_others_are_settled_without_a_question(ledger):
+    """What answers for all would wait for a node that hangs, in each round."""
+    stream = ListStream({n: [] for n in range(4)})
+    worker = make_worker(stream, ledger)
+    await worker.settle_once()
+    stream.records[1].append(usage_record(1))
+    stream.failures = [StoreUnavailable("trim"), StoreUnavailable("trim")]
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await worker.settle_once()
+    stream.records[2].append(usage_record(2))
+    assert await worker.settle_once() == 1
+    assert len(stream.questions) == 1
+    await worker.settle_once()
+    assert len(stream.questions) == 2
+
+
+async def test_what_was_drained_is_put_back_though_its_stream_is_empty(ledger):
+    class Keeps(NoClaims):
+        def __init__(self):
+            self.back = []
+
+        async def put_back(self, records):
+            self.back += records
+
+    claim = replace(usage_record(0, epoch=3, seq=10), kind="claim")
+    stream, claims = ListStream({0: [claim], 1: []}), Keeps()
+    worker = make_worker(stream, ledger, claims=claims)
+    assert await worker.drain_shard(0) == 1
+    assert stream.records[0] == []
+    await worker.settle_once()
+    assert claims.back == [claim]
+    await worker.settle_once()
+    assert claims.back == [claim]
+    assert stream.questions == [[0, 1]]
+
+
 async def test_reported_meters_are_those_of_the_rate_card_and_read_once(ledger):
     card = rate_card()
     meters = dict(card.meters) | {

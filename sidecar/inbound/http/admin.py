@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from sidecar.domain.money import parse_amount
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.admin_models import (
     CredentialAnswer,
     CredentialBody,
@@ -20,7 +21,6 @@ from sidecar.inbound.http.admin_models import (
     StandingAnswer,
     StandingBody,
 )
-from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.paging import (
     CustomerPageQuery,
     PageQuery,

@@ -1,17 +1,15 @@
-"""The two applications, made from the one route table."""
+"""The gateway's application, and how each is made of its routes."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from aiohttp import web
 
 from sidecar.domain.errors import ConfigError
 from sidecar.inbound.http.bodies import BODY_BYTES_MAX
 from sidecar.inbound.http.edge import (
-    ADMIN,
     EDGE,
     GATEWAY,
-    AdminUseCases,
     Edge,
     GatewayUseCases,
     Ready,
@@ -22,14 +20,13 @@ from sidecar.inbound.http.endpoint import (
     make_endpoint,
     secure_headers,
 )
+from sidecar.inbound.http.gateway_table import GATEWAY_ROUTES
 from sidecar.inbound.http.listening import hosts_answered
 from sidecar.inbound.http.openapi import openapi_document
-from sidecar.inbound.http.routing import Role
-from sidecar.inbound.http.table import routes_for
+from sidecar.inbound.http.routing import Role, Route
 from sidecar.inbound.listen_address import is_private, parse_listen
-from sidecar.inbound.principals import AdminTokens, GatewayTokens
+from sidecar.inbound.principals import GatewayTokens
 from sidecar.services.check import CheckService
-from sidecar.services.idempotency import IdempotencyStore
 from sidecar.services.metering import MeteringService
 from sidecar.services.ports import Clock
 
@@ -85,7 +82,7 @@ def gateway_app(
         gateway_tokens=tokens,
         checks_open=private,
     )
-    app = _app(edge)
+    app = make_app(edge, GATEWAY_ROUTES)
     app[GATEWAY] = GatewayUseCases(
         checks=checks,
         metering=metering,
@@ -96,46 +93,9 @@ def gateway_app(
     return app
 
 
-def admin_app(
-    *,
-    listen: str,
-    use_cases: AdminUseCases,
-    idempotency: IdempotencyStore,
-    tokens: AdminTokens,
-    ready: Ready,
-    new_id: Callable[[str], str],
-    hosts: frozenset[str] = frozenset(),
-    in_flight_max: int = IN_FLIGHT_MAX,
-) -> web.Application:
-    """
-    The admin role's REST API.
-
-    Args:
-        listen: Where it will be served; decides which Host counts.
-        use_cases, idempotency: What it calls.
-        tokens: Admin tokens; each /api/v1 route asks for one, wherever it is served.
-        ready: What keeps the process from serving.
-        new_id: A fresh id with a prefix such as "grt".
-        hosts: More Host names to answer.
-        in_flight_max: Requests in progress; more are answered 503.
-    """
-    edge = Edge(
-        role=Role.ADMIN,
-        new_id=new_id,
-        ready=ready,
-        known_hosts=hosts_answered(parse_listen(listen), hosts),
-        in_flight_max=in_flight_max,
-        admin_tokens=tokens,
-        idempotency=idempotency,
-    )
-    app = _app(edge)
-    app[ADMIN] = use_cases
-    return app
-
-
-def _app(edge: Edge) -> web.Application:
+def make_app(edge: Edge, routes: Sequence[Route]) -> web.Application:
+    """An application that serves these routes."""
     app = web.Application(middlewares=[frame], client_max_size=BODY_BYTES_MAX)
-    routes = routes_for(edge.role)
     edge.openapi = openapi_document(edge.role, routes, checks_open=edge.checks_open)
     app[EDGE] = edge
     for route in routes:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from sidecar.domain.grants import PRIORITY_DEFAULT, GrantKind, WithdrawalKind
 from sidecar.domain.money import parse_amount
 from sidecar.inbound.http.admin import customer_id_of, path_name
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.credit_models import (
     BalanceAnswer,
     CustomerQuery,
@@ -20,7 +21,7 @@ from sidecar.inbound.http.credit_models import (
     WithdrawalBody,
     WithdrawalPage,
 )
-from sidecar.inbound.http.edge import ADMIN, EDGE
+from sidecar.inbound.http.edge import EDGE
 from sidecar.inbound.http.paging import CustomerPageQuery, page_of, read_cursor
 from sidecar.inbound.http.routing import Answer, Call
 from sidecar.services.control_ports import Grant, Withdrawal

@@ -9,7 +9,7 @@ from pydantic import Field
 from sidecar.domain.decision_records import DecisionRecord, readable
 from sidecar.domain.errors import NotFound
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,

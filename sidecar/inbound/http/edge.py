@@ -1,4 +1,4 @@
-"""What both HTTP applications are made with, under the keys that handlers find it by."""
+"""What HTTP applications are made with, and a gateway's; handlers find it by keys."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,32 +8,10 @@ from aiohttp import web
 from sidecar.inbound.http.finishing import Finishing
 from sidecar.inbound.http.routing import Role
 from sidecar.inbound.principals import AdminTokens, GatewayTokens
-from sidecar.services.accounts import AccountService
 from sidecar.services.check import CheckService
-from sidecar.services.credits import CreditService
-from sidecar.services.decision_ports import DecisionTable
-from sidecar.services.explanations import ExplanationService
 from sidecar.services.idempotency import IdempotencyStore
-from sidecar.services.inbox_ports import Inbox
-from sidecar.services.invoicing import InvoiceService
-from sidecar.services.ledger_roots import LedgerRootList
-from sidecar.services.meter_queries import MeterQueries
 from sidecar.services.metering import MeteringService
-from sidecar.services.noticing import NoticeList
-from sidecar.services.open_holds import OpenHolds
 from sidecar.services.ports import Clock
-from sidecar.services.provider_customers import CollectionService, ProviderCustomerService
-from sidecar.services.reconcile_runs import ReconcileRuns, ReconcilesCustomers
-from sidecar.services.reloading import PolicyReloads
-from sidecar.services.report_ports import ReconciliationRecord
-from sidecar.services.schedules import ScheduleService
-from sidecar.services.settlements import SettlementService
-from sidecar.services.standing import StandingService
-from sidecar.services.thresholds import ThresholdRecord
-from sidecar.services.top_up_sessions import TopUpSessionService
-from sidecar.services.top_ups import TopUpService
-from sidecar.services.webhooks import WebhookReceiver
-from sidecar.services.withdrawals import WithdrawalService
 
 Ready = Callable[[], Sequence[str]]
 """What keeps the process from serving, in words for an operator; nothing if it is ready."""
@@ -74,51 +52,5 @@ class GatewayUseCases:
     check_deadline_ms: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportUseCases:
-    """What is reported to the billing provider, and pages there on which credit is paid for."""
-
-    settlements: SettlementService
-    reconciliations: ReconciliationRecord
-    top_up_sessions: TopUpSessionService
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WebhookUseCases:
-    """Webhooks in, and the list of what became of them."""
-
-    receiver: WebhookReceiver
-    inbox: Inbox
-    body_bytes_max: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AdminUseCases:
-    """What the admin role's routes call."""
-
-    accounts: AccountService
-    credits: CreditService
-    schedules: ScheduleService
-    top_ups: TopUpService
-    invoices: InvoiceService
-    withdrawals: WithdrawalService
-    provider_customers: ProviderCustomerService
-    collections: CollectionService
-    decisions: DecisionTable
-    explanations: ExplanationService
-    meters: MeterQueries
-    reloads: PolicyReloads
-    thresholds: ThresholdRecord
-    holds: OpenHolds
-    reconciler: ReconcilesCustomers
-    reconcile_runs: ReconcileRuns
-    ledger_roots: LedgerRootList
-    notices: NoticeList
-    reports: ReportUseCases
-    standings: StandingService
-    webhooks: WebhookUseCases
-
-
 EDGE = web.AppKey("edge", Edge)
 GATEWAY = web.AppKey("gateway", GatewayUseCases)
-ADMIN = web.AppKey("admin", AdminUseCases)

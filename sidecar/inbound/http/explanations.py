@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     AmountText,
     CustomerId,

@@ -9,7 +9,7 @@ from sidecar.domain.holds import Bound, HoldState
 from sidecar.domain.money import format_amount
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.inbound.http.admin import customer_id_of
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,

@@ -5,8 +5,8 @@ from http import HTTPStatus
 from sidecar.domain.money import parse_amount
 from sidecar.domain.periods import from_epoch_ms
 from sidecar.inbound.http.admin import customer_id_of, path_name
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.credits import keyed_id
-from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.invoice_models import (
     AnchorAnswer,
     AnchorBody,

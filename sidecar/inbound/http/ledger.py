@@ -6,7 +6,7 @@ from pydantic import Field
 
 from sidecar.domain.ledger_chain import LedgerRoot
 from sidecar.domain.reconciliation import Difference, DifferenceKind, Remedy
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,

@@ -2,7 +2,7 @@
 
 from datetime import UTC
 
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.meter_models import (
     MeterAnswer,
     MeterList,

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sidecar.domain.notices import Channel, NoticeKind
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,

@@ -8,7 +8,7 @@ from sidecar.domain.collecting import CollectState, CollectWay
 from sidecar.domain.minor_units import from_minor
 from sidecar.domain.money import format_amount
 from sidecar.inbound.http.admin import customer_id_of, path_name
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import (
     CustomerId,
     Instant,

@@ -8,9 +8,9 @@ from sidecar.domain.periods import CalendarUnit
 from sidecar.domain.schedules import GrantSchedule
 from sidecar.domain.top_ups import TopUpRule
 from sidecar.inbound.http.admin import customer_id_of, path_name
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.credit_models import CustomerQuery
 from sidecar.inbound.http.credits import keyed_id
-from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.paging import CustomerPageQuery, LimitQuery, page_of, read_cursor
 from sidecar.inbound.http.recurring_models import (
     ScheduleAnswer,

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sidecar.inbound.http.admin import customer_id_of
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.field_types import Instant, ResponseModel
 from sidecar.inbound.http.paging import LimitQuery
 from sidecar.inbound.http.problems import FieldError, ProblemCode, ProblemError

@@ -1,7 +1,7 @@
 """The admin API's words about what is reported to the billing provider."""
 
 from sidecar.inbound.http.admin import path_name
-from sidecar.inbound.http.edge import ADMIN
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.routing import Answer, Call
 from sidecar.inbound.http.settlement_models import (
     ReconciliationAnswer,

@@ -1,23 +1,20 @@
-"""The one route table: a resource is added here; some parts have tables of their own."""
+"""The one route table: a resource is added here; some parts, as a gateway, have their own."""
 
 from http import HTTPStatus
 
 from sidecar.inbound.http import (
     admin,
     admin_models,
-    check,
     decisions,
     explanations,
-    gateway_models,
     holds,
     meter_models,
     meters,
     paging,
     rules,
-    system,
-    usage,
 )
 from sidecar.inbound.http.credit_table import GRANT_ROUTES, RECURRING_ROUTES
+from sidecar.inbound.http.gateway_table import GATEWAY_ROUTES, system_routes
 from sidecar.inbound.http.invoice_table import INVOICE_ROUTES
 from sidecar.inbound.http.ledger_table import LEDGER_ROUTES
 from sidecar.inbound.http.notices_table import NOTICE_ROUTES
@@ -32,76 +29,8 @@ _NOT_FOUND = HTTPStatus.NOT_FOUND
 _CUSTOMER = "/api/v1/customers/{customer_id}"
 
 
-def _system_routes(role: Role, openapi_auth: Auth) -> tuple[Route, ...]:
-    """What each role answers about itself."""
-    return (
-        Route(
-            method="GET",
-            path="/metrics",
-            handler=system.get_metrics,
-            role=role,
-            auth=Auth.OPEN,
-            summary="Metrics in Prometheus' text format",
-            statuses=(_OK,),
-            response_type="text/plain",
-        ),
-        Route(
-            method="GET",
-            path="/healthz",
-            handler=system.get_health,
-            role=role,
-            auth=Auth.OPEN,
-            summary="Whether the process answers",
-            statuses=(_OK,),
-            response_model=system.Health,
-        ),
-        Route(
-            method="GET",
-            path="/readyz",
-            handler=system.get_readiness,
-            role=role,
-            auth=Auth.OPEN,
-            summary="Whether the process can serve; 503 with the problems if not",
-            statuses=(_OK,),
-            response_model=system.Readiness,
-        ),
-        Route(
-            method="GET",
-            path="/api/v1/openapi.json",
-            handler=system.get_openapi,
-            role=role,
-            auth=openapi_auth,
-            summary="This document",
-            statuses=(_OK,),
-            response_model=system.OpenApiDocument,
-        ),
-    )
-
-
 ROUTES: tuple[Route, ...] = (
-    Route(
-        method="POST",
-        path="/v1/check",
-        handler=check.post_check,
-        role=Role.GATEWAY,
-        auth=Auth.CHECK,
-        summary="Decide on a request; 200 for a denial too",
-        statuses=(_OK,),
-        request_model=gateway_models.CheckBody,
-        response_model=gateway_models.CheckAnswer,
-    ),
-    Route(
-        method="POST",
-        path="/v1/usage",
-        handler=usage.post_usage,
-        role=Role.GATEWAY,
-        auth=Auth.METER,
-        summary="Report what requests used",
-        statuses=(HTTPStatus.ACCEPTED,),
-        request_model=gateway_models.UsageBatch,
-        response_model=gateway_models.UsageResults,
-    ),
-    *_system_routes(Role.GATEWAY, Auth.CHECK),
+    *GATEWAY_ROUTES,
     Route(
         method="POST",
         path="/api/v1/customers",
@@ -347,7 +276,7 @@ ROUTES: tuple[Route, ...] = (
         request_model=explanations.ExplainBody,
         response_model=explanations.ExplanationAnswer,
     ),
-    *_system_routes(Role.ADMIN, Auth.ADMIN),
+    *system_routes(Role.ADMIN, Auth.ADMIN),
 )
 
 

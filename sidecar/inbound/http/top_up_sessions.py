@@ -7,8 +7,8 @@ from pydantic import Field
 
 from sidecar.domain.money import format_amount, parse_amount
 from sidecar.inbound.http.admin import customer_id_of
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.credits import keyed_id
-from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.field_types import (
     AmountText,
     Currency,

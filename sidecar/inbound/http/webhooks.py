@@ -6,8 +6,8 @@ from pydantic import Field
 
 from sidecar.domain.errors import NotFound
 from sidecar.inbound.http.admin import path_name
+from sidecar.inbound.http.admin_edge import ADMIN
 from sidecar.inbound.http.bodies import read_bytes
-from sidecar.inbound.http.edge import ADMIN
 from sidecar.inbound.http.field_types import Instant, ResponseModel
 from sidecar.inbound.http.paging import PageQuery, page_of, read_cursor
 from sidecar.inbound.http.routing import Answer, Call

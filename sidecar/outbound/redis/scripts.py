@@ -48,7 +48,8 @@ class Script:
 
     `shard_key` is where in KEYS the shard's hash stands. `guarded` scripts answer with the
     shard's epoch, and its seq as they found and as they left it, before what their file says.
-    `frequent` ones are what checks and usage wait for: they share a connection, so they are short.
+    `frequent` ones are what checks and usage wait for, and what the sweep asks each shard all the
+    time: they share a connection, so they are short.
     """
 
     name: str
@@ -92,9 +93,9 @@ RESERVE = _load("reserve", "endings", "claims", frequent=True)
 CAPTURE = _load("capture", *_ENDING, "setting_aside", "claims", frequent=True)
 CLAIM = _load("claim", "endings", "claims")
 ASIDE = _load("aside", shard_key=0)
-DUE = _load("due", shard_key=0)
+DUE = _load("due", shard_key=0, frequent=True)
 ORPHAN = _load("orphan", *_ENDING)
-STALE = _load("stale", shard_key=0)
+STALE = _load("stale", shard_key=0, frequent=True)
 PRUNE = _load("prune", "counters", "book")
 CUSTOMER = _load("customer", "counters", "book")
 CREDENTIAL = _load("credential")

@@ -1,6 +1,6 @@
 """The shards' streams, as settlement reads them: implements `UsageStream`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.connection import RedisConnection
@@ -20,6 +20,19 @@ class RedisUsageStream:
         """Wire it."""
         self._connection = connection
         self._keyspace = keyspace
+
+    async def waiting(self, shards: Collection[int]) -> Collection[int]:
+        """
+        Those of some shards whose streams have entries, in one round trip to each node.
+
+        Asked for by length, which is cheap to ask and to answer, and names no offset.
+        """
+        if not shards:
+            return []
+        lengths = await self._connection.commands(
+            [("XLEN", self._keyspace.usage(shard)) for shard in shards]
+        )
+        return [shard for shard, length in zip(shards, lengths, strict=True) if length]
 
     async def read(self, shard: int, after: str, limit: int) -> Sequence[AnyRecord]:
         """Records after an entry id ("0-0" for the start), in order; reading removes nothing."""

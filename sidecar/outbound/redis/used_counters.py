@@ -1,6 +1,6 @@
 """What captures have used of windows, and which they moved: implements `UsedCounters`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
@@ -24,6 +24,14 @@ class RedisUsedCounters:
         """Wire it."""
         self._connection = connection
         self._keyspace = keyspace
+
+    async def stirred(self, shards: Collection[int]) -> Collection[int]:
+        """Those of some shards that have a set, aside or not; one round trip to each node."""
+        keys = self._keyspace
+        counts = await self._connection.commands(
+            [("EXISTS", keys.touched_aside(shard), keys.touched(shard)) for shard in shards]
+        )
+        return [shard for shard, count in zip(shards, counts, strict=True) if count]
 
     async def touched(self, shard: int, limit: int) -> tuple[Sequence[UsedCounter], bool]:
         """Counters that were moved, at most `limit`, and whether some are missing."""
