@@ -172,7 +172,7 @@ async def check_answers(envoy: RunningEnvoy, mode: Mode) -> None:
     async with asyncio.timeout(CAPTURED_SECONDS):
         # Five Envoys begin on the gateway's core: the first checks may come too late.
         found = await envoy.post(secret_of(CUSTOMERS[0]), BODY)
-        while found[0] == TOO_LATE:  # noqa: ASYNC110  Another process; nobody tells when.
+        while found[0] == TOO_LATE:
             await asyncio.sleep(0.1)
             found = await envoy.post(secret_of(CUSTOMERS[0]), BODY)
     status, content = found
