@@ -2,7 +2,8 @@
 The decision log: what checks were decided from, on its way to the stream.
 
 A check only appends to a queue in memory. A worker encodes and writes what is there, every
-100 ms or 500 records; so a crash loses the last 100 ms of records, and no decision.
+20 ms or 500 records; so a crash loses the last 20 ms of records, and no decision. Seldom and many
+would hold up the checks between, here and in the store: 9 ms for one in a hundred with 100 ms.
 """
 
 import asyncio
@@ -21,11 +22,11 @@ from sidecar.domain.recording import make_record
 from sidecar.services.decision_ports import DecisionStream, EncodedDecision
 from sidecar.services.ports import MadeDecision, PlaceStatus
 
-FLUSH_SECONDS = 0.1
+FLUSH_SECONDS = 0.02
 BATCH_MAX = 500
 BACKOFF_SECONDS_MAX = 5.0
 DRAIN_TRIES_MAX = 3
-_TURN_RECORDS = 50
+_TURN_RECORDS = 10
 """Records that are encoded before checks of the same loop get their turn."""
 
 
