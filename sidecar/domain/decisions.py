@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from sidecar.domain.thawing import quickly_made
+
 
 class DenyReason(StrEnum):
     """Why a check says no; also the `code` of the answer's body."""
@@ -33,6 +35,7 @@ class Dialect(StrEnum):
     ANTHROPIC = "anthropic"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedHold:
     """A hold that stands in the store; `token` lets its usage settle, signed."""
@@ -44,6 +47,7 @@ class PlacedHold:
     expires_at: datetime
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allow:
     """May pass. `hold` is None on free routes and where a rule allows without a store."""

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.thawing import quickly_made
 
 HOLD_ID = re.compile(r"[0-9a-f]{40}", re.ASCII)
 DEDUPE_BUCKET_SECONDS = 600
@@ -78,6 +79,7 @@ class QuotaLine:
     quantity: int
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldTerms:
     """

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.domain.thawing import quickly_made
+
 CREDENTIAL_HEADER = "authorization"
 """Carries API keys and tokens as a Bearer."""
 
@@ -91,6 +93,7 @@ class HeaderSource:
 IdentitySource = ApiKeySource | JwtSource | CertificateSource | ConsumerSource | HeaderSource
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedFacts:
     """

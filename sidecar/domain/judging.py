@@ -19,6 +19,7 @@ from sidecar.domain.template_values import (
     seconds_until,
 )
 from sidecar.domain.templates import Template
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.variables import store_variables, used_percent
 
 OVER_LIMIT_HEADER = "x-limit-exceeded"
@@ -36,6 +37,7 @@ class Denial:
     retry_after_seconds: int | None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """

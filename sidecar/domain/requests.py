@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.identity import VerifiedFacts
+from sidecar.domain.thawing import quickly_made
 
 PATH_BYTES_MAX = 8_192
 _NORMAL = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+/?", re.ASCII)
@@ -36,6 +37,7 @@ class RequestFacts:
     unread: bool = False
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessRequest:
     """

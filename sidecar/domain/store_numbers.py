@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sidecar.domain.standing import Standing
+from sidecar.domain.thawing import quickly_made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,7 @@ class InvoiceDemand:
         return numbers.instant_ms >= numbers.due_since_ms + self.grace_ms
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreNumbers:
     """

@@ -8,9 +8,11 @@ from sidecar.domain.matching import RequestView
 from sidecar.domain.planning import Ask, CheckPlan
 from sidecar.domain.policy import Policy
 from sidecar.domain.requests import AccessRequest, RequestFacts
+from sidecar.domain.thawing import quickly_made
 from sidecar.services.ports import PlaceHold
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckContext:
     """The request, as the one policy snapshot of its check looks at it."""
@@ -20,6 +22,7 @@ class CheckContext:
     view: RequestView
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What one check asked of the store, and for whom."""

@@ -24,6 +24,7 @@ from sidecar.domain.policy import Policy
 from sidecar.domain.pricing import RateCard
 from sidecar.domain.requests import AccessRequest, RequestFacts
 from sidecar.domain.store_numbers import InvoiceDemand, StoreNumbers
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.usage import UsageEvent, UsageReport
 
 
@@ -119,6 +120,7 @@ class PlaceStatus(StrEnum):
     """A counter would leave 64 bits; nothing was placed."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceHold:
     """
@@ -146,6 +148,7 @@ class PlaceHold:
     parts: Mapping[str, int] = field(default_factory=dict)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceOutcome:
     """
@@ -382,6 +385,7 @@ class RateCards(Protocol):
         """The card of a version, or None if it was never published."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeDecision:
     """

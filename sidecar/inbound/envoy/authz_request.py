@@ -18,6 +18,7 @@ from sidecar.domain.holds import make_hold_id
 from sidecar.domain.identity import VerifiedFacts
 from sidecar.domain.periods import to_epoch_ms
 from sidecar.domain.requests import AccessRequest, decision_id_for
+from sidecar.domain.thawing import quickly_made
 from sidecar.inbound.envoy.attributes import OWN_HEADER_PREFIX
 from sidecar.inbound.envoy.claims import MetadataClaims
 from sidecar.services.ports import RequestDigests
@@ -50,6 +51,7 @@ class CheckLimits:
     body_bytes_max: int = 1_048_576
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadCheck:
     """An access request, or why there is none; and the client's copies of our own headers."""
@@ -89,6 +91,7 @@ class HoldIds:
         return make_hold_id(moment.seconds, digest)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Headers:
     raw: dict[str, tuple[bytes, ...]]
