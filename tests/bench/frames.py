@@ -83,8 +83,19 @@ class Connection:
         with suppress(ConnectionError):  # The server may have hung up first.
             await self._writer.wait_closed()
 
-    async def send(self, sending: Sequence[bytes], at_a_time: int) -> Answered:
-        """Send calls that were made for the numbers from `calls` on, some under way at a time."""
+    async def send(
+        self, sending: Sequence[bytes], at_a_time: int, *, every_seconds: float = 0.0
+    ) -> Answered:
+        """
+        Send calls that were made for the numbers from `calls` on, some under way at a time.
+
+        Args:
+            sending: Frames of each call.
+            at_a_time: Under way at most.
+            every_seconds: A call's distance to the one before; a late one counts from when it was
+                due, so that a server which stands still is not spared. 0: as soon as there is room.
+        """
+        started = time.perf_counter()
         begun: dict[int, float] = {}
         bodies: dict[int, bytes] = {}
         found, first = Answered(), self.calls
@@ -92,13 +103,18 @@ class Connection:
         sent, ended, buffer = 0, 0, b""
         while ended < len(sending):
             room = min(at_a_time - (sent - ended), len(sending) - sent)
+            now = time.perf_counter()
+            if every_seconds:
+                room = min(room, int((now - started) / every_seconds) + 1 - sent)
             if room > 0:
-                now = time.perf_counter()
-                begun.update((2 * (first + n) + 1, now) for n in range(sent, sent + room))
+                for n in range(sent, sent + room):
+                    due = started + n * every_seconds if every_seconds else now
+                    begun[2 * (first + n) + 1] = due
                 self._writer.write(b"".join(sending[sent : sent + room]))
                 sent += room
-            data = await self._reader.read(1 << 18)
-            assert data, "the server hung up"
+            data = await self._read_until(
+                started + sent * every_seconds if every_seconds and sent < len(sending) else None
+            )
             buffer += data
             at, now = 0, time.perf_counter()
             while len(buffer) - at >= 9:
@@ -123,3 +139,15 @@ class Connection:
                 at = end
             buffer = buffer[at:]
         return found
+
+    async def _read_until(self, instant: float | None) -> bytes:
+        """What came, if anything did before the next call is due."""
+        try:
+            async with asyncio.timeout(
+                None if instant is None else max(0.0, instant - time.perf_counter())
+            ):
+                data = await self._reader.read(1 << 18)
+        except TimeoutError:
+            return b""
+        assert data, "the server hung up"
+        return data

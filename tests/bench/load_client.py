@@ -50,7 +50,12 @@ class Client:
             case "check":
                 messages = self._checks(order["capture"], order["count"])
                 return await self._load(
-                    CHECK, CHECK_TIMEOUT, messages, order["concurrency"], _is_allow
+                    CHECK,
+                    CHECK_TIMEOUT,
+                    messages,
+                    order["concurrency"],
+                    _is_allow,
+                    rate=order.get("rate", 0.0),
                 )
             case "export":
                 # The tokens of the order before; each is good for one capture.
@@ -130,8 +135,14 @@ class Client:
         messages: list[bytes],
         concurrency: int,
         accept: Callable[[bytes], bool],
+        *,
+        rate: float = 0.0,
     ) -> dict[str, Any]:
-        """Send everything, `concurrency` at a time; times are of all that were answered."""
+        """
+        Send everything, `concurrency` at a time; times are of all that were answered.
+
+        With a rate, at so many a second whatever the answers do, each at its time.
+        """
         if time.monotonic() - self._used > IDLE_SECONDS:
             await self.close()
         used = min(CONNECTIONS, concurrency)
@@ -146,7 +157,12 @@ class Client:
             work.append((connection, sending))
         cpu, started = time.process_time(), time.perf_counter()
         found = await asyncio.gather(
-            *(connection.send(sending, concurrency // used) for connection, sending in work)
+            *(
+                connection.send(
+                    sending, concurrency // used, every_seconds=used / rate if rate else 0.0
+                )
+                for connection, sending in work
+            )
         )
         took, cpu = time.perf_counter() - started, time.process_time() - cpu
         self._used = time.monotonic()

@@ -2,10 +2,11 @@
 
 import pstats
 from pathlib import Path
+from statistics import median
 
 import pytest
-from bench.deployment import BACKGROUND, running_gateway
-from bench.results import Results, row_of_loads
+from bench.deployment import BACKGROUND, Gateway, running_gateway
+from bench.results import Results, Row, row_of_loads
 
 from sidecar.outbound.redis.scripts import PLACE
 from sidecar.services.control_ports import Customer
@@ -17,6 +18,8 @@ ENGINES = {"grpcio": "SIDECAR_GRPC_LISTEN", "fast": "SIDECAR_GRPC_FAST_LISTEN"}
 MESSAGES = {"no body": "CheckRequest_json_ok", "with body": "CheckRequest_rawheaders_and_body"}
 CHECKS = {1: 500, 16: 3_000, 64: 3_000}
 """Checks of one run, by how many are under way at a time."""
+HALVED, PACED_SECONDS, PACED_MAX = 16, 2, 256
+"""Half of what is done with so many at a time, for so long; and the most that may be under way."""
 RUNS = 5
 COUNTED = 500
 PROFILED = (500, 3_500)
@@ -55,6 +58,17 @@ async def test_checks_a_second(
                 assert not any("denied" in run["failed"] for run in runs), runs
                 setting = f"{name}, {concurrency} at a time"
                 results.add(row_of_loads(f"checks, {engine}", setting, runs))
+                if concurrency == HALVED:
+                    full = median(run["accepted"] / run["seconds"] for run in runs)
+                    results.add(await _at_half_load(gateway, engine, name, capture, full / 2))
+
+
+async def _at_half_load(gateway: Gateway, engine: str, name: str, capture: str, rate: float) -> Row:
+    """Checks that come evenly, half as many as the gateway can; times are from when due."""
+    order = {"do": "check", "capture": capture, "concurrency": PACED_MAX, "rate": rate}
+    runs = [await gateway.load(count=int(rate * PACED_SECONDS), **order) for _ in range(RUNS)]
+    assert all(run["accepted"] for run in runs), runs
+    return row_of_loads(f"checks, {engine}", f"{name}, half load", runs)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
