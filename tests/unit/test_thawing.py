@@ -5,9 +5,9 @@ from dataclasses import FrozenInstanceError, dataclass, fields
 import pytest
 from fixtures.stream_records import usage_record
 
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent
 from sidecar.outbound.redis.records import event_from_bytes, event_to_bytes
-from sidecar.outbound.redis.thawing import freeze, thawed
 from sidecar.services.control_ports import StreamRecord
 
 

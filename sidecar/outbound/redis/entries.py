@@ -6,10 +6,10 @@ from functools import lru_cache
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.grants import GrantKind, Movement
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import EventKind
 from sidecar.outbound.redis.keys import quota_field
 from sidecar.outbound.redis.records import event_from_bytes
-from sidecar.outbound.redis.thawing import freeze, thawed
 from sidecar.services.control_ports import (
     CLAIM,
     AnyRecord,

@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent
 from sidecar.domain.usage_digests import digest_of
-from sidecar.outbound.redis.thawing import freeze, thawed
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
