@@ -103,7 +103,8 @@ class SignedHoldTokens:
         if len(token) > TOKEN_CHARS_MAX:
             raise InvalidInput("hold_token is too long", field="hold_token")
         try:
-            raw = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+            padded = (token + "=" * (-len(token) % 4)).replace("-", "+").replace("_", "/")
+            raw = binascii.a2b_base64(padded, strict_mode=True)
             signed = SignedHoldToken.FromString(raw)
         except (binascii.Error, ValueError, DecodeError) as error:
             raise InvalidInput("hold_token is malformed", field="hold_token") from error
