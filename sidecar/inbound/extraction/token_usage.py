@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.usage import TokenUsage, check_quantity
+from sidecar.domain.usage import QUANTITY_MAX, TokenUsage, check_quantity, token_usage
 from sidecar.inbound.extraction.text import printable
 
 DOUBLE_EXACT_MAX = 2**53
@@ -140,7 +140,7 @@ def _from_ai(ai: AiUsage) -> TokenUsage | None:
     total = _count(ai.total, "ai_total")
     if input_ is None and output is None and total is None:
         return None
-    return TokenUsage(
+    return token_usage(
         input=input_,
         output=_infer_output(input_, output, total),
         cache_read=_count(ai.cached, "ai_cached"),
@@ -282,6 +282,8 @@ def _count(text: str | None, name: str) -> int | None:
     if not text or len(text) > _DIGITS_MAX or not text.isascii() or not text.isdigit():
         raise InvalidInput(f"{name} is no whole number of at most {_DIGITS_MAX} digits", field=name)
     value = int(text)
+    if value <= QUANTITY_MAX:
+        return value
     check_quantity(value, field=name)
     return value
 

@@ -14,14 +14,13 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.thawing import freeze, thawed
-from sidecar.domain.usage import TOKEN_KINDS, RatedLine, TokenUsage, UsageEvent
+from sidecar.domain.usage import TOKEN_KINDS, RatedLine, TokenUsage, UsageEvent, token_usage
 from sidecar.domain.usage_digests import digest_of
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
 RECORD_VERSION = 1
 _OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
-_OpenTokenUsage = thawed(TokenUsage)
 _OpenTerms = thawed(HoldTerms)
 _BOUNDS = {"": Bound.PROVEN, **{bound.value: bound for bound in Bound}}
 
@@ -211,16 +210,14 @@ def event_from_bytes(content: bytes) -> UsageEvent:
 
 def _token_usage(message: event_wire.Usage) -> TokenUsage:
     told = message.HasField
-    usage = _OpenTokenUsage()
-    usage.input = message.input if told("input") else None
-    usage.output = message.output if told("output") else None
-    usage.cache_read = message.cache_read if told("cache_read") else None
-    usage.cache_creation = message.cache_creation if told("cache_creation") else None
-    usage.reasoning = message.reasoning if told("reasoning") else None
-    usage.total = message.total if told("total") else None
-    frozen = freeze(usage, TokenUsage)
-    frozen.__post_init__()
-    return frozen
+    return token_usage(
+        input=message.input if told("input") else None,
+        output=message.output if told("output") else None,
+        cache_read=message.cache_read if told("cache_read") else None,
+        cache_creation=message.cache_creation if told("cache_creation") else None,
+        reasoning=message.reasoning if told("reasoning") else None,
+        total=message.total if told("total") else None,
+    )
 
 
 def _rated_line(message: event_wire.RatedLine) -> RatedLine:
