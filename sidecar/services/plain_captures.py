@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldTerms
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import UsageReport
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.ports import (
@@ -31,6 +32,9 @@ _DONE = frozenset(
     }
 )
 """What the others name is not booked, and may be asked for again."""
+
+
+_OpenCapture = thawed(HoldCapture)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +106,10 @@ class PlainCaptures:
 
 def _capture_of(priced: Priced) -> HoldCapture:
     billing = priced.card.billing
-    return HoldCapture(
-        event=priced.event,
-        quota_lines=priced.quota_lines,
-        prepaid=billing.burns_credit,
-        owes=billing.invoices_rest,
-        steps=priced.steps,
-    )
+    capture = _OpenCapture()
+    capture.event = priced.event
+    capture.quota_lines = priced.quota_lines
+    capture.prepaid = billing.burns_credit
+    capture.owes = billing.invoices_rest
+    capture.steps = priced.steps
+    return freeze(capture, HoldCapture)

@@ -63,6 +63,9 @@ class Priced:
     pending: UsageEvent | None = None
 
 
+_OpenPriced = thawed(Priced)
+
+
 class Rating:
     """Prices reports by the rate card that their hold names."""
 
@@ -83,7 +86,13 @@ class Rating:
         if lines is None:
             return None
         event = make_event(report, terms, lines, estimated=False)
-        return Priced(event=event, card=card, quota_lines=_counted_lines(terms, event))
+        priced = _OpenPriced()
+        priced.event = event
+        priced.card = card
+        priced.quota_lines = _counted_lines(terms, event)
+        priced.steps = 0
+        priced.pending = None
+        return freeze(priced, Priced)
 
     def _plain_meters(
         self, card: RateCard, names: tuple[str, ...], model: str

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.ports import CaptureOutcome, CaptureStatus
 
@@ -30,6 +31,9 @@ class UsageResult:
     reason: str = ""
 
 
+_OpenResult = thawed(UsageResult)
+
+
 def result_of(event: UsageEvent, outcome: CaptureOutcome, *, unheld: bool) -> UsageResult:
     """The answer about a report whose event is in the store."""
     reason = event.estimate_reason
@@ -42,4 +46,9 @@ def result_of(event: UsageEvent, outcome: CaptureOutcome, *, unheld: bool) -> Us
             word = UsageOutcome.CLAIMED
         case _:
             word = UsageOutcome.CAPTURED
-    return UsageResult(id=event.hold_id, outcome=word, amount_nano=event.amount_nano, reason=reason)
+    result = _OpenResult()
+    result.id = event.hold_id
+    result.outcome = word
+    result.amount_nano = event.amount_nano
+    result.reason = reason
+    return freeze(result, UsageResult)

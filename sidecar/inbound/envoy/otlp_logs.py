@@ -57,6 +57,7 @@ _Values = dict[str, str | None]
 
 _KEYS: Final = {key.value.encode(): key.value for key in LogAttribute}
 _NOTHING: Final[_Values] = dict.fromkeys(_KEYS.values())
+_ABSENT_BYTES: Final = ABSENT.encode()
 _TOLD_PREFIXES: Final = (RESPONSE_HEADER_PREFIX.encode(), METADATA_PREFIX.encode())
 
 
@@ -168,19 +169,27 @@ def read_record(record: wire.LogRecord) -> LogEntry:
     told: list[wire.KeyValue] = []
     problem = ""
     for row in record.attributes:
-        name = _KEYS.get(row.key)
+        key = row.key
+        name = _KEYS.get(key)
         if name is None:
-            if row.key.startswith(_TOLD_PREFIXES):
+            if key.startswith(_TOLD_PREFIXES):
                 told.append(row)
             continue
         if values[name] is not None:
             continue
+        value = row.value
+        raw = value.string_value
+        if raw == _ABSENT_BYTES:
+            continue
         try:
-            text = _text(row.value)
+            # Nearly every attribute is a short text in UTF-8.
+            text = raw.decode() if 0 < len(raw) <= _VALUE_BYTES_MAX else _text(value)
+        except UnicodeDecodeError:
+            text = raw.decode("utf-8", "replace")
         except InvalidInput as error:
             problem = str(error)
             continue
-        if text not in ("", ABSENT):
+        if text:
             values[name] = text
     try:
         return _entry(values, problem, _told(told) if told else NO_FACTS)
@@ -259,14 +268,13 @@ def _log_type(name: str | None) -> str:
 
 def _text(value: wire.AnyValue) -> str:
     """An attribute as text; Envoy sends nothing else, other senders may send integers."""
-    text = value.string_value
-    if text:
-        if len(text) > _VALUE_BYTES_MAX:
-            raise InvalidInput(f"an attribute has more than {_VALUE_BYTES_MAX} bytes")
-        return text.decode("utf-8", "replace")
+    if len(value.string_value) > _VALUE_BYTES_MAX:
+        raise InvalidInput(f"an attribute has more than {_VALUE_BYTES_MAX} bytes")
     match value.WhichOneof("value"):
-        case None | "string_value":
+        case None:
             return ""
+        case "string_value":
+            return value.string_value.decode("utf-8", "replace")
         case "int_value":
             return str(value.int_value)
     raise InvalidInput("an attribute is neither text nor a whole number")

@@ -4,6 +4,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sidecar.domain.counters import CounterKind
 from sidecar.domain.errors import ConfigError, InvalidInput
@@ -90,15 +91,12 @@ class Keyspace:
         Customer, shard, done, expiry, open, usage, windows, touched.
         """
         shard = self.shard_of(customer_id)
+        customer, done, of_shard, *others = _shard_keys(shard)
         return (
-            self.customer(customer_id),
-            self.shard(shard),
-            self.done(shard, hold_id),
-            self.expiry(shard),
-            self.open(shard),
-            self.usage(shard),
-            self.windows(shard),
-            self.touched(shard),
+            customer + _check_name(customer_id, "customer_id"),
+            of_shard,
+            f"{done}{dedupe_bucket(check_hold_id(hold_id))}",
+            *others,
         )
 
     def customer_keys(self, customer_id: str) -> Sequence[str]:
@@ -148,6 +146,22 @@ def check_line(text: str, field: str) -> str:
 
 def _tag(shard: int) -> str:
     return f"sc:{{s{shard:02d}}}"
+
+
+@lru_cache(maxsize=SHARDS_MAX)
+def _shard_keys(shard: int) -> tuple[str, ...]:
+    """How two of a shard's keys begin, then those of it alone; each hold is asked for by all."""
+    tag, names = _tag(shard), Keyspace(SHARDS_MAX)
+    return (
+        f"{tag}:c:",
+        f"{tag}:done:",
+        names.shard(shard),
+        names.expiry(shard),
+        names.open(shard),
+        names.usage(shard),
+        names.windows(shard),
+        names.touched(shard),
+    )
 
 
 def _check_name(name: str, field: str) -> str:
