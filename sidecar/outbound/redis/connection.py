@@ -235,21 +235,21 @@ class RedisConnection:
         answers = []
         for (keys, arguments), position, reply in zip(calls, asked, replies, strict=True):
             try:
-                if isinstance(reply, NoScriptError) or _is_elsewhere(reply):
-                    # Nothing was done, so it may be asked for again, with more patience.
-                    answers.append(await self.run(script, keys, arguments))
-                elif isinstance(reply, Exception):
+                if not isinstance(reply, Exception) and not _is_elsewhere(reply):
+                    answers.append(self._heard(keys[place], position, reply))
+                elif isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
                     ours = translate(reply)
                     raise (reply if ours is None else ours) from reply
                 else:
-                    answers.append(self._heard(keys[place], position, reply))
+                    # Nothing was done, so it may be asked for again, with more patience.
+                    answers.append(await self.run(script, keys, arguments))
             except StoreUnavailable as error:
                 answers.append(error)
         return answers
 
     def _heard(self, shard: str, asked: Position, reply: Any) -> Any:
         """A guarded script's answer. Raises StoreUnavailable: the shard has lost data."""
-        epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
+        epoch, before, after = int(reply[0]), int(reply[1]), int(reply[2])
         self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
         return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
 
@@ -357,4 +357,4 @@ async def fix_shards(connection: RedisConnection, shards: int) -> Keyspace:
 
 def _is_elsewhere(reply: Any) -> bool:
     """Whether a guarded script says that its shard is on another node than it was."""
-    return not isinstance(reply, Exception) and (int(reply[0]), int(reply[2])) == ELSEWHERE
+    return (int(reply[0]), int(reply[2])) == ELSEWHERE
