@@ -166,10 +166,11 @@ class MeteringService:
         """Capture reports of one hold, one after the other."""
         for at in places:
             kept = batch.captures[at] = []
-            try:
-                batch.results[at] = await self._take(batch.reports[at], batch.principal, kept)
-            except Exception as error:  # noqa: BLE001  Its neighbours have their own end.
-                batch.results[at] = error
+            taking = self._take(batch.reports[at], batch.principal, kept)
+            (result,) = await asyncio.gather(taking, return_exceptions=True)
+            if isinstance(result, BaseException) and not isinstance(result, Exception):
+                raise result
+            batch.results[at] = result
 
     async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
         """

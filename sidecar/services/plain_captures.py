@@ -8,6 +8,7 @@ no total. Whatever is not is left to the general way, which would do the same wi
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldTerms
 from sidecar.domain.thawing import freeze, thawed
@@ -73,7 +74,14 @@ class PlainCaptures:
         for place, report in enumerate(reports):
             try:
                 begin = await self._begin(report, principal)
-            except Exception:  # noqa: BLE001, S112  The general way meets it again, and tells.
+            except InvalidInput:
+                continue
+            except StoreUnavailable as error:
+                found[place] = error
+                continue
+            except Exception:  # noqa: BLE001  One report's bug must not cost its neighbours.
+                # The general way may do better, and tells of it if not.
+                telemetry.WORKER_FAILURES.labels("plain_captures").inc()
                 continue
             if begin is not None:
                 begun.append((place, *begin))

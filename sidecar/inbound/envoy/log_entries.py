@@ -174,7 +174,11 @@ class LogIntake:
         reports: list[UsageReport] = []
         others: list[LogEntry] = []
         for entry in entries:
-            report = self._measured(entry, sender, now)
+            try:
+                report = self._measured(entry, sender, now)
+            except Exception as error:  # noqa: BLE001  One entry's bug must not cost its neighbours.
+                self._count_failure(error)
+                continue
             if report is None:
                 others.append(entry)
             else:
@@ -197,10 +201,7 @@ class LogIntake:
         """The report of a finished request that has a hold, if its usage can be read."""
         if entry.log_type == PERIODIC or not entry.hold_token:
             return None
-        try:
-            extracted = _extract(entry)
-        except Exception:  # noqa: BLE001  It comes again where the entry is taken on its own.
-            return None
+        extracted = _extract(entry)
         return None if extracted is None else self._report(entry, extracted, sender, now)
 
     async def _take_one(self, entry: LogEntry, sender: Sender) -> LogEntry | None:
