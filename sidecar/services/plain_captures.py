@@ -47,6 +47,9 @@ class Captured:
     outcome: CaptureOutcome
 
 
+_OpenCaptured = thawed(Captured)
+
+
 class PlainCaptures:
     """Captures what is plain of a batch."""
 
@@ -93,7 +96,11 @@ class PlainCaptures:
             if isinstance(outcome, StoreUnavailable):
                 found[place] = outcome
             elif not isinstance(outcome, InvalidInput) and outcome.status in _DONE:
-                found[place] = Captured(priced, terms, outcome)
+                captured = _OpenCaptured()
+                captured.priced = priced
+                captured.terms = terms
+                captured.outcome = outcome
+                found[place] = freeze(captured, Captured)
         return found
 
     async def _begin(

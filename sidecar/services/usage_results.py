@@ -31,24 +31,24 @@ class UsageResult:
     reason: str = ""
 
 
+_WORDS = {
+    CaptureStatus.CAPTURED: UsageOutcome.CAPTURED,
+    CaptureStatus.CORRECTED: UsageOutcome.CAPTURED,
+    CaptureStatus.LATE: UsageOutcome.LATE,
+    CaptureStatus.DUPLICATE: UsageOutcome.DUPLICATE,
+    CaptureStatus.CLAIMED: UsageOutcome.CLAIMED,
+}
 _OpenResult = thawed(UsageResult)
 
 
 def result_of(event: UsageEvent, outcome: CaptureOutcome, *, unheld: bool) -> UsageResult:
     """The answer about a report whose event is in the store."""
-    reason = event.estimate_reason
-    match outcome.status:
-        case CaptureStatus.LATE:
-            word = UsageOutcome.UNHELD if unheld else UsageOutcome.LATE
-        case CaptureStatus.DUPLICATE:
-            word, reason = UsageOutcome.DUPLICATE, ""
-        case CaptureStatus.CLAIMED:
-            word = UsageOutcome.CLAIMED
-        case _:
-            word = UsageOutcome.CAPTURED
+    word = _WORDS[outcome.status]
+    if unheld and word is UsageOutcome.LATE:
+        word = UsageOutcome.UNHELD
     result = _OpenResult()
     result.id = event.hold_id
     result.outcome = word
     result.amount_nano = event.amount_nano
-    result.reason = reason
+    result.reason = "" if word is UsageOutcome.DUPLICATE else event.estimate_reason
     return freeze(result, UsageResult)

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import QUANTITY_MAX, TokenUsage, check_quantity, token_usage
 from sidecar.inbound.extraction.text import printable
 
@@ -108,6 +109,9 @@ class ExtractedUsage:
     from_header: bool = False
 
 
+_OpenExtracted = thawed(ExtractedUsage)
+
+
 def extract_usage(sources: UsageSources) -> ExtractedUsage:
     """
     Read the best source that says anything; no source at all is usage that says nothing.
@@ -116,8 +120,11 @@ def extract_usage(sources: UsageSources) -> ExtractedUsage:
         InvalidInput: If that source holds what is no count. Set it aside; it is never 0.
     """
     ai = _from_ai(sources.ai)
-    if ai is not None and _is_whole(ai):
-        return ExtractedUsage(usage=ai)
+    if ai is not None and ai.input is not None and ai.output is not None:
+        found = _OpenExtracted()
+        found.usage = ai
+        found.from_header = False
+        return freeze(found, ExtractedUsage)
     sse = _from_sse(sources.sse)
     if sse is not None and (ai is None or _is_whole(sse)):
         return ExtractedUsage(usage=sse)

@@ -14,7 +14,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.thawing import freeze, thawed
-from sidecar.domain.usage import TOKEN_KINDS, RatedLine, TokenUsage, UsageEvent, token_usage
+from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, token_usage
 from sidecar.domain.usage_digests import digest_of
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
@@ -114,8 +114,6 @@ def event_to_bytes(event: UsageEvent) -> bytes:
     Raises:
         InvalidInput: If a text is not UTF-8 or a number leaves 64 bits.
     """
-    usage = event.usage
-    counts = {kind: count for kind in TOKEN_KINDS if (count := getattr(usage, kind)) is not None}
     try:
         return event_wire.UsageEvent(
             version=RECORD_VERSION,
@@ -128,7 +126,7 @@ def event_to_bytes(event: UsageEvent) -> bytes:
             occurred_at_ms=to_epoch_ms(event.occurred_at),
             received_at_ms=to_epoch_ms(event.received_at),
             # As mappings: messages of their own would be made and then copied into this one.
-            usage=counts,
+            usage=_told(event.usage),
             lines=[_line_content(line) for line in event.lines],
             estimated=event.estimated,
             estimate_reason=event.estimate_reason,
@@ -147,6 +145,24 @@ def event_to_bytes(event: UsageEvent) -> bytes:
         ).SerializeToString()
     except ValueError as error:
         raise InvalidInput("the usage event cannot be encoded") from error
+
+
+def _told(usage: TokenUsage) -> dict[str, int]:
+    """The counts that are there."""
+    counts: dict[str, int] = {}
+    if usage.input is not None:
+        counts["input"] = usage.input
+    if usage.output is not None:
+        counts["output"] = usage.output
+    if usage.cache_read is not None:
+        counts["cache_read"] = usage.cache_read
+    if usage.cache_creation is not None:
+        counts["cache_creation"] = usage.cache_creation
+    if usage.reasoning is not None:
+        counts["reasoning"] = usage.reasoning
+    if usage.total is not None:
+        counts["total"] = usage.total
+    return counts
 
 
 def _line_content(line: RatedLine) -> dict[str, Any]:
