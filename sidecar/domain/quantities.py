@@ -209,7 +209,9 @@ def meter_variables(measured: Measured) -> dict[str, Any]:
         else:
             request[name.removeprefix("request.")] = value
     usage: dict[str, Any] = {
-        kind: count for kind in TOKEN_KINDS if (count := _tokens(kind, measured.usage)) is not None
+        kind: count
+        for kind in TOKEN_KINDS
+        if (count := token_count(kind, measured.usage)) is not None
     }
     response: dict[str, Any] = {"headers": facts.headers}
     known: tuple[tuple[dict[str, Any], str, Any], ...] = (
@@ -235,7 +237,8 @@ def meter_variables(measured: Measured) -> dict[str, Any]:
     }
 
 
-def _tokens(kind: str, usage: TokenUsage) -> int | None:
+def token_count(kind: str, usage: TokenUsage) -> int | None:
+    """The count of a kind; None where the provider did not tell."""
     if kind == "total":
         return usage.known_total
     count: int | None = getattr(usage, kind)

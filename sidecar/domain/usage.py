@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput
+from sidecar.domain.thawing import freeze, thawed
 
 QUANTITY_MAX = 1_000_000_000_000_000
 """Largest quantity of one event; times the dearest price it must stay inside 64 bits (checked)."""
@@ -46,11 +47,15 @@ class TokenUsage:
             self.reasoning,
             self.total,
         )
-        for kind, count in zip(TOKEN_KINDS, counts, strict=True):
-            if count is not None and not _is_quantity(count):
-                check_quantity(count, field=f"usage.{kind}")
-        _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
-        _check_part(self.output, self.reasoning, None, "output", "reasoning")
+        for count in counts:
+            if count is not None and (type(count) is not int or not 0 <= count <= QUANTITY_MAX):
+                for kind, one in zip(TOKEN_KINDS, counts, strict=True):
+                    check_quantity(one, field=f"usage.{kind}")
+        # No part is larger than its whole where there is none.
+        if self.cache_read or self.cache_creation:
+            _check_part(self.input, self.cache_read, self.cache_creation, "input", "cache counts")
+        if self.reasoning:
+            _check_part(self.output, self.reasoning, None, "output", "reasoning")
 
     @property
     def missing(self) -> bool:
@@ -63,6 +68,31 @@ class TokenUsage:
         if self.input is not None and self.output is not None:
             return self.input + self.output
         return self.total
+
+
+_OpenTokenUsage = thawed(TokenUsage)
+
+
+def token_usage(
+    *,
+    input: int | None,  # noqa: A002  The field's name, as in the constructor.
+    output: int | None,
+    cache_read: int | None,
+    cache_creation: int | None,
+    reasoning: int | None,
+    total: int | None,
+) -> TokenUsage:
+    """What the constructor makes of these, in half the time. Raises InvalidInput as it does."""
+    usage = _OpenTokenUsage()
+    usage.input = input
+    usage.output = output
+    usage.cache_read = cache_read
+    usage.cache_creation = cache_creation
+    usage.reasoning = reasoning
+    usage.total = total
+    frozen = freeze(usage, TokenUsage)
+    frozen.__post_init__()
+    return frozen
 
 
 def failed_for_nothing(status: int | None, usage: TokenUsage) -> bool:
@@ -143,6 +173,10 @@ class UsageFacts:
     headers: Mapping[str, str] = field(default_factory=dict)
     body: Any = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_FACTS = UsageFacts()
+"""What most responses tell besides their tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

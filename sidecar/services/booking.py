@@ -5,10 +5,13 @@ An event whose price needs a running total is priced once the total is moved, th
 of one hold that differ and come at once do so one after the other, whoever of them asks.
 """
 
+from collections.abc import Iterable
+
 from sidecar import telemetry
 from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine
 from sidecar.domain.usage import UsageEvent
+from sidecar.services.plain_captures import Captured
 from sidecar.services.ports import Balances, CaptureOutcome, CaptureStatus, RateCards
 from sidecar.services.rating import Priced, Rating
 
@@ -47,7 +50,7 @@ class Booking:
             priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
         else:
             raise StoreUnavailable("other reports of this hold are under way; repeat it")
-        self._count(priced, terms, outcome)
+        self.count([Captured(priced, terms, outcome)])
         return priced, outcome
 
     async def _finish_first(self, pending: UsageEvent, terms: HoldTerms) -> CaptureStatus:
@@ -59,7 +62,7 @@ class Booking:
         if priced.pending is not None:
             return CaptureStatus.MOVED
         outcome = await self._capture(priced, priced.quota_lines)
-        self._count(priced, terms, outcome)
+        self.count([Captured(priced, terms, outcome)])
         return outcome.status
 
     async def _capture(self, priced: Priced, counted: tuple[QuotaLine, ...]) -> CaptureOutcome:
@@ -72,13 +75,16 @@ class Booking:
             steps=priced.steps,
         )
 
-    def _count(self, priced: Priced, terms: HoldTerms, outcome: CaptureOutcome) -> None:
-        """Count a hold that a capture ended, and what no credit or overdraft covered."""
-        if outcome.status is CaptureStatus.CAPTURED:
-            telemetry.HOLDS.labels("captured").inc()
-        if outcome.overspent_nano > 0:
-            bound = _overspend_bound(terms, priced.event, outcome)
-            telemetry.OVERSPEND.labels(bound.value).inc(outcome.overspent_nano)
+    def count(self, captures: Iterable[Captured]) -> None:
+        """Count holds that captures ended, and what no credit or overdraft covered."""
+        ended = 0
+        for one in captures:
+            ended += one.outcome.status is CaptureStatus.CAPTURED
+            if one.outcome.overspent_nano > 0:
+                bound = _overspend_bound(one.terms, one.priced.event, one.outcome)
+                telemetry.OVERSPEND.labels(bound.value).inc(one.outcome.overspent_nano)
+        if ended:
+            telemetry.HOLDS.labels("captured").inc(ended)
 
 
 def _overspend_bound(terms: HoldTerms, event: UsageEvent, outcome: CaptureOutcome) -> Bound:

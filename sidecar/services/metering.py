@@ -12,9 +12,9 @@ what a sender was told is taken can be captured again, should the store lose its
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, PricedElsewhere, StoreUnavailable
@@ -25,6 +25,7 @@ from sidecar.domain.usage import UsageEvent, UsageReport
 from sidecar.services.booking import Booking
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.journal_ports import JournalRecord, UsageJournal
+from sidecar.services.plain_captures import Captured, PlainCaptures
 from sidecar.services.ports import (
     Balances,
     CaptureOutcome,
@@ -37,34 +38,14 @@ from sidecar.services.ports import (
     RequestDigests,
 )
 from sidecar.services.rating import Priced, Rating
+from sidecar.services.usage_results import UsageOutcome, UsageResult, result_of
+
+__all__ = ["MeteringService", "UsageOutcome", "UsageResult"]
 
 _BOOKED_NOWHERE = frozenset(
     {CaptureStatus.CONFLICT, CaptureStatus.NO_CUSTOMER, CaptureStatus.OUT_OF_BOUNDS}
 )
 """What these name is set aside and not captured, so there is nothing to capture again."""
-
-
-class UsageOutcome(StrEnum):
-    """What became of one report."""
-
-    CAPTURED = "captured"
-    DUPLICATE = "duplicate"
-    LATE = "late"
-    UNHELD = "unheld"
-    CLAIMED = "claimed"
-    """Taken; whether it was charged before a loss is looked up, and it is charged at most once."""
-    QUARANTINED = "quarantined"
-    REJECTED = "rejected"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageResult:
-    """The answer about one report: its id, what became of it, what it came to, and why."""
-
-    id: str
-    outcome: UsageOutcome
-    amount_nano: int = 0
-    reason: str = ""
 
 
 class MeteringService:
@@ -103,6 +84,9 @@ class MeteringService:
             digests=digests,
             policies=policies,
         )
+        self._plain = PlainCaptures(
+            balances=balances, terms=self._terms, rating=self._rating, rate_cards=rate_cards
+        )
         self._rate_cards = rate_cards
         self._quarantine = quarantine
         self._hold_ttl_ms = hold_ttl_ms
@@ -119,28 +103,74 @@ class MeteringService:
             StoreUnavailable: If any could not be captured, or not kept; the sender repeats the
                 batch, and those that were captured collapse on their ids.
         """
-        gate = asyncio.Semaphore(self._concurrency_max)
-        by_hold: dict[str, list[int]] = {}
-        for position, report in enumerate(reports):
-            key = report.hold_token or report.hold_id or f"{report.customer_id} {report.event_id}"
-            by_hold.setdefault(key, []).append(position)
-        results: dict[int, UsageResult] = {}
+        results: list[UsageResult] = []
         captures: list[JournalRecord] = []
-
-        async def capture_in_order(positions: list[int]) -> None:
-            for position in positions:
-                async with gate:
-                    results[position] = await self._take(reports[position], principal, captures)
-
-        outcomes = await asyncio.gather(
-            *(capture_in_order(positions) for positions in by_hold.values()),
-            return_exceptions=True,
-        )
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        for some in _parts(reports, self._concurrency_max):
+            batch = await self._capture_batch(some, principal)
+            for result in batch.in_order():
+                if isinstance(result, Exception):
+                    raise result
+                results.append(result)
+            captures += batch.all_captures()
         await self._keep(captures)
-        return [results[position] for position in range(len(reports))]
+        return results
+
+    async def capture_each(
+        self, reports: Sequence[UsageReport], principal: MeterPrincipal
+    ) -> list[UsageResult | Exception]:
+        """
+        Capture a batch, in order of arrival per hold, each report on its own.
+
+        Returns:
+            For each report what became of it, or what `capture` would raise for it.
+        """
+        results: list[UsageResult | Exception] = []
+        for some in _parts(reports, self._concurrency_max):
+            batch = await self._capture_batch(some, principal)
+            try:
+                await self._keep(batch.all_captures())
+            except StoreUnavailable as error:
+                batch.results |= {at: error for at, kept in batch.captures.items() if kept}
+            results += batch.in_order()
+        return results
+
+    async def _capture_batch(
+        self, reports: Sequence[UsageReport], principal: MeterPrincipal
+    ) -> "_Batch":
+        """Capture reports; whatever came of it is in the store, and not kept yet."""
+        batch = _Batch(reports, principal)
+        queues = batch.by_hold()
+        await self._capture_plain(batch, [queue[0] for queue in queues])
+        rest = [[at for at in queue if at not in batch.results] for queue in queues]
+        if any(rest):
+            await asyncio.gather(*(self._capture_in_order(batch, queue) for queue in rest))
+        return batch
+
+    async def _capture_plain(self, batch: "_Batch", places: Sequence[int]) -> None:
+        """Capture those of the reports that are plain, no two of which are of one hold."""
+        found = await self._plain.capture([batch.reports[at] for at in places], batch.principal)
+        self._booking.count(one for one in found if isinstance(one, Captured))
+        told: Counter[tuple[str, UsageOutcome]] = Counter()
+        for at, one in zip(places, found, strict=True):
+            if isinstance(one, Captured):
+                result = batch.results[at] = result_of(one.priced.event, one.outcome, unheld=False)
+                told[batch.reports[at].edge, result.outcome] += 1
+                if self._journal is not None:
+                    batch.captures[at] = [_journal_record(one.priced, one.outcome)]
+            elif one is not None:
+                batch.results[at] = one
+        for (edge, outcome), times in told.items():
+            telemetry.USAGE_EVENTS.labels(edge, outcome.value).inc(times)
+
+    async def _capture_in_order(self, batch: "_Batch", places: Sequence[int]) -> None:
+        """Capture reports of one hold, one after the other."""
+        for at in places:
+            kept = batch.captures[at] = []
+            taking = self._take(batch.reports[at], batch.principal, kept)
+            (result,) = await asyncio.gather(taking, return_exceptions=True)
+            if isinstance(result, BaseException) and not isinstance(result, Exception):
+                raise result
+            batch.results[at] = result
 
     async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
         """
@@ -303,28 +333,49 @@ class MeteringService:
         *,
         unheld: bool,
     ) -> UsageResult:
-        amount = event.amount_nano
         match outcome.status:
-            case CaptureStatus.CAPTURED | CaptureStatus.CORRECTED:
-                result, reason = UsageOutcome.CAPTURED, event.estimate_reason
-            case CaptureStatus.LATE:
-                result = UsageOutcome.UNHELD if unheld else UsageOutcome.LATE
-                reason = event.estimate_reason
-            case CaptureStatus.DUPLICATE:
-                result, reason = UsageOutcome.DUPLICATE, ""
-            case CaptureStatus.CLAIMED:
-                result, reason = UsageOutcome.CLAIMED, event.estimate_reason
             case CaptureStatus.CONFLICT:
                 return await self._set_aside(report, terms.hold_id, "capture_conflict")
             case CaptureStatus.NO_CUSTOMER | CaptureStatus.OUT_OF_BOUNDS | CaptureStatus.MOVED:
                 return await self._set_aside(report, terms.hold_id, outcome.status.value)
-        return UsageResult(id=terms.hold_id, outcome=result, amount_nano=amount, reason=reason)
+        return result_of(event, outcome, unheld=unheld)
 
     async def _set_aside(self, report: UsageReport, hold_id: str, reason: str) -> UsageResult:
         """Keep usage that somebody owes where people see it."""
         await self._quarantine.put(report, reason=reason, key=hold_id or report.event_id)
         telemetry.QUARANTINED.labels(reason).inc()
         return UsageResult(id=hold_id, outcome=UsageOutcome.QUARANTINED, reason=reason)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Reports of one sender, by their places what became of them and what has to be kept."""
+
+    reports: Sequence[UsageReport]
+    principal: MeterPrincipal
+    results: dict[int, UsageResult | Exception] = field(default_factory=dict)
+    captures: dict[int, list[JournalRecord]] = field(default_factory=dict)
+
+    def by_hold(self) -> list[list[int]]:
+        """The places of each hold's reports, in order of arrival."""
+        queues: dict[str, list[int]] = {}
+        for place, one in enumerate(self.reports):
+            key = one.hold_token or one.hold_id or f"{one.customer_id} {one.event_id}"
+            queues.setdefault(key, []).append(place)
+        return list(queues.values())
+
+    def in_order(self) -> list[UsageResult | Exception]:
+        """The result of each report."""
+        return [self.results[place] for place in range(len(self.reports))]
+
+    def all_captures(self) -> list[JournalRecord]:
+        """What has to be kept before any of them is acknowledged."""
+        return [record for kept in self.captures.values() for record in kept]
+
+
+def _parts(reports: Sequence[UsageReport], size: int) -> Iterator[Sequence[UsageReport]]:
+    """The reports, so many at a time."""
+    return (reports[start : start + size] for start in range(0, len(reports), size))
 
 
 def _parts_of(terms: HoldTerms, card: RateCard) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from sidecar.domain.counters import CounterTake
 from sidecar.domain.customers import NOBODY, CustomerFacts
 from sidecar.domain.decisions import Decision, Deny
+from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine
 from sidecar.domain.judging import Judgement
 from sidecar.domain.matching import RequestView
@@ -188,6 +189,17 @@ class CaptureStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldCapture:
+    """What `Balances.capture_hold` is asked, as one value."""
+
+    event: UsageEvent
+    quota_lines: Sequence[QuotaLine]
+    prepaid: bool
+    owes: bool = False
+    steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureOutcome:
     """
     The capture script's answer; amounts in nano.
@@ -337,6 +349,16 @@ class Balances(Protocol):
             owes: Whether what credit does not pay is owed; then there is no overage.
             steps: How many steps of running totals the amounts were made of, by
                 `ReservedTotals`; None where they are to be booked as they are.
+        """
+
+    async def capture_holds(
+        self, captures: Sequence[HoldCapture]
+    ) -> Sequence[CaptureOutcome | InvalidInput | StoreUnavailable]:
+        """
+        Capture several holds, each as `capture_hold` does; those of one hold, one after the other.
+
+        Returns:
+            For each its outcome, or the error that `capture_hold` would raise for it.
         """
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:

@@ -16,6 +16,7 @@ from sidecar.domain.errors import InvalidInput, PricedElsewhere
 from sidecar.domain.holds import HoldTerms, QuotaLine
 from sidecar.domain.meter_values import TOKEN_VALUES
 from sidecar.domain.periods import CalendarUnit, CalendarWindow, from_epoch_ms
+from sidecar.domain.plain_rating import PlainMeter, plain_meters, rate_plainly
 from sidecar.domain.pricing import Price, RateCard
 from sidecar.domain.quantities import (
     Caller,
@@ -24,6 +25,7 @@ from sidecar.domain.quantities import (
     assume_quantities,
     measure_quantities,
 )
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, UsageReport, check_quantity
 from sidecar.services.ports import Balances, RatingDemand, ReservedTotals, TotalStep
 
@@ -38,6 +40,11 @@ ORPHANED = "orphaned"
 HEADER_FACTOR_MAX = 10
 """A response header that claims more than this many times the hold is set aside: an upstream's
 header is easily wrong by a unit, and nobody should pay for that unseen."""
+
+
+_PLAIN_MAX = 4_096
+"""Cards, meters and models together that are remembered as plain, or as not."""
+_OpenEvent = thawed(UsageEvent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +63,50 @@ class Priced:
     pending: UsageEvent | None = None
 
 
+_OpenPriced = thawed(Priced)
+
+
 class Rating:
     """Prices reports by the rate card that their hold names."""
 
     def __init__(self, balances: Balances) -> None:
         """Wire the store that keeps running totals."""
         self._balances = balances
+        self._plain: dict[tuple[str, tuple[str, ...], str], tuple[PlainMeter, ...] | None] = {}
+
+    def price_plainly(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> Priced | None:
+        """What `price` answers, if the report needs neither the store nor a closer look."""
+        if report.from_header:
+            return None
+        model = report.model or terms.model
+        meters = self._plain_meters(card, tuple(terms.estimate), model)
+        if meters is None:
+            return None
+        lines = rate_plainly(meters, report.usage, report.status)
+        if lines is None:
+            return None
+        event = make_event(report, terms, lines, estimated=False)
+        priced = _OpenPriced()
+        priced.event = event
+        priced.card = card
+        priced.quota_lines = _counted_lines(terms, event)
+        priced.steps = 0
+        priced.pending = None
+        return freeze(priced, Priced)
+
+    def _plain_meters(
+        self, card: RateCard, names: tuple[str, ...], model: str
+    ) -> tuple[PlainMeter, ...] | None:
+        key = (card.version, names, model)
+        try:
+            return self._plain[key]
+        except KeyError:
+            pass
+        if len(self._plain) >= _PLAIN_MAX:
+            # The model is an upstream's word, so there is no end of them.
+            self._plain.clear()
+        found = self._plain[key] = plain_meters(card, names, model)
+        return found
 
     async def price(self, report: UsageReport, terms: HoldTerms, card: RateCard) -> Priced | str:
         """
@@ -89,39 +134,10 @@ class Rating:
         for name, quantity in metered.quantities.items():
             check_quantity(quantity, field=name)
         card.upper_bound(metered.quantities, model)
-        return await self.rate(self._event(report, terms, metered, card), card, terms)
-
-    @staticmethod
-    def _event(
-        report: UsageReport, terms: HoldTerms, metered: MeteredQuantities, card: RateCard
-    ) -> UsageEvent:
-        """The event of a report, at no amount yet."""
-        return UsageEvent(
-            hold_id=terms.hold_id,
-            customer_id=terms.customer_id,
-            team_id=terms.team_id,
-            user_id=terms.user_id,
-            credential_id=terms.credential_id,
-            currency=terms.currency,
-            price_version=terms.price_version,
-            plan=terms.plan,
-            model=report.model or terms.model,
-            route=terms.route,
-            lines=rated_lines(card, metered),
-            usage=report.usage,
-            status=report.status,
-            occurred_at=from_epoch_ms(terms.decided_at_ms),
-            received_at=report.received_at,
-            duration_ms=report.duration_ms or 0,
-            request_bytes=report.request_bytes or 0,
-            response_bytes=report.response_bytes or 0,
-            edge=report.edge,
-            gateway_id=terms.gateway_id,
-            estimated=bool(metered.estimated),
-            estimate_reason="usage_missing" if metered.estimated else "",
-            client_key=report.event_id if not report.hold_token and not report.hold_id else "",
-            request_id=terms.request_id or report.request_id,
+        event = make_event(
+            report, terms, rated_lines(card, metered), estimated=bool(metered.estimated)
         )
+        return await self.rate(event, card, terms)
 
     async def price_orphan(self, terms: HoldTerms, card: RateCard) -> Priced:
         """
@@ -138,7 +154,9 @@ class Rating:
             edge=SWEEP, gateway_id=terms.gateway_id, received_at=expired, usage=TokenUsage()
         )
         metered = assume_quantities(card.meters, terms.estimate, measured(report, terms))
-        event = self._event(report, terms, metered, card)
+        event = make_event(
+            report, terms, rated_lines(card, metered), estimated=bool(metered.estimated)
+        )
         return await self.rate(
             replace(event, estimated=True, estimate_reason=ORPHANED), card, terms
         )
@@ -180,17 +198,56 @@ class Rating:
         _add_steps(amounts, card, reserved)
         lines = _with_amounts(event.lines, amounts)
         priced = replace(event, lines=lines)
-        quantities = {line.meter: line.quantity for line in lines}
         return Priced(
             event=priced,
             card=card,
-            quota_lines=tuple(
-                replace(line, quantity=counted_quantity(line, priced, quantities))
-                for line in terms.quota_lines
-            ),
+            quota_lines=_counted_lines(terms, priced),
             steps=reserved.count,
             pending=reserved.pending,
         )
+
+
+def make_event(
+    report: UsageReport, terms: HoldTerms, lines: tuple[RatedLine, ...], *, estimated: bool
+) -> UsageEvent:
+    """The event of a report; its lines may be at no amount yet."""
+    event = _OpenEvent()
+    event.hold_id = terms.hold_id
+    event.customer_id = terms.customer_id
+    event.team_id = terms.team_id
+    event.user_id = terms.user_id
+    event.credential_id = terms.credential_id
+    event.currency = terms.currency
+    event.price_version = terms.price_version
+    event.plan = terms.plan
+    event.model = report.model or terms.model
+    event.route = terms.route
+    event.lines = lines
+    event.usage = report.usage
+    event.status = report.status
+    event.occurred_at = from_epoch_ms(terms.decided_at_ms)
+    event.received_at = report.received_at
+    event.duration_ms = report.duration_ms or 0
+    event.request_bytes = report.request_bytes or 0
+    event.response_bytes = report.response_bytes or 0
+    event.edge = report.edge
+    event.gateway_id = terms.gateway_id
+    event.estimated = estimated
+    event.estimate_reason = "usage_missing" if estimated else ""
+    event.client_key = report.event_id if not report.hold_token and not report.hold_id else ""
+    event.request_id = terms.request_id or report.request_id
+    return freeze(event, UsageEvent)
+
+
+def _counted_lines(terms: HoldTerms, event: UsageEvent) -> tuple[QuotaLine, ...]:
+    """What a priced event really took of each counter that its hold took."""
+    if not terms.quota_lines:
+        return ()
+    quantities = {line.meter: line.quantity for line in event.lines}
+    return tuple(
+        replace(line, quantity=counted_quantity(line, event, quantities))
+        for line in terms.quota_lines
+    )
 
 
 def measured(report: UsageReport, terms: HoldTerms) -> Measured:

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from hpack import Encoder
 
 GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+FRAME_BYTES_MAX = 16_384
+"""Of what every server takes."""
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY, _WINDOW = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _ENVOY = [
@@ -49,8 +51,10 @@ class CallFrames:
             block += self._encoder.encode([("traceparent", trace)])
         stream_id = 2 * number + 1
         body = b"\x00" + len(message).to_bytes(4, "big") + message
-        return frame(_HEADERS, _END_HEADERS, stream_id, block) + frame(
-            _DATA, _END_STREAM, stream_id, body
+        parts = [body[at : at + FRAME_BYTES_MAX] for at in range(0, len(body), FRAME_BYTES_MAX)]
+        ends = [*[0] * (len(parts) - 1), _END_STREAM]
+        return frame(_HEADERS, _END_HEADERS, stream_id, block) + b"".join(
+            frame(_DATA, end, stream_id, part) for end, part in zip(ends, parts, strict=True)
         )
 
 

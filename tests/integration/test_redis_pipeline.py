@@ -113,6 +113,90 @@ async def test_the_calls_of_one_turn_are_one_write(tmp_path):
         assert [data.count(b"PING") for data in writes] == [100]
 
 
+async def ask_each(server: Server, *commands: Any, seconds: float = SECONDS):
+    return await server.exchange_each(commands, timeout_seconds=seconds, wait_seconds=SECONDS)
+
+
+async def test_a_batch_is_one_write_with_the_calls_of_its_turn(tmp_path):
+    writes: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writes.append(data)
+            writer.write(b":1\r\n" * data.count(b"PING"))
+
+    async with serving(tmp_path, serve) as url, connected(url) as server:
+        await ask(server, "PING")
+        writes.clear()
+        calls = server.calls
+        batch, one = await asyncio.gather(ask_each(server, *[("PING",)] * 64), ask(server, "PING"))
+        assert (batch, one) == ([1] * 64, 1)
+        assert [data.count(b"PING") for data in writes] == [65]
+        assert server.calls - calls == 2
+        assert await ask_each(server) == []
+
+
+async def test_each_command_of_a_batch_has_its_own_reply_or_refusal(redis_url):
+    async with connected(redis_url) as server:
+        first, refused, last = await ask_each(
+            server, ("ECHO", "a"), ("NO_SUCH_COMMAND",), ("ECHO", "b")
+        )
+        assert (first, last) == (b"a", b"b")
+        assert isinstance(refused, ResponseError)
+
+
+async def test_batches_and_calls_keep_their_replies_whoever_gives_up(redis_url):
+    dice = random.Random(20261129)
+    async with connected(redis_url) as server:
+        running: list[tuple[list[int], asyncio.Task[Any]]] = []
+        for number in range(600):
+            texts = [number * 100 + place for place in range(dice.randint(1, 20))]
+            seconds = dice.choice([0.0, 0.001, SECONDS, SECONDS])
+            commands = [("ECHO", text) for text in texts]
+            task = asyncio.create_task(ask_each(server, *commands, seconds=seconds))
+            running.append((texts, task))
+            if dice.random() < 0.2:
+                dice.choice(running)[1].cancel()
+            if dice.random() < 0.3:
+                await asyncio.sleep(0)
+        await asyncio.wait({task for _, task in running})
+        heard = 0
+        for texts, task in running:
+            if task.cancelled():
+                continue
+            for text, reply in zip(texts, task.result(), strict=True):
+                if not isinstance(reply, TimeoutError):
+                    assert reply == str(text).encode()
+                    heard += 1
+        assert heard > 1_000
+        assert await ask(server, "ECHO", "last") == b"last"
+
+
+async def test_what_a_lost_connection_did_not_answer_is_told_command_by_command(tmp_path):
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"last\r\n")
+        writer.write(b"+first\r\n")
+        await writer.drain()
+
+    async with serving(tmp_path, serve) as url, connected(url) as server:
+        first, *rest = await ask_each(server, ("first",), ("second",), ("last",))
+        assert first == b"first"
+        assert [isinstance(error, RedisError) for error in rest] == [True, True]
+
+
+async def test_a_batch_that_would_be_too_many_is_refused_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "UNANSWERED_MAX", 3)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(b":1\r\n" * data.count(b"PING"))
+
+    async with serving(tmp_path, serve) as url, connected(url) as server:
+        with pytest.raises(TimeoutError):
+            await ask_each(server, *[("PING",)] * 4)
+        assert await ask_each(server, *[("PING",)] * 3) == [1] * 3
+
+
 async def test_a_late_reply_is_nobody_elses(tmp_path):
     late = asyncio.Event()
 

@@ -9,6 +9,7 @@ check, and the entry is set aside for people.
 
 import asyncio
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,7 @@ from typing import Final, Protocol
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
+from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import TokenUsage, UsageFacts, UsageReport
 from sidecar.inbound.extraction.token_usage import ExtractedUsage, UsageSources, extract_usage
 from sidecar.services.hold_terms import MeterPrincipal
@@ -91,8 +93,10 @@ class LogEntry:
 class Metering(Protocol):
     """What the log receivers need of services.metering.MeteringService."""
 
-    async def capture(self, report: UsageReport, principal: MeterPrincipal) -> UsageResult:
-        """Capture one report; may raise StoreUnavailable."""
+    async def capture_each(
+        self, reports: Sequence[UsageReport], principal: MeterPrincipal
+    ) -> Sequence[UsageResult | Exception]:
+        """Capture reports; for each its result, or what was raised for it (StoreUnavailable)."""
 
     async def keep_alive(self, report: UsageReport, principal: MeterPrincipal) -> bool:
         """Extend a hold; may raise InvalidInput or StoreUnavailable."""
@@ -118,7 +122,7 @@ class LogIntake:
         tokens: HoldTokens,
         digests: RequestDigests,
         clock: Clock,
-        concurrency_max: int = 32,
+        concurrency_max: int = 64,
     ) -> None:
         """
         Wire the ports.
@@ -149,19 +153,56 @@ class LogIntake:
         Returns:
             The entries that the store gave no answer for; repeat these.
         """
-        gate = asyncio.Semaphore(self._concurrency_max)
-
-        async def take_one(entry: LogEntry) -> LogEntry | None:
-            async with gate:
-                return await self._take_one(entry, sender)
-
+        idle: Counter[str] = Counter()
         waiting = []
         for entry in entries:
             if _needs_store(entry):
-                waiting.append(take_one(entry))
+                waiting.append(entry)
             else:
-                self.count(_idle_outcome(entry))
-        return [entry for entry in await asyncio.gather(*waiting) if entry is not None]
+                idle[_idle_outcome(entry)] += 1
+        for outcome, times in idle.items():
+            self.count(outcome, times)
+        left: list[LogEntry] = []
+        for start in range(0, len(waiting), self._concurrency_max):
+            left += await self._take_some(waiting[start : start + self._concurrency_max], sender)
+        return left
+
+    async def _take_some(self, entries: Sequence[LogEntry], sender: Sender) -> list[LogEntry]:
+        """Usage of holds together, whatever else there is each on its own."""
+        now = self._clock.now()
+        measured: list[LogEntry] = []
+        reports: list[UsageReport] = []
+        others: list[LogEntry] = []
+        for entry in entries:
+            try:
+                report = self._measured(entry, sender, now)
+            except Exception as error:  # noqa: BLE001  One entry's bug must not cost its neighbours.
+                self._count_failure(error)
+                continue
+            if report is None:
+                others.append(entry)
+            else:
+                measured.append(entry)
+                reports.append(report)
+        left: list[LogEntry] = []
+        if reports:
+            results = await self._metering.capture_each(reports, sender.principal)
+            for entry, result in zip(measured, results, strict=True):
+                if isinstance(result, StoreUnavailable):
+                    left.append(entry)
+                elif isinstance(result, Exception):
+                    self._count_failure(result)
+        if others:
+            ends = await asyncio.gather(*(self._take_one(entry, sender) for entry in others))
+            left += [entry for entry in ends if entry is not None]
+        return left
+
+    def _measured(self, entry: LogEntry, sender: Sender, now: datetime) -> UsageReport | None:
+        """The report of a finished request that has a hold, if its usage can be read."""
+        if entry.log_type == PERIODIC or not entry.hold_token:
+            return None
+        extracted = _extract(entry)
+        return None if extracted is None else self._report(entry, extracted, sender, now)
 
     async def _take_one(self, entry: LogEntry, sender: Sender) -> LogEntry | None:
         try:
@@ -169,32 +210,37 @@ class LogIntake:
         except StoreUnavailable:
             return entry
         except Exception as error:  # noqa: BLE001  One entry's bug must not cost its neighbours.
-            telemetry.WORKER_FAILURES.labels("log_intake").inc()
-            telemetry.get_logger().error(
-                "log_entry_failed",
-                edge=self._edge,
-                error=type(error).__name__,
-                frames=traceback.format_tb(error.__traceback__)[-4:],
-            )
-            outcome = "failed"
+            self._count_failure(error)
+            return None
         if outcome:
             self.count(outcome)
         return None
 
+    def _count_failure(self, error: Exception) -> None:
+        telemetry.WORKER_FAILURES.labels("log_intake").inc()
+        telemetry.get_logger().error(
+            "log_entry_failed",
+            edge=self._edge,
+            error=type(error).__name__,
+            frames=traceback.format_tb(error.__traceback__)[-4:],
+        )
+        self.count("failed")
+
     async def _settle(self, entry: LogEntry, sender: Sender) -> str:
-        """Returns the outcome to count, or "" where the service has counted it."""
+        """
+        Take what is no usage of a hold, as far as can be read.
+
+        Returns the outcome to count, or "" where the service has counted it.
+        """
         if entry.log_type == PERIODIC:
             return await self._keep_alive(entry, sender)
         extracted = _extract(entry)
         if not entry.hold_token:
             return await self._without_hold(entry, extracted, sender)
-        if extracted is None:
-            return await self._unparsable(entry, sender)
-        await self._metering.capture(self._report(entry, extracted, sender), sender.principal)
-        return ""
+        return await self._unparsable(entry, sender)
 
     async def _keep_alive(self, entry: LogEntry, sender: Sender) -> str:
-        report = self._report(entry, _NOTHING, sender)
+        report = self._report(entry, _NOTHING, sender, self._clock.now())
         try:
             await self._metering.keep_alive(report, sender.principal)
         except InvalidInput:
@@ -208,7 +254,7 @@ class LogIntake:
         key = self._digests.request_digest(
             b"unattributed", sender.principal.name.encode(), *entry.facts
         )
-        report = self._report(entry, extracted or _NOTHING, sender)
+        report = self._report(entry, extracted or _NOTHING, sender, self._clock.now())
         await self._set_aside(report, reason="unattributed", key=key.hex())
         return "quarantined"
 
@@ -219,7 +265,7 @@ class LogIntake:
             return "rejected"
         if not sender.principal.covers(terms):
             return "rejected"
-        report = self._report(entry, _NOTHING, sender)
+        report = self._report(entry, _NOTHING, sender, self._clock.now())
         await self._set_aside(report, reason="unparsable_usage", key=terms.hold_id)
         return "quarantined"
 
@@ -230,24 +276,27 @@ class LogIntake:
             "usage_quarantined", edge=self._edge, reason=reason, key=key, route=report.route
         )
 
-    def _report(self, entry: LogEntry, extracted: ExtractedUsage, sender: Sender) -> UsageReport:
-        return UsageReport(
-            edge=self._edge,
-            gateway_id=sender.gateway_id,
-            received_at=self._clock.now(),
-            usage=extracted.usage,
-            hold_token=entry.hold_token,
-            model=entry.sources.model,
-            status=entry.status,
-            occurred_at=entry.started_at,
-            duration_ms=entry.duration_ms,
-            request_bytes=entry.request_bytes,
-            response_bytes=entry.response_bytes,
-            route=entry.route,
-            request_id=entry.request_id,
-            from_header=extracted.from_header,
-            facts=entry.response,
-        )
+    def _report(
+        self, entry: LogEntry, extracted: ExtractedUsage, sender: Sender, now: datetime
+    ) -> UsageReport:
+        report = _OpenReport()
+        report.edge = self._edge
+        report.gateway_id = sender.gateway_id
+        report.received_at = now
+        report.usage = extracted.usage
+        report.hold_token = entry.hold_token
+        report.hold_id = report.customer_id = report.event_id = ""
+        report.model = entry.sources.model
+        report.status = entry.status
+        report.occurred_at = entry.started_at
+        report.duration_ms = entry.duration_ms
+        report.request_bytes = entry.request_bytes
+        report.response_bytes = entry.response_bytes
+        report.route = entry.route
+        report.request_id = entry.request_id
+        report.from_header = extracted.from_header
+        report.facts = entry.response
+        return freeze(report, UsageReport)
 
 
 def no_hold_reason(details: str) -> str:
@@ -267,6 +316,7 @@ def no_hold_reason(details: str) -> str:
     return "other" if details else "unknown"
 
 
+_OpenReport = thawed(UsageReport)
 _NOTHING: Final = ExtractedUsage(usage=TokenUsage())
 _LOCAL_REASONS: Final = frozenset(_LOCAL.values())
 

@@ -6,15 +6,17 @@ other status), so a bad record never fails its batch, and only the store's silen
 """
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Final
+from operator import itemgetter
+from typing import Any, Final
 
 from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.usage import UsageFacts, check_quantity
+from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.usage import NO_FACTS, QUANTITY_MAX, UsageFacts, check_quantity
 from sidecar.inbound.envoy.attributes import (
     ABSENT,
     LOG_NAME,
@@ -50,7 +52,45 @@ _SECOND_MAX: Final = 2**32
 _RECORDS_A_TURN: Final = 64
 """Records that are read before checks that wait get their turn."""
 
-_KEYS: Final[Mapping[bytes, LogAttribute]] = {key.value.encode(): key for key in LogAttribute}
+_Values = dict[str, str | None]
+"""By LogAttribute: its text, or None where it is absent."""
+
+_KEYS: Final = {key.value.encode(): key.value for key in LogAttribute}
+_NOTHING: Final[_Values] = dict.fromkeys(_KEYS.values())
+_ABSENT_BYTES: Final = ABSENT.encode()
+_TOLD_PREFIXES: Final = (RESPONSE_HEADER_PREFIX.encode(), METADATA_PREFIX.encode())
+
+
+def _picker(*names: LogAttribute) -> Callable[[_Values], tuple[Any, ...]]:
+    """The values of these names, all by one call."""
+    return itemgetter(*(name.value for name in names))
+
+
+_PICK: Final = _picker(
+    LogAttribute.START,
+    LogAttribute.CODE,
+    LogAttribute.DURATION_MS,
+    LogAttribute.BYTES_RECEIVED,
+    LogAttribute.BYTES_SENT,
+    LogAttribute.ROUTE,
+    LogAttribute.REQUEST_ID,
+)
+_PICK_AI: Final = _picker(
+    LogAttribute.AI_INPUT,
+    LogAttribute.AI_OUTPUT,
+    LogAttribute.AI_CACHED,
+    LogAttribute.AI_CACHE_CREATION,
+    LogAttribute.AI_REASONING,
+    LogAttribute.AI_STATUS,
+)
+_PICK_HEADERS: Final = _picker(
+    LogAttribute.TOKENS_USED, LogAttribute.TOKENS_INPUT, LogAttribute.TOKENS_OUTPUT
+)
+_PICK_REST: Final = _picker(LogAttribute.SSE_USAGE, LogAttribute.AI_MODEL, LogAttribute.SSE_MODEL)
+_PICK_FACTS: Final = _picker(LogAttribute.CONNECTION, LogAttribute.START, LogAttribute.STREAM)
+_PICK_HOLD: Final = _picker(LogAttribute.LOG_TYPE, LogAttribute.DETAILS, LogAttribute.HOLD_TOKEN)
+_OpenEntry, _OpenSources = thawed(LogEntry), thawed(UsageSources)
+_OpenAiUsage, _OpenHeaderUsage = thawed(AiUsage), thawed(HeaderUsage)
 
 
 class OtlpLogsHandler:
@@ -125,61 +165,75 @@ def _is_ours(resource: wire.Resource) -> bool:
 
 def read_record(record: wire.LogRecord) -> LogEntry:
     """Bring one record into the normal form; never raises, a bad part becomes `problem`."""
-    values: dict[LogAttribute, str] = {}
+    values = _NOTHING.copy()
+    told: list[wire.KeyValue] = []
     problem = ""
     for row in record.attributes:
-        key = _KEYS.get(row.key)
-        if key is None or key in values:
+        key = row.key
+        name = _KEYS.get(key)
+        if name is None:
+            if key.startswith(_TOLD_PREFIXES):
+                told.append(row)
+            continue
+        if values[name] is not None:
+            continue
+        value = row.value
+        raw = value.string_value
+        if raw == _ABSENT_BYTES:
             continue
         try:
-            text = _text(row.value)
+            # Nearly every attribute is a short text in UTF-8.
+            text = raw.decode() if 0 < len(raw) <= _VALUE_BYTES_MAX else _text(value)
+        except UnicodeDecodeError:
+            text = raw.decode("utf-8", "replace")
         except InvalidInput as error:
             problem = str(error)
             continue
-        if text not in ("", ABSENT):
-            values[key] = text
+        if text:
+            values[name] = text
     try:
-        return _entry(values, problem, _told(record))
+        return _entry(values, problem, _told(told) if told else NO_FACTS)
     except InvalidInput as error:
         # The hold is still known, so the usage is set aside rather than lost.
+        log_type, details, token = _PICK_HOLD(values)
         return LogEntry(
-            log_type=_log_type(values),
-            details=values.get(LogAttribute.DETAILS, "")[:_VALUE_BYTES_MAX],
-            hold_token=values.get(LogAttribute.HOLD_TOKEN, ""),
+            log_type=_log_type(log_type),
+            details=(details or "")[:_VALUE_BYTES_MAX],
+            hold_token=token or "",
             facts=_facts(values),
             problem=str(error),
         )
 
 
-def _entry(values: Mapping[LogAttribute, str], problem: str, told: UsageFacts) -> LogEntry:
-    start = values.get(LogAttribute.START, "")
-    second = _whole(start.partition(".")[0] or None, LogAttribute.START)
-    status = _whole(values.get(LogAttribute.CODE), LogAttribute.CODE)
+def _entry(values: _Values, problem: str, told: UsageFacts) -> LogEntry:
+    start, code, duration, received, sent, route, request_id = _PICK(values)
+    log_type, details, token = _PICK_HOLD(values)
+    entry = _OpenEntry()
+    entry.started_at = _instant(_whole((start or "").partition(".")[0] or None, "start"))
+    status = _whole(code, "code")
     if status is not None and status > _HTTP_STATUS_MAX:
         raise InvalidInput("code is no HTTP status", field="code")
-    return LogEntry(
-        log_type=_log_type(values),
-        details=values.get(LogAttribute.DETAILS, ""),
-        hold_token=values.get(LogAttribute.HOLD_TOKEN, ""),
-        sources=_sources(values),
-        status=status or None,  # 0 is Envoy's word for no response.
-        started_at=_instant(second),
-        duration_ms=_whole(values.get(LogAttribute.DURATION_MS), "duration_ms"),
-        request_bytes=_whole(values.get(LogAttribute.BYTES_RECEIVED), "rx"),
-        response_bytes=_whole(values.get(LogAttribute.BYTES_SENT), "tx"),
-        route=printable(values.get(LogAttribute.ROUTE, "")),
-        request_id=values.get(LogAttribute.REQUEST_ID, "").encode()[:128],
-        facts=_facts(values),
-        response=told,
-        problem=problem,
-    )
+    entry.status = status or None  # 0 is Envoy's word for no response.
+    entry.duration_ms = _whole(duration, "duration_ms")
+    entry.request_bytes = _whole(received, "rx")
+    entry.response_bytes = _whole(sent, "tx")
+    entry.log_type = _log_type(log_type)
+    entry.details = details or ""
+    entry.hold_token = token or ""
+    entry.sources = _sources(values)
+    entry.route = printable(route) if route else ""
+    entry.request_id = request_id.encode()[:128] if request_id else b""
+    entry.facts = _facts(values)
+    entry.response = told
+    entry.problem = problem
+    return freeze(entry, LogEntry)
 
 
-def _told(record: wire.LogRecord) -> UsageFacts:
+def _told(rows: Iterable[wire.KeyValue]) -> UsageFacts:
     """What meters asked the log to tell besides tokens: response headers and metadata."""
     headers: dict[str, str] = {}
     metadata: dict[str, str] = {}
-    for row in record.attributes:
+    for row in rows:
         for prefix, into in (
             (RESPONSE_HEADER_PREFIX.encode(), headers),
             (METADATA_PREFIX.encode(), metadata),
@@ -191,45 +245,35 @@ def _told(record: wire.LogRecord) -> UsageFacts:
     return make_facts(headers, metadata)
 
 
-def _sources(values: Mapping[LogAttribute, str]) -> UsageSources:
-    return UsageSources(
-        ai=AiUsage(
-            input=values.get(LogAttribute.AI_INPUT),
-            output=values.get(LogAttribute.AI_OUTPUT),
-            cached=values.get(LogAttribute.AI_CACHED),
-            cache_creation=values.get(LogAttribute.AI_CACHE_CREATION),
-            reasoning=values.get(LogAttribute.AI_REASONING),
-            status=values.get(LogAttribute.AI_STATUS),
-        ),
-        sse=values.get(LogAttribute.SSE_USAGE),
-        headers=HeaderUsage(
-            total=values.get(LogAttribute.TOKENS_USED),
-            input=values.get(LogAttribute.TOKENS_INPUT),
-            output=values.get(LogAttribute.TOKENS_OUTPUT),
-        ),
-        ai_model=values.get(LogAttribute.AI_MODEL),
-        sse_model=values.get(LogAttribute.SSE_MODEL),
-    )
+def _sources(values: _Values) -> UsageSources:
+    ai, headers, sources = _OpenAiUsage(), _OpenHeaderUsage(), _OpenSources()
+    ai.input, ai.output, ai.cached, ai.cache_creation, ai.reasoning, ai.status = _PICK_AI(values)
+    ai.total = None
+    headers.total, headers.input, headers.output = _PICK_HEADERS(values)
+    sources.ai = freeze(ai, AiUsage)
+    sources.headers = freeze(headers, HeaderUsage)
+    sources.sse, sources.ai_model, sources.sse_model = _PICK_REST(values)
+    return freeze(sources, UsageSources)
 
 
-def _facts(values: Mapping[LogAttribute, str]) -> tuple[bytes, ...]:
-    names = (LogAttribute.CONNECTION, LogAttribute.START, LogAttribute.STREAM)
-    return tuple(values.get(name, "").encode() for name in names)
+def _facts(values: _Values) -> tuple[bytes, ...]:
+    return tuple([text.encode() if text else b"" for text in _PICK_FACTS(values)])
 
 
-def _log_type(values: Mapping[LogAttribute, str]) -> str:
-    name = values.get(LogAttribute.LOG_TYPE, "NotSet")
+def _log_type(name: str | None) -> str:
+    if name is None:
+        return "NotSet"
     return name if name in LOG_TYPES else "other"
 
 
 def _text(value: wire.AnyValue) -> str:
     """An attribute as text; Envoy sends nothing else, other senders may send integers."""
+    if len(value.string_value) > _VALUE_BYTES_MAX:
+        raise InvalidInput(f"an attribute has more than {_VALUE_BYTES_MAX} bytes")
     match value.WhichOneof("value"):
         case None:
             return ""
         case "string_value":
-            if len(value.string_value) > _VALUE_BYTES_MAX:
-                raise InvalidInput(f"an attribute has more than {_VALUE_BYTES_MAX} bytes")
             return value.string_value.decode("utf-8", "replace")
         case "int_value":
             return str(value.int_value)
@@ -242,6 +286,8 @@ def _whole(text: str | None, name: str) -> int | None:
     if len(text) > _DIGITS_MAX or not text.isascii() or not text.isdigit():
         raise InvalidInput(f"{name} is no whole number", field=name)
     value = int(text)
+    if value <= QUANTITY_MAX:
+        return value
     check_quantity(value, field=name)
     return value
 

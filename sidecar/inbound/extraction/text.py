@@ -11,6 +11,10 @@ def printable(text: str | bytes, bytes_max: int = TEXT_BYTES_MAX) -> str:
     So is what a decoder has replaced before. Never raises, and the result always encodes:
     lone surrogates are not printable.
     """
+    if len(text) <= bytes_max and text.isascii():
+        plain = text if isinstance(text, str) else text.decode("ascii")
+        if plain.isprintable():
+            return plain  # Nearly every text.
     if isinstance(text, bytes):
         text = text[: 4 * bytes_max].decode("utf-8", "replace")
     text = text[:bytes_max]

@@ -16,7 +16,8 @@ from typing import Any
 import msgspec
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.usage import TokenUsage, check_quantity
+from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.usage import QUANTITY_MAX, TokenUsage, check_quantity, token_usage
 from sidecar.inbound.extraction.text import printable
 
 DOUBLE_EXACT_MAX = 2**53
@@ -108,6 +109,9 @@ class ExtractedUsage:
     from_header: bool = False
 
 
+_OpenExtracted = thawed(ExtractedUsage)
+
+
 def extract_usage(sources: UsageSources) -> ExtractedUsage:
     """
     Read the best source that says anything; no source at all is usage that says nothing.
@@ -116,8 +120,11 @@ def extract_usage(sources: UsageSources) -> ExtractedUsage:
         InvalidInput: If that source holds what is no count. Set it aside; it is never 0.
     """
     ai = _from_ai(sources.ai)
-    if ai is not None and _is_whole(ai):
-        return ExtractedUsage(usage=ai)
+    if ai is not None and ai.input is not None and ai.output is not None:
+        found = _OpenExtracted()
+        found.usage = ai
+        found.from_header = False
+        return freeze(found, ExtractedUsage)
     sse = _from_sse(sources.sse)
     if sse is not None and (ai is None or _is_whole(sse)):
         return ExtractedUsage(usage=sse)
@@ -140,7 +147,7 @@ def _from_ai(ai: AiUsage) -> TokenUsage | None:
     total = _count(ai.total, "ai_total")
     if input_ is None and output is None and total is None:
         return None
-    return TokenUsage(
+    return token_usage(
         input=input_,
         output=_infer_output(input_, output, total),
         cache_read=_count(ai.cached, "ai_cached"),
@@ -282,6 +289,8 @@ def _count(text: str | None, name: str) -> int | None:
     if not text or len(text) > _DIGITS_MAX or not text.isascii() or not text.isdigit():
         raise InvalidInput(f"{name} is no whole number of at most {_DIGITS_MAX} digits", field=name)
     value = int(text)
+    if value <= QUANTITY_MAX:
+        return value
     check_quantity(value, field=name)
     return value
 

@@ -8,17 +8,16 @@ from sidecar.domain.hold_events import orphan_event, terms_of_event
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
+from sidecar.outbound.redis.capturing import capture_arguments, read_capture
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
 from sidecar.outbound.redis.keys import Keyspace, check_line, quota_field, total_field
 from sidecar.outbound.redis.placing import (
     check_amount,
     check_counted,
-    check_signed,
     part_arguments,
     place_arguments,
     read_outcome,
-    signed_arguments,
     who_pays,
 )
 from sidecar.outbound.redis.records import (
@@ -32,8 +31,8 @@ from sidecar.outbound.redis.records import (
 from sidecar.outbound.redis.total_steps import steps_from_rows
 from sidecar.services.ports import (
     CaptureOutcome,
-    CaptureStatus,
     Clock,
+    HoldCapture,
     PlaceHold,
     PlaceOutcome,
     RatingDemand,
@@ -42,6 +41,8 @@ from sidecar.services.ports import (
 )
 
 _MARKER_CUSTOMER_LINE = 6
+_ASKED = StoreUnavailable("the answer is to come")
+"""In place of an answer until it is there."""
 
 
 class RedisBalances:
@@ -236,35 +237,38 @@ class RedisBalances:
         Raises:
             InvalidInput: The event itself is out of bounds.
         """
-        amount = check_signed(event.amount_nano)
-        arguments: list[Argument] = [
-            event.customer_id,
-            amount,
-            int(event.estimated),
-            usage_digest(event),
-            who_pays(prepaid=prepaid, owes=owes),
-            event.currency,
-            event.price_version,
-            event_to_bytes(event),
-            "" if steps is None else steps,
-            *signed_arguments(event.parts_nano),
-            len(quota_lines),
-        ]
-        for line in quota_lines:
-            check_counted(line.quantity, line.meter, field="quota_lines")
-            arguments += (quota_field(line.field), line.quantity)
-        reply = await self._run(scripts.CAPTURE, event.customer_id, event.hold_id, *arguments)
-        status, booked, overspent, held, available, epoch, seq, restored = reply
-        return CaptureOutcome(
-            status=CaptureStatus(status.decode()),
-            booked_nano=int(booked),
-            overspent_nano=int(overspent),
-            held_nano=int(held),
-            available_nano=int(available),
-            epoch=int(epoch),
-            seq=int(seq),
-            restored=restored == b"1",
+        capture = HoldCapture(
+            event=event, quota_lines=quota_lines, prepaid=prepaid, owes=owes, steps=steps
         )
+        keys, arguments = self._capture_call(capture)
+        return read_capture(await self._connection.run(scripts.CAPTURE, keys, arguments))
+
+    async def capture_holds(
+        self, captures: Sequence[HoldCapture]
+    ) -> list[CaptureOutcome | InvalidInput | StoreUnavailable]:
+        """Capture many at once, each with its own outcome or what `capture_hold` would raise."""
+        found: list[CaptureOutcome | InvalidInput | StoreUnavailable] = []
+        calls = []
+        for capture in captures:
+            try:
+                calls.append(self._capture_call(capture))
+            except InvalidInput as error:
+                found.append(error)
+            else:
+                found.append(_ASKED)
+        answers = iter(await self._connection.run_each(scripts.CAPTURE, calls))
+        for place, known in enumerate(found):
+            if known is _ASKED:
+                answer = next(answers)
+                failed = isinstance(answer, StoreUnavailable)
+                found[place] = answer if failed else read_capture(answer)
+        return found
+
+    def _capture_call(self, capture: HoldCapture) -> tuple[Sequence[str], list[Argument]]:
+        """KEYS and ARGV of a capture. Raises InvalidInput: the event is out of bounds."""
+        event = capture.event
+        arguments = capture_arguments(capture)
+        return self._keyspace.hold_keys(event.customer_id, event.hold_id), arguments
 
     async def due_holds(self, shard: int, limit: int) -> Sequence[tuple[str, str]]:
         """(customer_id, hold_id) of holds whose expiry has passed by the store's clock."""

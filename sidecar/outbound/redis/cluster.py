@@ -103,6 +103,39 @@ class Cluster:
                 return await self._route(again, replies, deadline, None, reason)
         return await self._route(plan(batch), replies, deadline, wait_seconds, None)
 
+    async def exchange_each(
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+    ) -> list[Any]:
+        """
+        Send commands over the connections to their nodes that calls share; each has its own end.
+
+        Args: As `exchange`, each command as one that is shared.
+
+        Returns:
+            For each its reply, or the error that `exchange` would answer or raise for it alone.
+        """
+        results = await asyncio.gather(
+            *(
+                self.exchange(
+                    [command],
+                    timeout_seconds=timeout_seconds,
+                    wait_seconds=wait_seconds,
+                    shared=True,
+                )
+                for command in batch
+            ),
+            return_exceptions=True,
+        )
+        found: list[Any] = []
+        for result in results:
+            if isinstance(result, (*FAILURES, StoreUnavailable)):
+                found.append(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                found.append(result[0][0])
+        return found
+
     async def _route(
         self,
         asks: list[Ask],

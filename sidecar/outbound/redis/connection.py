@@ -8,27 +8,23 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import lru_cache
 from typing import Any, Protocol, Self
 
-from prometheus_client import Histogram
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError
 
-from sidecar import telemetry
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.redis.cluster import Cluster
 from sidecar.outbound.redis.cluster_url import is_cluster_url, parse_cluster_url
-from sidecar.outbound.redis.errors import StoreDamaged
+from sidecar.outbound.redis.exchanges import Exchange, translate
 from sidecar.outbound.redis.keys import META, Keyspace
 from sidecar.outbound.redis.scripts import ALL, Script
 from sidecar.outbound.redis.server import Argument, Batch, Command, Replies, Server
 from sidecar.outbound.redis.shard_homes import ShardHomes
-from sidecar.outbound.redis.shard_watch import ELSEWHERE, ShardWatch
+from sidecar.outbound.redis.shard_watch import ELSEWHERE, Position, ShardWatch
 
 __all__ = ["Argument", "Link", "RedisConnection", "fix_shards"]
 
-_ERROR_CHARS_MAX = 200
 _WITHOUT_ANSWER = 3
 """Parts of a script's reply that stand before its answer: epoch, seq before and seq after."""
 
@@ -51,6 +47,15 @@ class Link(Protocol):
         All replies in the order of the commands, and the first that is a refusal.
 
         `shared` sends a single, short command over a connection that all such calls share.
+        """
+
+    async def exchange_each(
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+    ) -> list[Any]:
+        """
+        For each command its reply or error, over connections that such calls share.
+
+        Raises where nothing was sent.
         """
 
     async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
@@ -150,7 +155,7 @@ class RedisConnection:
         Raises:
             StoreUnavailable: No answer in time, or an error for an answer.
         """
-        with _Exchange(str(batch[0][0]).lower()):
+        with Exchange(str(batch[0][0]).lower()):
             timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
             return await self._exchange(batch, timeout_seconds=timeout, wait_seconds=timeout)
 
@@ -184,20 +189,69 @@ class RedisConnection:
         timeout = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         wait = timeout if wait_seconds is None else wait_seconds
         given = (*arguments, *(asked if script.guarded else ()))
-        with _Exchange(script.name):
+        with Exchange(script.name):
             started = time.monotonic()
             reply = await self._call(script, keys, given, timeout, wait)
             if not script.guarded:
                 return reply
-            if (int(reply[0]), int(reply[2])) == ELSEWHERE:
+            if _is_elsewhere(reply):
                 # Nothing was done, so it may be asked for again.
                 left = max(0.0, wait + timeout - (time.monotonic() - started))
                 async with asyncio.timeout(left):
                     if await self.homes.settle_in(shard):
                         reply = await self._call(script, keys, given, left, left)
-            epoch, before, after = (int(number) for number in reply[:_WITHOUT_ANSWER])
-            self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
-            return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
+            return self._heard(shard, asked, reply)
+
+    async def run_each(
+        self, script: Script, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]
+    ) -> list[Any]:
+        """
+        Run a guarded script once for each call, all of them sent by one write.
+
+        Args:
+            script: One that is `frequent`.
+            calls: Keys and arguments of each, as `run` takes them.
+
+        Returns:
+            For each call what `run` would answer, or the StoreUnavailable that it would raise.
+        """
+        assert script.guarded, script.name
+        if not calls:
+            return []
+        place, known, timeout = script.shard_key, self.watch.known, self._timeout_seconds
+        asked = [known(keys[place]) for keys, _ in calls]
+        batch = [
+            ("EVALSHA", script.sha, len(keys), *keys, *arguments, *position)
+            for (keys, arguments), position in zip(calls, asked, strict=True)
+        ]
+        try:
+            with Exchange(script.name) as exchange:
+                replies = await self._link.exchange_each(
+                    batch, timeout_seconds=timeout, wait_seconds=timeout
+                )
+                exchange.failed = any(isinstance(reply, Exception) for reply in replies)
+        except StoreUnavailable as error:
+            return [error] * len(calls)
+        answers = []
+        for (keys, arguments), position, reply in zip(calls, asked, replies, strict=True):
+            try:
+                if not isinstance(reply, Exception) and not _is_elsewhere(reply):
+                    answers.append(self._heard(keys[place], position, reply))
+                elif isinstance(reply, Exception) and not isinstance(reply, NoScriptError):
+                    ours = translate(reply)
+                    raise (reply if ours is None else ours) from reply
+                else:
+                    # Nothing was done, so it may be asked for again, with more patience.
+                    answers.append(await self.run(script, keys, arguments))
+            except StoreUnavailable as error:
+                answers.append(error)
+        return answers
+
+    def _heard(self, shard: str, asked: Position, reply: Any) -> Any:
+        """A guarded script's answer. Raises StoreUnavailable: the shard has lost data."""
+        epoch, before, after = int(reply[0]), int(reply[1]), int(reply[2])
+        self.watch.take(shard, asked, (epoch, after), before=(epoch, before))
+        return reply[_WITHOUT_ANSWER] if len(reply) > _WITHOUT_ANSWER else None
 
     async def _call(
         self,
@@ -229,7 +283,7 @@ class RedisConnection:
         Raises:
             StoreUnavailable: It cannot be opened, or what the caller does with it fails.
         """
-        with _Exchange(""):
+        with Exchange(""):
             async with self._link.dedicated() as connection:
                 yield connection
 
@@ -240,7 +294,7 @@ class RedisConnection:
     async def load_scripts(self) -> None:
         """Make every script known to the server, so that the first calls need one round trip."""
         batch = [("SCRIPT", "LOAD", script.source) for script in ALL]
-        with _Exchange("script"):
+        with Exchange("script"):
             await self._link.everywhere(batch, timeout_seconds=self._timeout_seconds)
 
     async def each(self, *command: Argument) -> dict[str, Any]:
@@ -252,17 +306,17 @@ class RedisConnection:
         Raises:
             StoreUnavailable: None of them answered.
         """
-        with _Exchange(str(command[0]).lower()):
+        with Exchange(str(command[0]).lower()):
             return await self._link.each(command, timeout_seconds=self._timeout_seconds)
 
     async def refresh(self) -> None:
         """Look again at which node of a cluster has what. Raises StoreUnavailable."""
-        with _Exchange(""):
+        with Exchange(""):
             await self._link.refresh(timeout_seconds=self._timeout_seconds)
 
     async def ping(self) -> None:
         """Whether the server, or any node of a cluster, answers. Raises StoreUnavailable."""
-        with _Exchange("ping"):
+        with Exchange("ping"):
             await self._link.ping(timeout_seconds=self._timeout_seconds)
 
     async def _exchange(
@@ -301,49 +355,6 @@ async def fix_shards(connection: RedisConnection, shards: int) -> Keyspace:
     return keyspace
 
 
-class _Exchange:
-    """Around one exchange: observes it under its name, and gives its errors our words."""
-
-    __slots__ = ("_call", "_started")
-
-    def __init__(self, call: str) -> None:
-        """`call` is a script's name or its (first) command's; empty if it is not observed."""
-        self._call = call
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _trace: object
-    ) -> None:
-        if self._call:
-            outcome = "ok" if error is None else "unavailable"
-            _observer(self._call, outcome).observe(time.perf_counter() - self._started)
-        if error is not None:
-            ours = _translate(error)
-            if ours is not None:
-                raise ours from error
-
-
-@lru_cache(maxsize=256)
-def _observer(call: str, outcome: str) -> Histogram:
-    """Looked up once: finding a metric by its labels costs more than observing."""
-    return telemetry.STORE_CALL_DURATION.labels("redis", call, outcome)
-
-
-def _translate(error: BaseException) -> StoreUnavailable | None:
-    """What a driver's error is to callers; None for what is none of a driver's."""
-    if isinstance(error, TimeoutError):
-        return StoreUnavailable("redis gave no answer in time")
-    if isinstance(error, AskError):
-        return StoreUnavailable(
-            "redis is a node of a cluster; redis_url must be redis+cluster://HOST:PORT,HOST:PORT"
-        )
-    if isinstance(error, ResponseError):
-        words = str(error)[:_ERROR_CHARS_MAX]
-        if "WRONGTYPE" in words:
-            return StoreDamaged("redis: a key of ours has another type")
-        return StoreUnavailable(f"redis refused: {words}")
-    if isinstance(error, RedisError | OSError):
-        return StoreUnavailable(f"redis: {str(error)[:_ERROR_CHARS_MAX]}")
-    return None
+def _is_elsewhere(reply: Any) -> bool:
+    """Whether a guarded script says that its shard is on another node than it was."""
+    return (int(reply[0]), int(reply[2])) == ELSEWHERE

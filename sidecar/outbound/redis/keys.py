@@ -18,8 +18,6 @@ PUSH_CHANNEL = "sc:push"
 SHARDS_MAX = 1_024
 TOTAL_PREFIX = "t:"
 _NAME_BYTES_MAX = 512
-_CUSTOMERS_MAX = 4_096
-"""Whose keys are remembered: some 700 bytes each."""
 _COUNTER_FIELD = re.compile(
     f"(?:[{CounterKind.WINDOW.value}{CounterKind.ROLLING.value}]:.*:-?[0-9]+"
     f"|[{CounterKind.RATE.value}{CounterKind.IN_FLIGHT.value}]:.*)",
@@ -72,7 +70,7 @@ class Keyspace:
 
     def done(self, shard: int, hold_id: str) -> str:
         """Hash that remembers how the ids of one 10-minute bucket ended."""
-        return f"{_done(shard)}{dedupe_bucket(check_hold_id(hold_id))}"
+        return f"{_tag(shard)}:done:{dedupe_bucket(check_hold_id(hold_id))}"
 
     def windows(self, shard: int) -> str:
         """Sorted set: customer and counter by the instant at which the sweep looks at it."""
@@ -92,8 +90,14 @@ class Keyspace:
 
         Customer, shard, done, expiry, open, usage, windows, touched.
         """
-        own, shard, done, *others = _keys_around(self, customer_id)
-        return (own, shard, f"{done}{dedupe_bucket(check_hold_id(hold_id))}", *others)
+        shard = self.shard_of(customer_id)
+        customer, done, of_shard, *others = _shard_keys(shard)
+        return (
+            customer + _check_name(customer_id, "customer_id"),
+            of_shard,
+            f"{done}{dedupe_bucket(check_hold_id(hold_id))}",
+            *others,
+        )
 
     def customer_keys(self, customer_id: str) -> Sequence[str]:
         """KEYS of every script about one customer: customer, shard, usage, windows."""
@@ -140,28 +144,24 @@ def check_line(text: str, field: str) -> str:
     return text
 
 
-@lru_cache(maxsize=_CUSTOMERS_MAX)
-def _keys_around(keyspace: Keyspace, customer_id: str) -> tuple[str, ...]:
-    """The keys of a customer's holds, of which one goes on with a hold's bucket."""
-    shard = keyspace.shard_of(customer_id)
-    return (
-        keyspace.customer(customer_id),
-        keyspace.shard(shard),
-        _done(shard),
-        keyspace.expiry(shard),
-        keyspace.open(shard),
-        keyspace.usage(shard),
-        keyspace.windows(shard),
-        keyspace.touched(shard),
-    )
-
-
-def _done(shard: int) -> str:
-    return f"{_tag(shard)}:done:"
-
-
 def _tag(shard: int) -> str:
     return f"sc:{{s{shard:02d}}}"
+
+
+@lru_cache(maxsize=SHARDS_MAX)
+def _shard_keys(shard: int) -> tuple[str, ...]:
+    """How two of a shard's keys begin, then those of it alone; each hold is asked for by all."""
+    tag, names = _tag(shard), Keyspace(SHARDS_MAX)
+    return (
+        f"{tag}:c:",
+        f"{tag}:done:",
+        names.shard(shard),
+        names.expiry(shard),
+        names.open(shard),
+        names.usage(shard),
+        names.windows(shard),
+        names.touched(shard),
+    )
 
 
 def _check_name(name: str, field: str) -> str:

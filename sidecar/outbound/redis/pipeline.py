@@ -9,7 +9,7 @@ turn's write, its reply is found by its place in the order, and one timer watche
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -87,14 +87,30 @@ class Pipeline:
         Raises:
             TimeoutError, RedisError, OSError: It may have been carried out or not.
         """
-        line = self._line
-        if line is None or line.lost:
-            async with asyncio.timeout(wait_seconds):
-                line = await self._open()
+        line = await self._current(wait_seconds)
         try:
             return await line.ask(hiredis.pack_command(command), timeout_seconds)
         except ResponseError as refusal:
             return refusal
+
+    async def ask_each(
+        self, commands: Sequence[tuple[Any, ...]], *, timeout_seconds: float, wait_seconds: float
+    ) -> list[Any]:
+        """
+        Send commands one behind the other, with all others of this turn.
+
+        Args: As `ask`.
+
+        Returns:
+            For each its reply, or what `ask` would answer or raise for it: a refusal, or that it
+            may have been carried out or not.
+
+        Raises:
+            TimeoutError, RedisError, OSError: There is no connection: none was sent.
+        """
+        line = await self._current(wait_seconds)
+        packed = [hiredis.pack_command(command) for command in commands]
+        return await line.ask_each(packed, timeout_seconds)
 
     async def aclose(self) -> None:
         """Close it; whoever waits for a reply gets ConnectionError."""
@@ -103,6 +119,14 @@ class Pipeline:
         if self._line is not None:
             self._line.hang_up("the connection was closed")
             self._line = None
+
+    async def _current(self, wait_seconds: float) -> "_Line":
+        """The open connection; a new one where it was lost, within that time."""
+        line = self._line
+        if line is None or line.lost:
+            async with asyncio.timeout(wait_seconds):
+                line = await self._open()
+        return line
 
     async def _open(self) -> "_Line":
         """One caller at a time opens it; the others wait for the same."""
@@ -148,6 +172,36 @@ class Pipeline:
             await line.ask(hiredis.pack_command(greeting), self._connect_seconds)
 
 
+class _Answers:
+    """
+    Stands in the order once for each command of a batch, and has one future for all of them.
+
+    Its commands stand side by side, so what it is given comes in their order.
+    """
+
+    __slots__ = ("_found", "_future", "_open")
+
+    def __init__(self, future: "asyncio.Future[list[Any]]", count: int) -> None:
+        self._future = future
+        self._open = count
+        self._found: list[Any] = []
+
+    def done(self) -> bool:
+        """Whether nobody waits for the rest."""
+        return self._future.done()
+
+    def set_result(self, reply: Any) -> None:
+        """The next command's reply."""
+        self._found.append(reply)
+        self._open -= 1
+        if not self._open:
+            self._future.set_result(self._found)
+
+    def set_exception(self, error: Exception) -> None:
+        """Why the next command has none; the others have their own."""
+        self.set_result(error)
+
+
 class _Line(asyncio.Protocol):
     """An open connection: replies come in the order of the calls."""
 
@@ -157,7 +211,7 @@ class _Line(asyncio.Protocol):
         self._reader = hiredis.Reader(
             protocolError=InvalidResponse, replyError=_refusal, notEnoughData=_NOTHING
         )
-        self._asked: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._asked: deque[tuple[asyncio.Future[Any] | _Answers, float]] = deque()
         self._outgoing: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.Handle | None = None
@@ -167,18 +221,38 @@ class _Line(asyncio.Protocol):
 
     def ask(self, packed: bytes, timeout_seconds: float) -> "asyncio.Future[Any]":
         """Put a packed command into this turn's write; the reply, or the error, to come."""
+        future = self._loop.create_future()
+        self._send([packed], future, timeout_seconds)
+        return future
+
+    def ask_each(
+        self, packed: Sequence[bytes], timeout_seconds: float
+    ) -> "asyncio.Future[list[Any]]":
+        """Put packed commands into this turn's write; each one's reply or error, to come."""
+        future = self._loop.create_future()
+        if packed:
+            self._send(packed, _Answers(future, len(packed)), timeout_seconds)
+        else:
+            future.set_result([])
+        return future
+
+    def _send(
+        self,
+        packed: Sequence[bytes],
+        waiting: "asyncio.Future[Any] | _Answers",
+        timeout_seconds: float,
+    ) -> None:
         if self.lost:
             raise ConnectionError(self._reason)
-        if len(self._asked) >= UNANSWERED_MAX:
+        if len(self._asked) + len(packed) > UNANSWERED_MAX:
             raise TimeoutError
-        future, deadline = self._loop.create_future(), self._loop.time() + timeout_seconds
-        self._asked.append((future, deadline))
+        deadline = self._loop.time() + timeout_seconds
+        self._asked.extend([(waiting, deadline)] * len(packed))
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(packed)
+        self._outgoing.extend(packed)
         if deadline < self._timer_at:
             self._arm(deadline)
-        return future
 
     def hang_up(self, reason: str) -> None:
         """End it at once, with everything that waits."""

@@ -230,12 +230,13 @@ def signed_arguments(parts: Mapping[str, int]) -> list[Argument]:
     Raises:
         InvalidInput: The parts are too many, or one is beyond any balance.
     """
-    named = [(meter, check_signed(part)) for meter, part in parts.items() if part]
-    if len(named) > PARTS_MAX:
-        raise InvalidInput(f"an amount may have {PARTS_MAX} parts, not {len(named)}")
-    arguments: list[Argument] = [len(named)]
-    for meter, part in named:
-        arguments += (check_line(meter, "meter"), part)
+    arguments: list[Argument] = [0]
+    for meter, part in parts.items():
+        if part:
+            arguments += (check_line(meter, "meter"), check_signed(part))
+    arguments[0] = count = len(arguments) // 2
+    if count > PARTS_MAX:
+        raise InvalidInput(f"an amount may have {PARTS_MAX} parts, not {count}")
     return arguments
 
 

@@ -6,6 +6,7 @@ can be set aside and never passes for another.
 """
 
 from dataclasses import replace
+from typing import Any
 
 from google.protobuf.message import DecodeError
 
@@ -13,15 +14,15 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.periods import from_epoch_ms, to_epoch_ms
 from sidecar.domain.thawing import freeze, thawed
-from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent
+from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, token_usage
 from sidecar.domain.usage_digests import digest_of
 from sidecar.wire import hold_token_pb2 as token_wire
 from sidecar.wire import usage_event_pb2 as event_wire
 
 RECORD_VERSION = 1
 _OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
-_OpenTokenUsage = thawed(TokenUsage)
-_USAGE_KINDS = ("input", "output", "cache_read", "cache_creation", "reasoning", "total")
+_OpenTerms = thawed(HoldTerms)
+_BOUNDS = {"": Bound.PROVEN, **{bound.value: bound for bound in Bound}}
 
 
 def terms_to_payload(terms: HoldTerms) -> bytes:
@@ -94,33 +95,38 @@ def terms_from_payload(payload: bytes) -> HoldTerms:
     try:
         message = token_wire.HoldToken.FromString(payload)
         _check_version(message.version)
-        return HoldTerms(
-            gateway_id=message.gateway_id,
-            hold_id=check_hold_id(message.hold_id),
-            customer_id=message.customer_id,
-            amount_nano=message.amount_nano,
-            currency=message.currency,
-            price_version=message.price_version,
-            estimate={entry.meter: entry.quantity for entry in message.estimate},
-            quota_lines=tuple(
-                QuotaLine(field=line.field, meter=line.meter, quantity=line.quantity)
-                for line in message.quota_lines
-            ),
-            decided_at_ms=message.decided_at_ms,
-            expires_at_ms=message.expires_at_ms,
-            team_id=message.team_id,
-            user_id=message.user_id,
-            credential_id=message.credential_id,
-            plan=message.plan,
-            route=message.route,
-            model=message.model,
-            request_id=message.request_id,
-            policy_version=message.policy_version,
-            bound=Bound(message.bound or Bound.PROVEN.value),
-            noted={fact.name: fact.value for fact in message.noted},
-        )
-    except (DecodeError, ValueError) as error:
+        # Each capture decodes them; see `thawed` for what this form saves.
+        terms = _OpenTerms()
+        terms.gateway_id = message.gateway_id
+        terms.hold_id = check_hold_id(message.hold_id)
+        terms.customer_id = message.customer_id
+        terms.amount_nano = message.amount_nano
+        terms.currency = message.currency
+        terms.price_version = message.price_version
+        terms.estimate = {entry.meter: entry.quantity for entry in message.estimate}
+        lines = message.quota_lines
+        terms.quota_lines = tuple([_quota_line(line) for line in lines]) if lines else ()
+        terms.decided_at_ms = message.decided_at_ms
+        terms.expires_at_ms = message.expires_at_ms
+        terms.team_id = message.team_id
+        terms.user_id = message.user_id
+        terms.credential_id = message.credential_id
+        terms.plan = message.plan
+        terms.route = message.route
+        terms.model = message.model
+        terms.request_id = message.request_id
+        terms.policy_version = message.policy_version
+        terms.bound = _BOUNDS[message.bound]
+        noted = message.noted
+        terms.noted = {fact.name: fact.value for fact in noted} if noted else {}
+        terms.encoded = b""
+    except (DecodeError, ValueError, KeyError) as error:
         raise InvalidInput("a hold's terms are malformed") from error
+    return freeze(terms, HoldTerms)
+
+
+def _quota_line(line: token_wire.QuotaLine) -> QuotaLine:
+    return QuotaLine(field=line.field, meter=line.meter, quantity=line.quantity)
 
 
 def event_to_bytes(event: UsageEvent) -> bytes:
@@ -130,7 +136,6 @@ def event_to_bytes(event: UsageEvent) -> bytes:
     Raises:
         InvalidInput: If a text is not UTF-8 or a number leaves 64 bits.
     """
-    usage = {kind: getattr(event.usage, kind) for kind in _USAGE_KINDS}
     try:
         return event_wire.UsageEvent(
             version=RECORD_VERSION,
@@ -142,21 +147,9 @@ def event_to_bytes(event: UsageEvent) -> bytes:
             price_version=event.price_version,
             occurred_at_ms=to_epoch_ms(event.occurred_at),
             received_at_ms=to_epoch_ms(event.received_at),
-            usage=event_wire.Usage(**{k: v for k, v in usage.items() if v is not None}),
-            lines=[
-                event_wire.RatedLine(
-                    meter=line.meter,
-                    quantity=line.quantity,
-                    amount_nano=line.amount_nano,
-                    groups=[
-                        event_wire.GroupValue(name=name, value=value)
-                        for name, value in sorted(line.groups.items())
-                    ],
-                    text_hash=line.text_hash,
-                    observed=line.observed,
-                )
-                for line in event.lines
-            ],
+            # As mappings: messages of their own would be made and then copied into this one.
+            usage=_told(event.usage),
+            lines=[_line_content(line) for line in event.lines],
             estimated=event.estimated,
             estimate_reason=event.estimate_reason,
             team_id=event.team_id,
@@ -174,6 +167,42 @@ def event_to_bytes(event: UsageEvent) -> bytes:
         ).SerializeToString()
     except ValueError as error:
         raise InvalidInput("the usage event cannot be encoded") from error
+
+
+def _told(usage: TokenUsage) -> dict[str, int]:
+    """The counts that are there."""
+    counts: dict[str, int] = {}
+    if usage.input is not None:
+        counts["input"] = usage.input
+    if usage.output is not None:
+        counts["output"] = usage.output
+    if usage.cache_read is not None:
+        counts["cache_read"] = usage.cache_read
+    if usage.cache_creation is not None:
+        counts["cache_creation"] = usage.cache_creation
+    if usage.reasoning is not None:
+        counts["reasoning"] = usage.reasoning
+    if usage.total is not None:
+        counts["total"] = usage.total
+    return counts
+
+
+def _line_content(line: RatedLine) -> dict[str, Any]:
+    """A line's fields, for a message; what has its default is left out."""
+    content: dict[str, Any] = {
+        "meter": line.meter,
+        "quantity": line.quantity,
+        "amount_nano": line.amount_nano,
+    }
+    if line.groups:
+        content["groups"] = [
+            {"name": name, "value": value} for name, value in sorted(line.groups.items())
+        ]
+    if line.text_hash:
+        content["text_hash"] = line.text_hash
+    if line.observed:
+        content["observed"] = True
+    return content
 
 
 def event_from_bytes(content: bytes) -> UsageEvent:
@@ -219,16 +248,14 @@ def event_from_bytes(content: bytes) -> UsageEvent:
 
 def _token_usage(message: event_wire.Usage) -> TokenUsage:
     told = message.HasField
-    usage = _OpenTokenUsage()
-    usage.input = message.input if told("input") else None
-    usage.output = message.output if told("output") else None
-    usage.cache_read = message.cache_read if told("cache_read") else None
-    usage.cache_creation = message.cache_creation if told("cache_creation") else None
-    usage.reasoning = message.reasoning if told("reasoning") else None
-    usage.total = message.total if told("total") else None
-    frozen = freeze(usage, TokenUsage)
-    frozen.__post_init__()
-    return frozen
+    return token_usage(
+        input=message.input if told("input") else None,
+        output=message.output if told("output") else None,
+        cache_read=message.cache_read if told("cache_read") else None,
+        cache_creation=message.cache_creation if told("cache_creation") else None,
+        reasoning=message.reasoning if told("reasoning") else None,
+        total=message.total if told("total") else None,
+    )
 
 
 def _rated_line(message: event_wire.RatedLine) -> RatedLine:

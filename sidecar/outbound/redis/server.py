@@ -122,6 +122,27 @@ class Server:
                 await self._pool.release(connection)
         return replies
 
+    async def exchange_each(
+        self, batch: Batch, *, timeout_seconds: float, wait_seconds: float
+    ) -> list[Any]:
+        """
+        Send commands over the connection that calls share, in one write; each has its own end.
+
+        Args: As `exchange`, each command as one that is shared.
+
+        Returns:
+            For each its reply, or the error that `exchange` would answer or raise for it alone.
+
+        Raises:
+            TimeoutError, RedisError, OSError: None of them was sent.
+        """
+        self.calls += 1
+        return await self._shared.ask_each(
+            [tuple(command) for command in batch],
+            timeout_seconds=timeout_seconds,
+            wait_seconds=wait_seconds,
+        )
+
     async def everywhere(self, batch: Batch, *, timeout_seconds: float) -> None:
         """Send to this server, which is all there is. Raises the first refusal."""
         _, refusal = await self.exchange(
