@@ -6,6 +6,7 @@ Source: RFC 9113, sections 4.1 and 6. Header blocks need no table, so that any s
 
 import asyncio
 import struct
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -68,6 +69,22 @@ class Answered:
     """Ended without a message: a status of gRPC's, or a reset."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    started: float
+    every_seconds: float
+
+    def due_at(self, now: float) -> int:
+        """How many calls may have been sent by now."""
+        if not self.every_seconds:
+            return sys.maxsize
+        return int((now - self.started) / self.every_seconds) + 1
+
+    def instant(self, number: int, now: float | None = None) -> float | None:
+        """When a call is due; without a pace it is due now."""
+        return self.started + number * self.every_seconds if self.every_seconds else now
+
+
 class Connection:
     """One HTTP/2 connection that is driven by hand; its calls are numbered from 0 for good."""
 
@@ -99,26 +116,21 @@ class Connection:
             every_seconds: A call's distance to the one before; a late one counts from when it was
                 due, so that a server which stands still is not spared. 0: as soon as there is room.
         """
-        started = time.perf_counter()
+        pace = _Pace(time.perf_counter(), every_seconds)
         begun: dict[int, float] = {}
         bodies: dict[int, bytes] = {}
         found, first = Answered(), self.calls
         self.calls += len(sending)
         sent, ended, buffer = 0, 0, b""
         while ended < len(sending):
-            room = min(at_a_time - (sent - ended), len(sending) - sent)
             now = time.perf_counter()
-            if every_seconds:
-                room = min(room, int((now - started) / every_seconds) + 1 - sent)
+            room = min(at_a_time - (sent - ended), len(sending) - sent, pace.due_at(now) - sent)
             if room > 0:
                 for n in range(sent, sent + room):
-                    due = started + n * every_seconds if every_seconds else now
-                    begun[2 * (first + n) + 1] = due
+                    begun[2 * (first + n) + 1] = pace.instant(n, now)
                 self._writer.write(b"".join(sending[sent : sent + room]))
                 sent += room
-            data = await self._read_until(
-                started + sent * every_seconds if every_seconds and sent < len(sending) else None
-            )
+            data = await self._read_until(pace.instant(sent) if sent < len(sending) else None)
             buffer += data
             at, now = 0, time.perf_counter()
             while len(buffer) - at >= 9:
