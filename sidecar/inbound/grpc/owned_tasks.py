@@ -24,6 +24,7 @@ class OwnedTasks:
         self._name = name
         self._maximum = maximum
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._known_loop: asyncio.AbstractEventLoop | None = None
 
     def __len__(self) -> int:
         """How many are under way."""
@@ -41,14 +42,21 @@ class OwnedTasks:
             raise GrpcError(GrpcStatus.RESOURCE_EXHAUSTED, "too many calls in progress")
         return self._own(work)
 
-    @staticmethod
-    async def wait(task: asyncio.Task[Any], seconds: float) -> None:
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """That of the first task, and of all: until Python 3.12 each look asks for the pid."""
+        loop = self._known_loop
+        if loop is None:
+            loop = self._known_loop = asyncio.get_running_loop()
+        return loop
+
+    async def wait(self, task: asyncio.Task[Any], seconds: float) -> None:
         """
         Wait until a task has ended or the time is up, whichever comes first.
 
         As `asyncio.wait` of one task, without its sets: a check spends a tenth of its time there.
         """
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         waiter = loop.create_future()
 
         def wake(_task: asyncio.Task[Any] | None = None) -> None:
@@ -82,7 +90,7 @@ class OwnedTasks:
         await asyncio.gather(*late, return_exceptions=True)
 
     def _own(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        task = asyncio.get_running_loop().create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
