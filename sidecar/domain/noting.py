@@ -42,6 +42,12 @@ def depends_on_request(meters: Iterable[Meter]) -> bool:
     return any(name != "request.method" and not name.startswith(_LABELS) for name in _names(meters))
 
 
+def labels_noted(meters: Iterable[Meter]) -> frozenset[str]:
+    """The customer's labels that meters name."""
+    names = {name for meter in meters for name in meter.request_facts}
+    return frozenset(name.removeprefix(_LABELS) for name in names if name.startswith(_LABELS))
+
+
 def note_labels(meters: Iterable[Meter], labels: Mapping[str, str]) -> dict[str, str]:
     """The labels that meters name, for usage that no check came before."""
     return {

@@ -1,16 +1,19 @@
 """
 What a policy says of requests that look alike to it, whatever they may use: worked out once.
 
-Two requests look alike if they have the same routes, method and caller, and if the matches that
-ask for more (a header, an address, the body) answer the same for both. Then the same rules, meters
-and estimate are for both; what they cost, what conditions say and which windows count is not.
+Two requests look alike if they have the same routes and method, if the policy cannot tell their
+callers apart (`caller_classes`), and if the matches that ask for more (a header, an address, the
+body) answer the same for both. Then the same rules, meters and estimate are for both; what they
+cost, what conditions say and which windows count is not.
 """
 
+import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from sidecar.domain.counters import CounterTake
+from sidecar.domain.caller_classes import CallerClasses
+from sidecar.domain.counters import CounterTake, Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.matching import RequestView, fits_any
 from sidecar.domain.meters import Meter
@@ -21,10 +24,10 @@ from sidecar.domain.rules import EstimateFrom, EstimateRule, Rule, RuleTemplate,
 from sidecar.domain.selecting import Tests
 from sidecar.domain.store_numbers import InvoiceDemand
 
-_PLANS_MAX: Final = 32
-"""Of one outline: bodies bound their use in many ways, and most are never seen again."""
+_PLANS_MAX: Final = 4_096
+"""Of one policy: bodies bound their use in many ways, and most are never seen again."""
 _OUTLINES_MAX: Final = 64
-"""Of one caller's routes and method: each further match may double them."""
+"""Of one class of callers, routes and method: each further match may double them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,10 +69,11 @@ class Outline:
     estimate: EstimateRule | None
     covered: bool
     steady: bool
-    plans: Remembered[object] = field(
-        default_factory=lambda: Remembered(_PLANS_MAX), repr=False, compare=False
-    )
-    """Of `planning`, which alone knows what is in it."""
+    names_caller: bool
+    """Whether a counter's name has more of the caller than the policy tells callers apart by."""
+    number: int = field(default=0, compare=False)
+    plans: Remembered[object] = field(default_factory=Remembered, repr=False, compare=False)
+    """Of `planning`, which alone knows what is in it; each key begins with the number."""
 
     @property
     def reads_body(self) -> bool:
@@ -89,11 +93,14 @@ class Outlines:
     def __init__(self, policy: Policy) -> None:
         """Begin with none."""
         self.policy = policy
+        self._classes = CallerClasses(policy)
+        self._plans: Remembered[object] = Remembered(_PLANS_MAX)
+        self._numbers = itertools.count(1)
         self._known: Remembered[_Lookalikes] = Remembered()
 
     def of(self, view: RequestView, caller: CustomerFacts) -> Outline:
         """The outline of a request of a caller."""
-        key = (view.routes, view.request.method, caller.identity)
+        key = (view.routes, view.request.method, self._classes.of(caller))
         alike = self._known.get(key)
         if alike is None:
             tests = self.policy.tests_for(view, caller)
@@ -101,7 +108,9 @@ class Outlines:
         said = tuple([fits_any(tests, view) for tests in alike.tests])
         outline = alike.outlines.get(said)
         if outline is None:
-            outline = alike.outlines.put(said, outline_of(self.policy, view, caller))
+            made = outline_of(self.policy, view, caller)
+            made = replace(made, number=next(self._numbers), plans=self._plans)
+            outline = alike.outlines.put(said, made)
         return outline
 
 
@@ -122,6 +131,10 @@ def outline_of(policy: Policy, view: RequestView, caller: CustomerFacts) -> Outl
         steady=all(rule.when is None for rule, _ in selected)
         and (estimate is None or estimate.source is not EstimateFrom.HEADER)
         and not depends_on_request(meters),
+        names_caller=any(
+            rule.counter is not None and rule.counter.level is not Level.CUSTOMER
+            for rule, _ in selected
+        ),
     )
 
 

@@ -156,9 +156,16 @@ def plan_check(
 
 def _plan_known(planner: "_Planner") -> CheckPlan | Refusal:
     """The plan of a request that looks and promises alike, for as long as its windows last."""
-    plans, now = planner.outline.plans, planner.now
-    # A policy keeps its cards for as long as it lives, so none takes the place of another.
-    key = (id(planner.card), planner.facts, len(planner.view.request.body or b""))
+    outline, now = planner.outline, planner.now
+    plans, caller = outline.plans, planner.customer
+    key = (
+        outline.number,
+        # A policy keeps its cards for as long as it lives, so none takes the place of another.
+        id(planner.card),
+        planner.facts,
+        len(planner.view.request.body or b""),
+        (caller.team_id, caller.user_id, caller.credential_id) if outline.names_caller else None,
+    )
     known = plans.get(key)
     if isinstance(known, _KnownPlan) and known.begins_at <= now < known.ends_at:
         return known.plan

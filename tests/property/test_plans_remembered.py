@@ -7,15 +7,15 @@ from ipaddress import ip_network
 import pytest
 import re2
 from fixtures.policy_parts import CARD, CUSTOMER, INPUT, NOW, POLICY, TOTAL, request, view_of
-from fixtures.random_policies import callers, policies
-from hypothesis import given
+from fixtures.random_policies import NAMES, callers, labels, policies
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.domain.counters import Counter, CounterKind, Level
-from sidecar.domain.customers import CustomerFacts, CustomerMatch
+from sidecar.domain.customers import CustomerFacts, CustomerMatch, UserMatch
 from sidecar.domain.expressions import RULE_VARIABLES, ResultKind, compile_expression
 from sidecar.domain.matching import Match, RouteSet
-from sidecar.domain.outlines import Outlines
+from sidecar.domain.outlines import Outlines, outline_of
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.planning import CheckPlan, plan_check
 from sidecar.domain.pricing import Billing
@@ -23,6 +23,8 @@ from sidecar.domain.requests import RequestFacts
 from sidecar.domain.rules import (
     EstimateFrom,
     EstimateRule,
+    Members,
+    Membership,
     MeterRule,
     Mode,
     Rule,
@@ -130,6 +132,8 @@ DAY = Counter(
     limit=9,
     window=CalendarWindow(unit=CalendarUnit.DAY),
 )
+PRO = frozenset({"a"})
+WHO = ("customer_id", "team_id", "user_id", "credential_id", "plan")
 QUOTA = Rule(name="day", template=RuleTemplate.QUOTA, counter=DAY)
 EACH = Match(routes=frozenset({0, 1}))
 PLAIN = replace(
@@ -170,6 +174,10 @@ VARIED = {
     "label": replace(PLAIN, rules=(QUOTA, block(customers=CustomerMatch(labels={"x": "a"})))),
     "meter": replace(PLAIN, meters=(replace(NOTING, match=of(headers=(("x-tier", GOLD),))),)),
     "noted": replace(PLAIN, meters=(NOTING,)),
+    "noted label": replace(
+        PLAIN, meters=(replace(NOTING, meter=replace(INPUT, group_by=("label:x",))),)
+    ),
+    "plan": replace(PLAIN, rules=(QUOTA, block(template=RuleTemplate.REQUIRE_PLAN, plans=PRO))),
     "size": replace(PLAIN, meters=(SIZED,)),
     "stated": replace(PLAIN, estimates=(STATED,)),
     "condition": replace(
@@ -215,7 +223,14 @@ alike = st.lists(
             st.sampled_from((b"{}", b'{"a": 1}')),
             st.sampled_from(({}, {"x_tokens": "7000"})),
         ),
-        st.sampled_from((ANN, replace(ANN, labels={"x": "a"}), replace(ANN, credential_id="k2"))),
+        st.sampled_from(
+            (
+                ANN,
+                replace(ANN, labels={"x": "a"}),
+                replace(ANN, credential_id="k2"),
+                replace(ANN, plan="b"),
+            )
+        ),
         st.sampled_from((RequestFacts(), RequestFacts(input_bound=9))),
         st.sampled_from((NOW, NOW + timedelta(seconds=60))),
     ),
@@ -223,6 +238,66 @@ alike = st.lists(
     max_size=12,
 )
 asked = st.lists(st.tuples(requests, callers, facts, instants), min_size=2, max_size=12)
+
+
+# Each differs from the first in one thing, so that most would share what is remembered of it.
+changes = st.one_of(
+    st.builds(
+        lambda name, value: {name: value}, st.sampled_from(WHO), st.sampled_from(("", *NAMES))
+    ),
+    st.builds(lambda labels: {"labels": labels}, labels),
+)
+looked_at = st.builds(
+    lambda first, others: [first, *(replace(first, **change) for change in others)],
+    callers,
+    st.lists(changes, min_size=2, max_size=10),
+)
+
+
+USER = replace(ANN, user_id="u")
+LISTED = {"a": (Membership(rule="block"),), "u": (Membership(rule="block"),)}
+BY_KEY = replace(QUOTA, counter=replace(DAY, level=Level.KEY), unidentified=Unidentified.SKIP)
+HALF = block(mode=Mode.PERCENT, percent=50)
+TOLD_APART = {
+    "excluded customer": (block(customers=CustomerMatch(exclude=PRO)), ANN, "customer_id"),
+    "named customer": (block(customers=CustomerMatch(ids=PRO)), ANN, "customer_id"),
+    "listed customer": (block(customer_members=Members.LISTED), ANN, "customer_id"),
+    "excluded user": (block(users=UserMatch(exclude=frozenset({"u"}))), USER, "user_id"),
+    "named user": (block(users=UserMatch(ids=frozenset({"u"}))), USER, "user_id"),
+    "listed user": (block(user_members=Members.LISTED), USER, "user_id"),
+    "team": (block(users=UserMatch(teams=PRO)), replace(USER, team_id="a"), "team_id"),
+    "share": (HALF, ANN, "customer_id"),
+    "key": (BY_KEY, replace(ANN, credential_id=""), "credential_id"),
+}
+
+
+@pytest.mark.parametrize("name", TOLD_APART)
+def test_callers_that_a_rule_tells_apart_share_no_outline(name):
+    rule, first, part = TOLD_APART[name]
+    lists = LISTED if name.startswith("listed") else {}
+    policy = replace(PLAIN, rules=(rule,), customer_members=lists, user_members=lists)
+    outlines, found = Outlines(policy), []
+    for caller in [first, *(replace(first, **{part: f"other-{n}"}) for n in range(20))]:
+        anew = replace(policy)
+        known = outlines.of(view_of(request("/a"), policy), caller)
+        assert known == outline_of(anew, view_of(request("/a"), anew), caller)
+        found.append(known.number)
+    assert len(set(found)) == 2  # Those that it does not tell apart do share one.
+
+
+@given(policy=policies(), looked_at=looked_at)
+@settings(max_examples=300)
+def test_the_outline_of_another_caller_is_ones_own_where_it_is_shared(policy, looked_at):
+    policy = replace(
+        policy,
+        rules=tuple(replace(rule, percent=50, plans=PRO) for rule in policy.rules),
+        features={"a": frozenset({"f"})},
+    )
+    outlines = Outlines(policy)
+    for caller in looked_at:
+        anew = replace(policy)
+        known = outlines.of(view_of(request("/a/c"), policy), caller)
+        assert known == outline_of(anew, view_of(request("/a/c"), anew), caller)
 
 
 @given(policy=full_policies(), asked=asked)
