@@ -192,14 +192,20 @@ def _lasts(plan: CheckPlan | Refusal) -> tuple[datetime, datetime]:
 
 
 def plan_unidentified(
-    policy: Policy, view: RequestView, now: datetime, caller: CustomerFacts = NOBODY
+    policy: Policy,
+    view: RequestView,
+    now: datetime,
+    caller: CustomerFacts = NOBODY,
+    *,
+    outline: Outline | None = None,
 ) -> CheckPlan | Refusal:
     """
     Say what the policy makes of a request that belongs to no customer it could tell.
 
-    It passes only where nothing has a price and no rule asks who it is.
+    It passes only where nothing has a price and no rule asks who it is. `outline` is the request's,
+    if it is known.
     """
-    outline = outline_of(policy, view, caller)
+    outline = outline or outline_of(policy, view, caller)
     conditions = RequestConditions(view, caller, RequestFacts(), now)
     rules: list[MatchedRule] = []
     asking: Rule | None = None

@@ -178,7 +178,8 @@ class CheckService:
                 caller.detail,
                 retry_after_seconds=caller.retry_after_seconds,
             )
-        plan = plan_unidentified(context.policy, context.view, now)
+        outline = self._outlines_of(context.policy).of(context.view, NOBODY)
+        plan = plan_unidentified(context.policy, context.view, now, outline=outline)
         if isinstance(plan, Refusal):
             return self._answers.refuse(context, plan.reason, plan.rule, plan.detail)
         return self._answers.answer_nobody(context, plan, judge(plan, None, NOBODY))

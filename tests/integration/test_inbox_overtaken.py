@@ -1,11 +1,11 @@
 """A worker that stood still beyond its lease, at any step, and then goes on: nothing changes."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 from fixtures.inbox_deployment import InboxDeployment, clear
+from fixtures.stepped_ports import SteppedPort
 from fixtures.use_cases import Grown
 
 from sidecar.domain.errors import LeaseLost
@@ -29,31 +29,13 @@ class Standstill:
         self.reached, self.go = asyncio.Event(), asyncio.Event()
 
     def reach(self, port: Any) -> Any:
-        return _Standing(port, self)
+        return SteppedPort(port, self.pass_by)
 
     async def pass_by(self) -> None:
         self.calls += 1
         if self.calls == self._place:
             self.reached.set()
             await self.go.wait()
-
-
-class _Standing:
-    def __init__(self, port: Any, still: Standstill) -> None:
-        self._port, self._still = port, still
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._port, name)
-        if not asyncio.iscoroutinefunction(found):
-            return found
-        return self._stepped(found)
-
-    def _stepped(self, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def stepped(*arguments: Any, **options: Any) -> Any:
-            await self._still.pass_by()
-            return await call(*arguments, **options)
-
-        return stepped
 
 
 def open_dispute(world: InboxDeployment) -> None:
