@@ -69,7 +69,10 @@ async def serving(folder: Path, serve: Serve) -> AsyncIterator[str]:
             await asyncio.wait(running, timeout=SECONDS)
 
 
-async def test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url):
+async def test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url, monkeypatch):
+    # Beside other tests Redis may stand still for half a second, for its disk or for want of a
+    # core; that such a server is given up has tests of its own.
+    monkeypatch.setattr(module, "SILENT_SECONDS_MAX", SECONDS)
     dice = random.Random(20261128)
     async with connected(redis_url) as server:
         calls: list[tuple[int, float, asyncio.Task[Any]]] = []
