@@ -371,9 +371,10 @@ async def test_nobody_there_is_told_to_all_who_wait(tmp_path):
         assert all(isinstance(one, OSError) for one in replies), replies
 
 
-def test_the_same_holds_on_uvloop(redis_url, redis_socket, tmp_path):
+def test_the_same_holds_on_uvloop(redis_url, redis_socket, tmp_path, monkeypatch):
     """Its transports are others than asyncio's."""
-    uvloop.run(test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url))
+    with monkeypatch.context() as patches:
+        uvloop.run(test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url, patches))
     uvloop.run(test_it_signs_in_and_works_in_the_urls_database(redis_url, redis_socket))
     scenarios = (
         test_the_calls_of_one_turn_are_one_write,
