@@ -1,12 +1,11 @@
 """Which callers a policy cannot tell apart: what it says of one of them holds for all."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Final
 
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.noting import labels_noted
-from sidecar.domain.policy import Policy
-from sidecar.domain.rules import Mode
+from sidecar.domain.rules import MembersOf, MeterRule, Mode, Rule
 
 _NONE: Final = frozenset[str]()
 
@@ -20,18 +19,24 @@ class CallerClasses:
     share of callers for whom a rule bites already.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        """Look through the rules, lists and meters once."""
-        rules = [rule for rule in policy.rules if rule.mode is not Mode.DRAFT]
+    def __init__(
+        self,
+        rules: Iterable[Rule],
+        customer_members: MembersOf,
+        user_members: MembersOf,
+        meters: Iterable[MeterRule],
+    ) -> None:
+        """Look through a policy's rules, lists and meters once."""
+        rules = [rule for rule in rules if rule.mode is not Mode.DRAFT]
         users = [rule.users for rule in rules if rule.users is not None]
-        self._customers = policy.customer_members.keys() | _NONE.union(
+        self._customers = customer_members.keys() | _NONE.union(
             *(rule.customers.ids | rule.customers.exclude for rule in rules)
         )
-        self._users = policy.user_members.keys() | _NONE.union(
+        self._users = user_members.keys() | _NONE.union(
             *(match.ids | match.exclude for match in users)
         )
         self._teams = _NONE.union(*(match.teams for match in users))
-        noted = labels_noted(rule.meter for rule in policy.meters)
+        noted = labels_noted(rule.meter for rule in meters)
         self._labels = tuple(sorted(noted.union(*(rule.customers.labels for rule in rules))))
         self._shared = tuple(rule for rule in rules if rule.mode is Mode.PERCENT)
 

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from sidecar.domain.caller_classes import CallerClasses
 from sidecar.domain.counters import CounterTake, Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.matching import RequestView, fits_any
@@ -93,14 +92,13 @@ class Outlines:
     def __init__(self, policy: Policy) -> None:
         """Begin with none."""
         self.policy = policy
-        self._classes = CallerClasses(policy)
         self._plans: Remembered[object] = Remembered(_PLANS_MAX)
         self._numbers = itertools.count(1)
         self._known: Remembered[_Lookalikes] = Remembered()
 
     def of(self, view: RequestView, caller: CustomerFacts) -> Outline:
         """The outline of a request of a caller."""
-        key = (view.routes, view.request.method, self._classes.of(caller))
+        key = (view.routes, view.request.method, self.policy.classes.of(caller))
         alike = self._known.get(key)
         if alike is None:
             tests = self.policy.tests_for(view, caller)

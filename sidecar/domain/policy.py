@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
 
+from sidecar.domain.caller_classes import CallerClasses
 from sidecar.domain.card_schedules import CardSchedule, Timeline
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.decisions import Dialect
@@ -85,6 +86,7 @@ class Policy:
     all_cards: tuple[RateCard, ...] = field(init=False, repr=False, compare=False)
     """Each card that can count for somebody at some time, once."""
     index: RuleIndex = field(init=False, repr=False, compare=False)
+    classes: CallerClasses = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
     _claims: Mapping[int | None, Sequence[Rule]] = field(init=False, repr=False, compare=False)
     _meters: Selection[MeterRule] = field(init=False, repr=False, compare=False)
@@ -99,6 +101,8 @@ class Policy:
         priced = frozenset(name for card in cards for name in card.priced_meters())
         object.__setattr__(self, "all_cards", cards)
         object.__setattr__(self, "index", index)
+        classes = CallerClasses(self.rules, self.customer_members, self.user_members, self.meters)
+        object.__setattr__(self, "classes", classes)
         object.__setattr__(self, "_priced", priced)
         object.__setattr__(self, "_claims", _claims(self.rules))
         object.__setattr__(self, "_meters", Selection(self.meters, lambda rule: rule.match))
