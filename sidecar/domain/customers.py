@@ -28,12 +28,6 @@ class CustomerFacts:
     credential_id: str = ""
     generation: int = 0
 
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """All that a policy can tell callers apart by; two that share it are treated alike."""
-        named = (self.customer_id, self.plan, self.team_id, self.user_id, self.credential_id)
-        return (*named, *self.labels.items()) if self.labels else named
-
 
 NOBODY = CustomerFacts(customer_id="", plan="", currency="", revision=0)
 """A caller that could not be identified."""

@@ -154,9 +154,7 @@ class _Judge:
             self._judge_rule(matched)
         if self.numbers is not None and self.numbers.denied and self.denial is None:
             self.denial = self._built_in_denial(self.numbers)
-        over: tuple[str, ...] = ()
-        if self.numbers is not None and self.numbers.over:
-            over = tuple(sorted(take.name for take in self._over() if not take.hard))
+        over = tuple(sorted(take.name for take in self._over() if not take.hard))
         if over and self.denial is None:
             self.headers.setdefault(
                 OVER_LIMIT_HEADER, ", ".join(sorted({t.counter.name for t in self._over()}))

@@ -150,7 +150,7 @@ def _matched(
 ) -> MatchedRule:
     enforces, invoices = rule.enforces_for(caller), None
     if rule.template is RuleTemplate.UNPAID_INVOICES:
-        invoices = rule.invoices.made_hard(hard=enforces and not rule.judges_after)
+        invoices = replace(rule.invoices, hard=enforces and not rule.judges_after)
     return MatchedRule(
         rule=rule,
         enforces=enforces,

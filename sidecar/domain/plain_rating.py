@@ -17,7 +17,6 @@ from sidecar.domain.meters import Aggregation, Meter
 from sidecar.domain.money import AMOUNT_NANO_MAX
 from sidecar.domain.quantities import token_count
 from sidecar.domain.rate_cards import RateCard
-from sidecar.domain.thawing import thawed
 from sidecar.domain.usage import QUANTITY_MAX, RatedLine, TokenUsage
 
 _Count = Callable[[TokenUsage], int | None]
@@ -29,7 +28,6 @@ _WHOLE: Final[dict[str, _Count]] = {
     "usage.output": attrgetter("output"),
     "usage.total": attrgetter("known_total"),
 }
-_OpenLine = thawed(RatedLine)
 
 
 def plain_meters(card: RateCard, names: Iterable[str], model: str) -> tuple[PlainMeter, ...] | None:
@@ -74,15 +72,7 @@ def rate_plainly(
                 return None
             amount = quantity * unit
             total += amount
-        line = _OpenLine()
-        line.meter = name
-        line.quantity = quantity
-        line.amount_nano = amount
-        line.groups = {}
-        line.text_hash = ""
-        line.observed = False
-        line.__class__ = RatedLine
-        lines.append(line)
+        lines.append(RatedLine(meter=name, quantity=quantity, amount_nano=amount))
     return tuple(lines) if total <= AMOUNT_NANO_MAX else None
 
 

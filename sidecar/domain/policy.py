@@ -204,7 +204,7 @@ class Policy:
         )
 
     def _selection(self, view: RequestView, customer: CustomerFacts) -> _Selected:
-        key = (view.routes, view.request.method, customer.identity)
+        key = (view.routes, view.request.method, self.classes.of(customer))
         return self._selected.get(key) or self._selected.put(key, self._select(view, customer))
 
     def _select(self, view: RequestView, customer: CustomerFacts) -> _Selected:

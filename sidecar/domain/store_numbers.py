@@ -1,7 +1,7 @@
 """What the place script saw, and how it says so."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sidecar.domain.standing import Standing
 from sidecar.domain.thawing import quickly_made
@@ -22,10 +22,6 @@ class InvoiceDemand:
     minimum_nano: int = 0
     except_disputed: bool = False
     hard: bool = True
-
-    def made_hard(self, *, hard: bool) -> "InvoiceDemand":
-        """The same, refusing by the script or not."""
-        return replace(self, hard=hard)
 
     def fails(self, numbers: "StoreNumbers") -> bool:
         """Whether these numbers refuse; the place script decides by the same words."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.thawing import freeze, quickly_made, thawed
 
 QUANTITY_MAX = 1_000_000_000_000_000
 """Largest quantity of one event; times the dearest price it must stay inside 64 bits (checked)."""
@@ -179,6 +179,7 @@ NO_FACTS = UsageFacts()
 """What most responses tell besides their tokens."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReport:
     """
@@ -210,6 +211,7 @@ class UsageReport:
     facts: UsageFacts = field(default_factory=UsageFacts)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RatedLine:
     """
@@ -227,6 +229,7 @@ class RatedLine:
     observed: bool = False
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEvent:
     """Immutable record of consumption, unique by (customer_id, day of hold_id, hold_id, kind)."""

@@ -82,18 +82,15 @@ class SignedHoldTokens:
         """Derive the keys once."""
         self._newest_id = ring.ids[0]
         self._named = HoldToken(key_id=self._newest_id).SerializeToString()
-        self._keys = {key_id: ring.derive(key_id, "hold-token") for key_id in ring.ids}
         # A copy of a keyed hash costs less than keying one for each token.
         self._begun = {
             key_id: hmac.new(key, digestmod="sha256")
-            for key_id, key in self._keys.items()
-            if key is not None
+            for key_id in ring.ids
+            if (key := ring.derive(key_id, "hold-token")) is not None
         }
 
     def sign(self, terms: HoldTerms, lifetime: HoldLifetime | None = None) -> str:
         """URL-safe base64 without padding; about 300 characters."""
-        key = self._keys[self._newest_id]
-        assert key is not None
         # Fields of a message may stand in any order: the key's name goes behind the terms.
         if lifetime is None:
             lifetime = HoldLifetime(terms.decided_at_ms, terms.expires_at_ms)
@@ -101,7 +98,7 @@ class SignedHoldTokens:
         signed = SignedHoldToken(
             payload=payload,
             key_id=self._newest_id,
-            signature=hmac.digest(key, payload, "sha256"),
+            signature=_over(self._begun[self._newest_id], payload),
         )
         return base64.urlsafe_b64encode(signed.SerializeToString()).rstrip(b"=").decode()
 
@@ -118,11 +115,9 @@ class SignedHoldTokens:
         begun = self._begun.get(signed.key_id)
         if begun is None:
             raise InvalidInput("hold_token was signed by an unknown key", field="hold_token")
-        payload, mac = signed.payload, begun.copy()
-        mac.update(payload)
-        if not hmac.compare_digest(mac.digest(), signed.signature):
+        if not hmac.compare_digest(_over(begun, signed.payload), signed.signature):
             raise InvalidInput("hold_token has a wrong signature", field="hold_token")
-        return terms_from_payload(payload)
+        return terms_from_payload(signed.payload)
 
 
 class LedgerRootKeys:
@@ -145,6 +140,12 @@ class LedgerRootKeys:
         if key is None:
             return None
         return hmac.compare_digest(hmac.digest(key, content, "sha256"), signature)
+
+
+def _over(begun: hmac.HMAC, content: bytes) -> bytes:
+    mac = begun.copy()
+    mac.update(content)
+    return mac.digest()
 
 
 def _newest(ring: KeyRing, label: str) -> bytes:

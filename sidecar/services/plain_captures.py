@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import HoldTerms
-from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import UsageReport
 from sidecar.services.hold_terms import HoldTermsLookup, MeterPrincipal
 from sidecar.services.ports import (
@@ -35,9 +34,6 @@ _DONE = frozenset(
 """What the others name is not booked, and may be asked for again."""
 
 
-_OpenCapture = thawed(HoldCapture)
-
-
 @dataclass(frozen=True, slots=True)
 class Captured:
     """A report's event in the store, and the hold that it is of."""
@@ -45,9 +41,6 @@ class Captured:
     priced: Priced
     terms: HoldTerms
     outcome: CaptureOutcome
-
-
-_OpenCaptured = thawed(Captured)
 
 
 class PlainCaptures:
@@ -96,11 +89,7 @@ class PlainCaptures:
             if isinstance(outcome, StoreUnavailable):
                 found[place] = outcome
             elif not isinstance(outcome, InvalidInput) and outcome.status in _DONE:
-                captured = _OpenCaptured()
-                captured.priced = priced
-                captured.terms = terms
-                captured.outcome = outcome
-                found[place] = freeze(captured, Captured)
+                found[place] = Captured(priced, terms, outcome)
         return found
 
     async def _begin(
@@ -121,10 +110,10 @@ class PlainCaptures:
 
 def _capture_of(priced: Priced) -> HoldCapture:
     billing = priced.card.billing
-    capture = _OpenCapture()
-    capture.event = priced.event
-    capture.quota_lines = priced.quota_lines
-    capture.prepaid = billing.burns_credit
-    capture.owes = billing.invoices_rest
-    capture.steps = priced.steps
-    return freeze(capture, HoldCapture)
+    return HoldCapture(
+        event=priced.event,
+        quota_lines=priced.quota_lines,
+        prepaid=billing.burns_credit,
+        owes=billing.invoices_rest,
+        steps=priced.steps,
+    )

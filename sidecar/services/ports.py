@@ -188,6 +188,7 @@ class CaptureStatus(StrEnum):
     """A balance would leave 64 bits; nothing was booked."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldCapture:
     """What `Balances.capture_hold` is asked, as one value."""
@@ -199,6 +200,7 @@ class HoldCapture:
     steps: int | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptureOutcome:
     """

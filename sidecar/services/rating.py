@@ -25,7 +25,7 @@ from sidecar.domain.quantities import (
     assume_quantities,
     measure_quantities,
 )
-from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.usage import RatedLine, TokenUsage, UsageEvent, UsageReport, check_quantity
 from sidecar.services.ports import Balances, RatingDemand, ReservedTotals, TotalStep
 
@@ -44,9 +44,9 @@ header is easily wrong by a unit, and nobody should pay for that unseen."""
 
 _PLAIN_MAX = 4_096
 """Cards, meters and models together that are remembered as plain, or as not."""
-_OpenEvent = thawed(UsageEvent)
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Priced:
     """
@@ -61,9 +61,6 @@ class Priced:
     quota_lines: tuple[QuotaLine, ...]
     steps: int = 0
     pending: UsageEvent | None = None
-
-
-_OpenPriced = thawed(Priced)
 
 
 class Rating:
@@ -86,13 +83,9 @@ class Rating:
         if lines is None:
             return None
         event = make_event(report, terms, lines, estimated=False)
-        priced = _OpenPriced()
-        priced.event = event
-        priced.card = card
-        priced.quota_lines = _counted_lines(terms, event)
-        priced.steps = 0
-        priced.pending = None
-        return freeze(priced, Priced)
+        return Priced(
+            event=event, card=card, quota_lines=_counted_lines(terms, event), steps=0, pending=None
+        )
 
     def _plain_meters(
         self, card: RateCard, names: tuple[str, ...], model: str
@@ -211,32 +204,32 @@ def make_event(
     report: UsageReport, terms: HoldTerms, lines: tuple[RatedLine, ...], *, estimated: bool
 ) -> UsageEvent:
     """The event of a report; its lines may be at no amount yet."""
-    event = _OpenEvent()
-    event.hold_id = terms.hold_id
-    event.customer_id = terms.customer_id
-    event.team_id = terms.team_id
-    event.user_id = terms.user_id
-    event.credential_id = terms.credential_id
-    event.currency = terms.currency
-    event.price_version = terms.price_version
-    event.plan = terms.plan
-    event.model = report.model or terms.model
-    event.route = terms.route
-    event.lines = lines
-    event.usage = report.usage
-    event.status = report.status
-    event.occurred_at = from_epoch_ms(terms.decided_at_ms)
-    event.received_at = report.received_at
-    event.duration_ms = report.duration_ms or 0
-    event.request_bytes = report.request_bytes or 0
-    event.response_bytes = report.response_bytes or 0
-    event.edge = report.edge
-    event.gateway_id = terms.gateway_id
-    event.estimated = estimated
-    event.estimate_reason = "usage_missing" if estimated else ""
-    event.client_key = report.event_id if not report.hold_token and not report.hold_id else ""
-    event.request_id = terms.request_id or report.request_id
-    return freeze(event, UsageEvent)
+    return UsageEvent(
+        hold_id=terms.hold_id,
+        customer_id=terms.customer_id,
+        team_id=terms.team_id,
+        user_id=terms.user_id,
+        credential_id=terms.credential_id,
+        currency=terms.currency,
+        price_version=terms.price_version,
+        plan=terms.plan,
+        model=report.model or terms.model,
+        route=terms.route,
+        lines=lines,
+        usage=report.usage,
+        status=report.status,
+        occurred_at=from_epoch_ms(terms.decided_at_ms),
+        received_at=report.received_at,
+        duration_ms=report.duration_ms or 0,
+        request_bytes=report.request_bytes or 0,
+        response_bytes=report.response_bytes or 0,
+        edge=report.edge,
+        gateway_id=terms.gateway_id,
+        estimated=estimated,
+        estimate_reason="usage_missing" if estimated else "",
+        client_key=report.event_id if not report.hold_token and not report.hold_id else "",
+        request_id=terms.request_id or report.request_id,
+    )
 
 
 def _counted_lines(terms: HoldTerms, event: UsageEvent) -> tuple[QuotaLine, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.ports import CaptureOutcome, CaptureStatus
 
@@ -21,6 +21,7 @@ class UsageOutcome(StrEnum):
     REJECTED = "rejected"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageResult:
     """The answer about one report: its id, what became of it, what it came to, and why."""
@@ -38,7 +39,6 @@ _WORDS = {
     CaptureStatus.DUPLICATE: UsageOutcome.DUPLICATE,
     CaptureStatus.CLAIMED: UsageOutcome.CLAIMED,
 }
-_OpenResult = thawed(UsageResult)
 
 
 def result_of(event: UsageEvent, outcome: CaptureOutcome, *, unheld: bool) -> UsageResult:
@@ -46,9 +46,9 @@ def result_of(event: UsageEvent, outcome: CaptureOutcome, *, unheld: bool) -> Us
     word = _WORDS[outcome.status]
     if unheld and word is UsageOutcome.LATE:
         word = UsageOutcome.UNHELD
-    result = _OpenResult()
-    result.id = event.hold_id
-    result.outcome = word
-    result.amount_nano = event.amount_nano
-    result.reason = "" if word is UsageOutcome.DUPLICATE else event.estimate_reason
-    return freeze(result, UsageResult)
+    return UsageResult(
+        id=event.hold_id,
+        outcome=word,
+        amount_nano=event.amount_nano,
+        reason="" if word is UsageOutcome.DUPLICATE else event.estimate_reason,
+    )

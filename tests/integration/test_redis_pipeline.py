@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,15 +102,17 @@ async def test_every_caller_gets_its_own_reply_whoever_gives_up(redis_url, monke
         assert await ask(server, "ECHO", "last") == b"last"
 
 
+async def answer_pings(
+    writes: list[bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    while data := await reader.read(1 << 16):
+        writes.append(data)
+        writer.write(b":1\r\n" * data.count(b"PING"))
+
+
 async def test_the_calls_of_one_turn_are_one_write(tmp_path):
     writes: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writes.append(data)
-            writer.write(b":1\r\n" * data.count(b"PING"))
-
-    async with serving(tmp_path, serve) as url, connected(url) as server:
+    async with serving(tmp_path, partial(answer_pings, writes)) as url, connected(url) as server:
         await ask(server, "PING")
         writes.clear()
         await asyncio.gather(*(ask(server, "PING") for _ in range(100)))
@@ -122,13 +125,7 @@ async def ask_each(server: Server, *commands: Any, seconds: float = SECONDS):
 
 async def test_a_batch_is_one_write_with_the_calls_of_its_turn(tmp_path):
     writes: list[bytes] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            writes.append(data)
-            writer.write(b":1\r\n" * data.count(b"PING"))
-
-    async with serving(tmp_path, serve) as url, connected(url) as server:
+    async with serving(tmp_path, partial(answer_pings, writes)) as url, connected(url) as server:
         await ask(server, "PING")
         writes.clear()
         calls = server.calls

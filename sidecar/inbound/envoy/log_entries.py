@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 from sidecar import telemetry
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
-from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.usage import TokenUsage, UsageFacts, UsageReport
 from sidecar.inbound.extraction.token_usage import ExtractedUsage, UsageSources, extract_usage
 from sidecar.services.hold_terms import MeterPrincipal
@@ -63,6 +63,7 @@ _LOCAL: Final = {
 """RESPONSE_CODE_DETAILS, up to their first delimiter, of answers that no upstream gave."""
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogEntry:
     """
@@ -279,24 +280,23 @@ class LogIntake:
     def _report(
         self, entry: LogEntry, extracted: ExtractedUsage, sender: Sender, now: datetime
     ) -> UsageReport:
-        report = _OpenReport()
-        report.edge = self._edge
-        report.gateway_id = sender.gateway_id
-        report.received_at = now
-        report.usage = extracted.usage
-        report.hold_token = entry.hold_token
-        report.hold_id = report.customer_id = report.event_id = ""
-        report.model = entry.sources.model
-        report.status = entry.status
-        report.occurred_at = entry.started_at
-        report.duration_ms = entry.duration_ms
-        report.request_bytes = entry.request_bytes
-        report.response_bytes = entry.response_bytes
-        report.route = entry.route
-        report.request_id = entry.request_id
-        report.from_header = extracted.from_header
-        report.facts = entry.response
-        return freeze(report, UsageReport)
+        return UsageReport(
+            edge=self._edge,
+            gateway_id=sender.gateway_id,
+            received_at=now,
+            usage=extracted.usage,
+            hold_token=entry.hold_token,
+            model=entry.sources.model,
+            status=entry.status,
+            occurred_at=entry.started_at,
+            duration_ms=entry.duration_ms,
+            request_bytes=entry.request_bytes,
+            response_bytes=entry.response_bytes,
+            route=entry.route,
+            request_id=entry.request_id,
+            from_header=extracted.from_header,
+            facts=entry.response,
+        )
 
 
 def no_hold_reason(details: str) -> str:
@@ -316,7 +316,6 @@ def no_hold_reason(details: str) -> str:
     return "other" if details else "unknown"
 
 
-_OpenReport = thawed(UsageReport)
 _NOTHING: Final = ExtractedUsage(usage=TokenUsage())
 _LOCAL_REASONS: Final = frozenset(_LOCAL.values())
 

@@ -15,7 +15,6 @@ from google.protobuf.message import DecodeError
 
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.periods import from_epoch_ms
-from sidecar.domain.thawing import freeze, thawed
 from sidecar.domain.usage import NO_FACTS, QUANTITY_MAX, UsageFacts, check_quantity
 from sidecar.inbound.envoy.attributes import (
     ABSENT,
@@ -89,8 +88,6 @@ _PICK_HEADERS: Final = _picker(
 _PICK_REST: Final = _picker(LogAttribute.SSE_USAGE, LogAttribute.AI_MODEL, LogAttribute.SSE_MODEL)
 _PICK_FACTS: Final = _picker(LogAttribute.CONNECTION, LogAttribute.START, LogAttribute.STREAM)
 _PICK_HOLD: Final = _picker(LogAttribute.LOG_TYPE, LogAttribute.DETAILS, LogAttribute.HOLD_TOKEN)
-_OpenEntry, _OpenSources = thawed(LogEntry), thawed(UsageSources)
-_OpenAiUsage, _OpenHeaderUsage = thawed(AiUsage), thawed(HeaderUsage)
 
 
 class OtlpLogsHandler:
@@ -208,25 +205,25 @@ def read_record(record: wire.LogRecord) -> LogEntry:
 def _entry(values: _Values, problem: str, told: UsageFacts) -> LogEntry:
     start, code, duration, received, sent, route, request_id = _PICK(values)
     log_type, details, token = _PICK_HOLD(values)
-    entry = _OpenEntry()
-    entry.started_at = _instant(_whole((start or "").partition(".")[0] or None, "start"))
     status = _whole(code, "code")
     if status is not None and status > _HTTP_STATUS_MAX:
         raise InvalidInput("code is no HTTP status", field="code")
-    entry.status = status or None  # 0 is Envoy's word for no response.
-    entry.duration_ms = _whole(duration, "duration_ms")
-    entry.request_bytes = _whole(received, "rx")
-    entry.response_bytes = _whole(sent, "tx")
-    entry.log_type = _log_type(log_type)
-    entry.details = details or ""
-    entry.hold_token = token or ""
-    entry.sources = _sources(values)
-    entry.route = printable(route) if route else ""
-    entry.request_id = request_id.encode()[:128] if request_id else b""
-    entry.facts = _facts(values)
-    entry.response = told
-    entry.problem = problem
-    return freeze(entry, LogEntry)
+    return LogEntry(
+        started_at=_instant(_whole((start or "").partition(".")[0] or None, "start")),
+        status=status or None,  # 0 is Envoy's word for no response.
+        duration_ms=_whole(duration, "duration_ms"),
+        request_bytes=_whole(received, "rx"),
+        response_bytes=_whole(sent, "tx"),
+        log_type=_log_type(log_type),
+        details=details or "",
+        hold_token=token or "",
+        sources=_sources(values),
+        route=printable(route) if route else "",
+        request_id=request_id.encode()[:128] if request_id else b"",
+        facts=_facts(values),
+        response=told,
+        problem=problem,
+    )
 
 
 def _told(rows: Iterable[wire.KeyValue]) -> UsageFacts:
@@ -246,14 +243,23 @@ def _told(rows: Iterable[wire.KeyValue]) -> UsageFacts:
 
 
 def _sources(values: _Values) -> UsageSources:
-    ai, headers, sources = _OpenAiUsage(), _OpenHeaderUsage(), _OpenSources()
-    ai.input, ai.output, ai.cached, ai.cache_creation, ai.reasoning, ai.status = _PICK_AI(values)
-    ai.total = None
-    headers.total, headers.input, headers.output = _PICK_HEADERS(values)
-    sources.ai = freeze(ai, AiUsage)
-    sources.headers = freeze(headers, HeaderUsage)
-    sources.sse, sources.ai_model, sources.sse_model = _PICK_REST(values)
-    return freeze(sources, UsageSources)
+    ai_input, ai_output, cached, cache_creation, reasoning, ai_status = _PICK_AI(values)
+    total, given_input, given_output = _PICK_HEADERS(values)
+    sse, ai_model, sse_model = _PICK_REST(values)
+    return UsageSources(
+        ai=AiUsage(
+            input=ai_input,
+            output=ai_output,
+            cached=cached,
+            cache_creation=cache_creation,
+            reasoning=reasoning,
+            status=ai_status,
+        ),
+        headers=HeaderUsage(total=total, input=given_input, output=given_output),
+        sse=sse,
+        ai_model=ai_model,
+        sse_model=sse_model,
+    )
 
 
 def _facts(values: _Values) -> tuple[bytes, ...]:

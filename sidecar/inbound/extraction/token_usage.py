@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from sidecar.domain.errors import InvalidInput
-from sidecar.domain.thawing import freeze, thawed
+from sidecar.domain.thawing import quickly_made
 from sidecar.domain.usage import QUANTITY_MAX, TokenUsage, check_quantity, token_usage
 from sidecar.inbound.extraction.text import printable
 
@@ -59,6 +59,7 @@ class UsageKey(StrEnum):
     GEMINI_CACHED = "cached_content_token_count"
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AiUsage:
     """
@@ -76,6 +77,7 @@ class AiUsage:
     status: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeaderUsage:
     """Values of the x-tokens-* response headers, as received."""
@@ -85,6 +87,7 @@ class HeaderUsage:
     output: str | None = None
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSources:
     """All that one log entry says about tokens; `sse` is JSON text or decoded numbers."""
@@ -101,15 +104,13 @@ class UsageSources:
         return printable(self.ai_model or self.sse_model or "")
 
 
+@quickly_made
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractedUsage:
     """Counts in the normal form; `from_header` says that only a header vouches for them."""
 
     usage: TokenUsage
     from_header: bool = False
-
-
-_OpenExtracted = thawed(ExtractedUsage)
 
 
 def extract_usage(sources: UsageSources) -> ExtractedUsage:
@@ -121,10 +122,7 @@ def extract_usage(sources: UsageSources) -> ExtractedUsage:
     """
     ai = _from_ai(sources.ai)
     if ai is not None and ai.input is not None and ai.output is not None:
-        found = _OpenExtracted()
-        found.usage = ai
-        found.from_header = False
-        return freeze(found, ExtractedUsage)
+        return ExtractedUsage(usage=ai)
     sse = _from_sse(sources.sse)
     if sse is not None and (ai is None or _is_whole(sse)):
         return ExtractedUsage(usage=sse)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from sidecar.domain.thawing import freeze, thawed
 from sidecar.outbound.redis.connection import Argument
 from sidecar.outbound.redis.keys import quota_field
 from sidecar.outbound.redis.placing import (
@@ -15,7 +14,6 @@ from sidecar.outbound.redis.records import event_to_bytes, usage_digest
 from sidecar.services.ports import CaptureOutcome, CaptureStatus, HoldCapture
 
 _STATUSES = {status.value.encode(): status for status in CaptureStatus}
-_OpenOutcome = thawed(CaptureOutcome)
 
 
 def capture_arguments(capture: HoldCapture) -> list[Argument]:
@@ -50,13 +48,13 @@ def capture_arguments(capture: HoldCapture) -> list[Argument]:
 def read_capture(reply: Sequence[bytes]) -> CaptureOutcome:
     """Turn the capture script's reply into an outcome."""
     status, booked, overspent, held, available, epoch, seq, restored = reply
-    outcome = _OpenOutcome()
-    outcome.status = _STATUSES[status]
-    outcome.booked_nano = int(booked)
-    outcome.overspent_nano = int(overspent)
-    outcome.held_nano = int(held)
-    outcome.available_nano = int(available)
-    outcome.epoch = int(epoch)
-    outcome.seq = int(seq)
-    outcome.restored = restored == b"1"
-    return freeze(outcome, CaptureOutcome)
+    return CaptureOutcome(
+        status=_STATUSES[status],
+        booked_nano=int(booked),
+        overspent_nano=int(overspent),
+        held_nano=int(held),
+        available_nano=int(available),
+        epoch=int(epoch),
+        seq=int(seq),
+        restored=restored == b"1",
+    )

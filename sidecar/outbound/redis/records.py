@@ -21,7 +21,6 @@ from sidecar.wire import usage_event_pb2 as event_wire
 
 RECORD_VERSION = 1
 _OpenEvent, _OpenLine = thawed(UsageEvent), thawed(RatedLine)
-_OpenTerms = thawed(HoldTerms)
 _BOUNDS = {"": Bound.PROVEN, **{bound.value: bound for bound in Bound}}
 
 
@@ -95,34 +94,30 @@ def terms_from_payload(payload: bytes) -> HoldTerms:
     try:
         message = token_wire.HoldToken.FromString(payload)
         _check_version(message.version)
-        # Each capture decodes them; see `thawed` for what this form saves.
-        terms = _OpenTerms()
-        terms.gateway_id = message.gateway_id
-        terms.hold_id = check_hold_id(message.hold_id)
-        terms.customer_id = message.customer_id
-        terms.amount_nano = message.amount_nano
-        terms.currency = message.currency
-        terms.price_version = message.price_version
-        terms.estimate = {entry.meter: entry.quantity for entry in message.estimate}
-        lines = message.quota_lines
-        terms.quota_lines = tuple([_quota_line(line) for line in lines]) if lines else ()
-        terms.decided_at_ms = message.decided_at_ms
-        terms.expires_at_ms = message.expires_at_ms
-        terms.team_id = message.team_id
-        terms.user_id = message.user_id
-        terms.credential_id = message.credential_id
-        terms.plan = message.plan
-        terms.route = message.route
-        terms.model = message.model
-        terms.request_id = message.request_id
-        terms.policy_version = message.policy_version
-        terms.bound = _BOUNDS[message.bound]
-        noted = message.noted
-        terms.noted = {fact.name: fact.value for fact in noted} if noted else {}
-        terms.encoded = b""
+        return HoldTerms(
+            gateway_id=message.gateway_id,
+            hold_id=check_hold_id(message.hold_id),
+            customer_id=message.customer_id,
+            amount_nano=message.amount_nano,
+            currency=message.currency,
+            price_version=message.price_version,
+            estimate={entry.meter: entry.quantity for entry in message.estimate},
+            quota_lines=tuple([_quota_line(line) for line in message.quota_lines]),
+            decided_at_ms=message.decided_at_ms,
+            expires_at_ms=message.expires_at_ms,
+            team_id=message.team_id,
+            user_id=message.user_id,
+            credential_id=message.credential_id,
+            plan=message.plan,
+            route=message.route,
+            model=message.model,
+            request_id=message.request_id,
+            policy_version=message.policy_version,
+            bound=_BOUNDS[message.bound],
+            noted={fact.name: fact.value for fact in message.noted},
+        )
     except (DecodeError, ValueError, KeyError) as error:
         raise InvalidInput("a hold's terms are malformed") from error
-    return freeze(terms, HoldTerms)
 
 
 def _quota_line(line: token_wire.QuotaLine) -> QuotaLine:
