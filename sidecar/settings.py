@@ -27,6 +27,7 @@ from sidecar.domain.invoices import LatePolicy
 from sidecar.inbound import listen_address
 from sidecar.inbound.listen_address import ListenAddress, TcpAddress
 from sidecar.outbound.notify.settings import NotifySettings
+from sidecar.settings_allotments import AllotmentSettings
 from sidecar.settings_reports import ReportSettings, ReportTo, StripeDefaults
 
 ENVIRONMENT_PREFIX = "SIDECAR_"
@@ -39,12 +40,6 @@ class Role(StrEnum):
     GATEWAY = "gateway"
     SETTLEMENT = "settlement"
     ADMIN = "admin"
-
-
-class Allotments(StrEnum):
-    """Whether a gateway may place holds from blocks of credit; only `off` in this version."""
-
-    OFF = "off"
 
 
 class Rebuild(StrEnum):
@@ -75,7 +70,7 @@ class EnvoyDefaults(BaseModel):
     gateway_id: str = Field(default="gateway-1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}$")
 
 
-class Settings(ReportSettings):
+class Settings(AllotmentSettings, ReportSettings):
     """
     All settings of a process; each is `SIDECAR_<NAME>` in the environment too.
 
@@ -98,7 +93,6 @@ class Settings(ReportSettings):
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
     workers: int = Field(default=1, ge=1, le=64)
     supervisor_listen: str = "127.0.0.1:9005"
-    allotments: Allotments = Allotments.OFF
 
     secret_keys_file: Path | None = None
     gateway_token_file: Path | None = None

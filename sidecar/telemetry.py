@@ -65,8 +65,20 @@ HOLDS = Counter(
 )
 ORPHANS = Counter(
     "sidecar_orphans_total",
-    "Holds that expired without usage, by outcome: released, captured (the estimate is charged), "
-    "unproven (to be charged, but nothing shows the service: released).",
+    "Expired without usage: released, captured (charged), unproven (not charged), allotment.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ALLOTMENTS = Counter(
+    "sidecar_allotments_total",
+    "Blocks of credit: taken, renewed, refused, failed, recalled, returned; awaited by a check.",
+    ["event"],
+    registry=REGISTRY,
+)
+ALLOTMENTS_OPEN = Gauge("sidecar_allotments_open", "Blocks now.", registry=REGISTRY)
+ALLOTTED_HOLDS = Counter(
+    "sidecar_allotted_holds_total",
+    "Holds placed from blocks; what became of them: opened, known, dropped; lost, unfit.",
     ["outcome"],
     registry=REGISTRY,
 )

@@ -8,6 +8,7 @@ import asyncio
 import os
 import secrets
 import socket
+import time
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Self
@@ -31,17 +32,20 @@ from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.outbound.postgres.pool import Pool
+from sidecar.outbound.redis.allotting import RedisBlocks
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.health import server_version
 from sidecar.outbound.redis.keys import Keyspace
-from sidecar.outbound.redis.push import PushListener
+from sidecar.outbound.redis.push import Caches, PushListener
 from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.rate_cards import RedisRateCards
+from sidecar.services.allotments import AllottedHolds
 from sidecar.services.check import CheckService
 from sidecar.services.metering import MeteringService
 from sidecar.services.publishing import PublishedPolicies
 from sidecar.settings import Role, Settings
+from sidecar.settings_allotments import Allotments
 
 if TYPE_CHECKING:
     from sidecar.app.control_plane import ControlPlane
@@ -203,12 +207,13 @@ class Application:
         )
         self.recovery = Recovery(settings, self.stores.redis, self.keyspace)
         self.recovery.show_facts_again(self.rate_cards, self.directory)
-        self.push = PushListener(self.stores.redis, self.directory, on_policy=self.loaded.look_soon)
+        self.allotted = self._make_allotted()
+        self.push = self._make_push()
         self.jwt_keys = JwksVerifier(lambda: key_sets(self.loaded.current().identity))
         self.checks = CheckService(
             policies=self.policies,
             directory=self.directory,
-            balances=self.balances,
+            balances=self.allotted or self.balances,
             tokens=self.tokens,
             digests=self.digests,
             clock=clock,
@@ -231,6 +236,29 @@ class Application:
         )
         self.journaling.connect(self.stores.redis, self.keyspace, self.balances, self.quarantine)
         self.recovery.show_journal_again(self.journaling)
+
+    def _make_allotted(self) -> AllottedHolds | None:
+        settings = self.settings
+        if settings.allotments is Allotments.OFF or not settings.has(Role.GATEWAY):
+            return None
+        return AllottedHolds(
+            self.balances,
+            RedisBlocks(self.stores.redis, self.keyspace, teller=self.owner),
+            self.clock,
+            monotonic=time.monotonic,
+            random_bytes=secrets.token_bytes,
+            blocks_max=settings.allotment_blocks_max,
+            holds_max=settings.allotment_holds_max,
+        )
+
+    def _make_push(self) -> PushListener:
+        look_soon = self.loaded.look_soon
+        if self.allotted is None:
+            return PushListener(self.stores.redis, self.directory, on_policy=look_soon)
+        caches = Caches(self.directory, self.allotted)
+        return PushListener(
+            self.stores.redis, caches, on_policy=look_soon, on_recall=self.allotted.recall
+        )
 
     def _plane(self) -> DataPlane:
         return DataPlane(
@@ -274,6 +302,8 @@ class Application:
         if settings.has(Role.GATEWAY):
             start("jwt_keys", self.jwt_keys.run)
             start("push", self.push.run, after=known)
+        if self.allotted is not None:
+            start("allotments", self.allotted.run, after=known)
         self.journaling.start(self._workers, after=known)
         if self.stores.wants_postgres:
             start("postgres_watch", self.stores.watch_postgres)

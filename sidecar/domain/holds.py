@@ -88,6 +88,8 @@ class HoldTerms:
     The signed token carries exactly this, so usage can settle even if the store was wiped.
     `estimate` maps each meter that matched the request to its upper bound. `noted` are the facts
     of the request that those meters name, by dotted names: nobody else knows them later.
+    `block_id` names the block of credit that a gateway process placed the hold from; a block's own
+    terms name itself.
     """
 
     hold_id: str
@@ -110,5 +112,11 @@ class HoldTerms:
     expires_at_ms: int = 0
     request_id: bytes = field(default=b"")
     noted: Mapping[str, str] = field(default_factory=dict)
+    block_id: str = ""
     encoded: bytes = field(default=b"", init=False, repr=False, compare=False)
     """Its bytes without the instants, once the adapter that encodes it has made them."""
+
+    @property
+    def is_block(self) -> bool:
+        """Whether these are the terms of a block, which no usage is about."""
+        return self.block_id == self.hold_id

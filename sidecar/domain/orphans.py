@@ -26,6 +26,9 @@ class OrphanFate(StrEnum):
     UNPROVEN = "unproven"
     """It was to be charged, and nothing shows that the upstream served it: released."""
     CAPTURED = "captured"
+    ALLOTMENT = "allotment"
+    """What was left of a block of credit whose owner is gone: no usage is about it, so it is
+    released, and told of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

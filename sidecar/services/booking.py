@@ -44,7 +44,11 @@ class Booking:
                     return priced, CaptureOutcome(status=status)
             else:
                 lines = priced.quota_lines if counted is None else counted
-                outcome = await self._capture(priced, lines)
+                outcome = await self._capture(priced, lines, terms.block_id)
+                if outcome.status is CaptureStatus.UNREGISTERED:
+                    # Its block covers it: the owner, which may be gone, has only not said so yet.
+                    await self._balances.open_from_block(terms)
+                    outcome = await self._capture(priced, lines)
                 if outcome.status is not CaptureStatus.MOVED:
                     break
             priced = await self._rating.rate(priced.event, priced.card, terms, anew=True)
@@ -65,7 +69,9 @@ class Booking:
         self.count([Captured(priced, terms, outcome)])
         return outcome.status
 
-    async def _capture(self, priced: Priced, counted: tuple[QuotaLine, ...]) -> CaptureOutcome:
+    async def _capture(
+        self, priced: Priced, counted: tuple[QuotaLine, ...], block_id: str = ""
+    ) -> CaptureOutcome:
         billing = priced.card.billing
         return await self._balances.capture_hold(
             priced.event,
@@ -73,6 +79,7 @@ class Booking:
             prepaid=billing.burns_credit,
             owes=billing.invoices_rest,
             steps=priced.steps,
+            block_id=block_id,
         )
 
     def count(self, captures: Iterable[Captured]) -> None:

@@ -28,12 +28,13 @@ from sidecar.services.identity import (
     identify,
 )
 from sidecar.services.ports import (
-    Balances,
     Clock,
     DecisionLog,
     Directory,
     HoldLifetime,
+    Holds,
     HoldTokens,
+    PlaceHold,
     PlaceOutcome,
     PlaceStatus,
     Policies,
@@ -47,6 +48,8 @@ ReadFacts = Callable[[AccessRequest], RequestFacts]
 _PLACED = telemetry.HOLDS.labels("placed")
 _REPLANS_MAX = 2
 """A stale copy and a window's edge may each ask for one more plan; more means trouble."""
+_RECALL_PAUSE_SECONDS = 0.01
+"""By then whoever has a block of the customer's credit has heard, and given it back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class CheckService:
         *,
         policies: Policies,
         directory: Directory,
-        balances: Balances,
+        balances: Holds,
         tokens: HoldTokens,
         digests: RequestDigests,
         clock: Clock,
@@ -227,7 +230,7 @@ class CheckService:
         if plan.ask is Ask.NOTHING:
             return answers.answer(demand, judge(plan, None, customer))
         try:
-            outcome = await self._balances.place_hold(demand.hold)
+            outcome = await self._place(demand.hold)
         except StoreUnavailable:
             return self._decide_without_store(demand)
         except InvalidInput:
@@ -238,6 +241,15 @@ class CheckService:
                 context, reason, "request", detail, customer=customer, facts=facts
             )
         return await self._decide(demand, outcome)
+
+    async def _place(self, hold: PlaceHold) -> PlaceOutcome:
+        """Ask for the hold; once more where what is missing is on its way back."""
+        outcome = await self._balances.place_hold(hold)
+        if outcome.status is PlaceStatus.RECALLED:
+            telemetry.ALLOTMENTS.labels("awaited").inc()
+            await asyncio.sleep(_RECALL_PAUSE_SECONDS)
+            outcome = await self._balances.place_hold(hold)
+        return outcome
 
     def _outlines_of(self, policy: Policy) -> Outlines:
         """Those of the policy that was asked for last are remembered."""
@@ -262,6 +274,7 @@ class CheckService:
             case (
                 PlaceStatus.CLOSED
                 | PlaceStatus.MISMATCH
+                | PlaceStatus.RECALLED
                 | PlaceStatus.TOO_LATE
                 | PlaceStatus.OUT_OF_BOUNDS
             ):
@@ -298,7 +311,7 @@ class CheckService:
             demand,
             judgement,
             terms=demand.hold.terms,
-            lifetime=HoldLifetime(outcome.instant_ms, outcome.expires_at_ms),
+            lifetime=HoldLifetime(outcome.instant_ms, outcome.expires_at_ms, outcome.block_id),
             numbers=numbers,
             outcome=outcome,
         )

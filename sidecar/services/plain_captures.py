@@ -81,7 +81,7 @@ class PlainCaptures:
                 continue
             if begin is not None:
                 begun.append((place, *begin))
-                captures.append(_capture_of(begin[0]))
+                captures.append(_capture_of(*begin))
         if not begun:
             return found
         outcomes = await self._balances.capture_holds(captures)
@@ -108,7 +108,7 @@ class PlainCaptures:
         return None if priced is None else (priced, terms)
 
 
-def _capture_of(priced: Priced) -> HoldCapture:
+def _capture_of(priced: Priced, terms: HoldTerms) -> HoldCapture:
     billing = priced.card.billing
     return HoldCapture(
         event=priced.event,
@@ -116,4 +116,5 @@ def _capture_of(priced: Priced) -> HoldCapture:
         prepaid=billing.burns_credit,
         owes=billing.invoices_rest,
         steps=priced.steps,
+        block_id=terms.block_id,
     )

@@ -67,10 +67,15 @@ Word = Callable[[Deny], Worded]
 
 
 class HoldLifetime(NamedTuple):
-    """From when until when a hold is open if nobody hears of it, in epoch milliseconds."""
+    """
+    From when until when a hold is open if nobody hears of it, in epoch milliseconds.
+
+    `block_id` names the block that it was placed from, if it was.
+    """
 
     decided_at_ms: int
     expires_at_ms: int
+    block_id: str = ""
 
 
 class HoldTokens(Protocol):
@@ -115,6 +120,8 @@ class PlaceStatus(StrEnum):
     NO_CUSTOMER = "no_customer"
     WINDOW_MOVED = "window_moved"
     """A quota window ended between planning and placing: plan again at `instant_ms`."""
+    RECALLED = "recalled"
+    """What blocks of credit hold would be enough; it is on its way back: ask again."""
     TOO_LATE = "too_late"
     """The deadline had passed by the store's clock; nothing was placed."""
     OUT_OF_BOUNDS = "out_of_bounds"
@@ -157,7 +164,8 @@ class PlaceOutcome:
 
     `numbers` is present for placed, repeated and denied; `instant_ms` always (0 if the store
     did not say). For a repeat the instants are those of the first time. (`epoch`, `seq`) order
-    the decisions of a shard; a denial has the seq of the last decision before it.
+    the decisions of a shard; a denial has the seq of the last decision before it. `block_id` names
+    the block that a hold was placed from without the store.
     """
 
     status: PlaceStatus
@@ -166,6 +174,7 @@ class PlaceOutcome:
     epoch: int = 0
     seq: int = 0
     numbers: StoreNumbers | None = None
+    block_id: str = ""
 
 
 class CaptureStatus(StrEnum):
@@ -181,6 +190,8 @@ class CaptureStatus(StrEnum):
     """Two measured events differ; nothing was booked."""
     MOVED = "moved"
     """The id has other steps of running totals by now: price it anew; nothing was booked."""
+    UNREGISTERED = "unregistered"
+    """The hold was placed from a block, and its owner has not opened it yet; nothing was booked."""
     CLAIMED = "claimed"
     """It may have been charged before the store lost data: the ledger decides, then books it."""
     NO_CUSTOMER = "no_customer"
@@ -198,6 +209,7 @@ class HoldCapture:
     prepaid: bool
     owes: bool = False
     steps: int | None = None
+    block_id: str = ""
 
 
 @quickly_made
@@ -281,12 +293,11 @@ class StoredHold:
     interrupted: bool = False
 
 
-class Balances(Protocol):
+class Holds(Protocol):
     """
-    Live balances, holds and counters: each method is one atomic script on one shard.
+    Holds as a check knows them: placed, and given back.
 
-    Every method may raise StoreUnavailable: it may or may not have happened, and is safe to
-    repeat.
+    Both may raise StoreUnavailable: it may or may not have happened, and is safe to repeat.
     """
 
     async def place_hold(self, hold: PlaceHold) -> PlaceOutcome:
@@ -294,6 +305,15 @@ class Balances(Protocol):
 
     async def release_hold(self, customer_id: str, hold_id: str) -> bool:
         """Give an open hold back; leave a tombstone that beats a late place. True if open."""
+
+
+class Balances(Holds, Protocol):
+    """
+    Live balances, holds and counters: each method is one atomic script on one shard.
+
+    Every method may raise StoreUnavailable: it may or may not have happened, and is safe to
+    repeat.
+    """
 
     async def extend_hold(self, customer_id: str, hold_id: str, ttl_ms: int) -> bool:
         """Move an open hold's expiry to now + ttl_ms, never nearer. True if it was open."""
@@ -340,6 +360,7 @@ class Balances(Protocol):
         prepaid: bool,
         owes: bool = False,
         steps: int | None = None,
+        block_id: str = "",
     ) -> CaptureOutcome:
         """
         Burn the event's amount, release the rest of its hold, append it to the shard's stream.
@@ -351,6 +372,14 @@ class Balances(Protocol):
             owes: Whether what credit does not pay is owed; then there is no overage.
             steps: How many steps of running totals the amounts were made of, by
                 `ReservedTotals`; None where they are to be booked as they are.
+            block_id: The block that the hold was placed from: it may not be open yet.
+        """
+
+    async def open_from_block(self, terms: HoldTerms) -> None:
+        """
+        Open a hold that its usage came before, from the block that its token names.
+
+        Nothing happens to one that is known, nor where the block has ended.
         """
 
     async def capture_holds(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sidecar import telemetry
 from sidecar.domain.errors import StoreUnavailable
-from sidecar.services.ports import Balances
+from sidecar.services.ports import Holds
 
 RELEASES_WAITING_MAX = 10_000
 RELEASE_PAUSE_SECONDS = 0.5
@@ -64,7 +64,7 @@ class HoldReleases:
 
     def __init__(
         self,
-        balances: Balances,
+        balances: Holds,
         *,
         hold_ttl_seconds: float,
         pause_seconds: float = RELEASE_PAUSE_SECONDS,

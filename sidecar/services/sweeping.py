@@ -130,13 +130,18 @@ class Sweeper:
         Returns:
             What is to become of it; None if it ended meanwhile, or lives on.
         """
-        if self._orphans is None:
-            return OrphanFate.RELEASED
         stored = await self._balances.read_hold(customer_id, hold_id)
         if stored is None or stored.interrupted:
             return OrphanFate.RELEASED
         if not stored.due:
             return None
+        if stored.terms.is_block:
+            telemetry.get_logger().warning(
+                "allotment_orphaned", customer_id=customer_id, block_id=hold_id
+            )
+            return OrphanFate.ALLOTMENT
+        if self._orphans is None:
+            return OrphanFate.RELEASED
         fate = await self._orphans.fate(stored)
         if fate is not OrphanFate.CAPTURED:
             return fate

@@ -17,7 +17,7 @@ class SignedHoldToken(_message.Message):
     def __init__(self, payload: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., key_id: _Optional[str] = ...) -> None: ...
 
 class HoldToken(_message.Message):
-    __slots__ = ("version", "key_id", "gateway_id", "hold_id", "customer_id", "amount_nano", "currency", "price_version", "estimate", "quota_lines", "decided_at_ms", "expires_at_ms", "user_id", "credential_id", "plan", "route", "model", "request_id", "policy_version", "rules", "bound", "team_id", "noted")
+    __slots__ = ("version", "key_id", "gateway_id", "hold_id", "customer_id", "amount_nano", "currency", "price_version", "estimate", "quota_lines", "decided_at_ms", "expires_at_ms", "user_id", "credential_id", "plan", "route", "model", "request_id", "policy_version", "rules", "bound", "team_id", "noted", "block_id")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class HoldToken(_message.Message):
     BOUND_FIELD_NUMBER: _ClassVar[int]
     TEAM_ID_FIELD_NUMBER: _ClassVar[int]
     NOTED_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_ID_FIELD_NUMBER: _ClassVar[int]
     version: int
     key_id: str
     gateway_id: str
@@ -64,7 +65,8 @@ class HoldToken(_message.Message):
     bound: str
     team_id: str
     noted: _containers.RepeatedCompositeFieldContainer[NotedFact]
-    def __init__(self, version: _Optional[int] = ..., key_id: _Optional[str] = ..., gateway_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., amount_nano: _Optional[int] = ..., currency: _Optional[str] = ..., price_version: _Optional[str] = ..., estimate: _Optional[_Iterable[_Union[MeterQuantity, _Mapping]]] = ..., quota_lines: _Optional[_Iterable[_Union[QuotaLine, _Mapping]]] = ..., decided_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., user_id: _Optional[str] = ..., credential_id: _Optional[str] = ..., plan: _Optional[str] = ..., route: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[bytes] = ..., policy_version: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., bound: _Optional[str] = ..., team_id: _Optional[str] = ..., noted: _Optional[_Iterable[_Union[NotedFact, _Mapping]]] = ...) -> None: ...
+    block_id: str
+    def __init__(self, version: _Optional[int] = ..., key_id: _Optional[str] = ..., gateway_id: _Optional[str] = ..., hold_id: _Optional[str] = ..., customer_id: _Optional[str] = ..., amount_nano: _Optional[int] = ..., currency: _Optional[str] = ..., price_version: _Optional[str] = ..., estimate: _Optional[_Iterable[_Union[MeterQuantity, _Mapping]]] = ..., quota_lines: _Optional[_Iterable[_Union[QuotaLine, _Mapping]]] = ..., decided_at_ms: _Optional[int] = ..., expires_at_ms: _Optional[int] = ..., user_id: _Optional[str] = ..., credential_id: _Optional[str] = ..., plan: _Optional[str] = ..., route: _Optional[str] = ..., model: _Optional[str] = ..., request_id: _Optional[bytes] = ..., policy_version: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., bound: _Optional[str] = ..., team_id: _Optional[str] = ..., noted: _Optional[_Iterable[_Union[NotedFact, _Mapping]]] = ..., block_id: _Optional[str] = ...) -> None: ...
 
 class MeterQuantity(_message.Message):
     __slots__ = ("meter", "quantity")

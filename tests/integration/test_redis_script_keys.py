@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.blocks import block_of, placed_from
 from fixtures.counter_stores import FLIGHT, RATE, ROLLING, WINDOW
 from fixtures.live_store import (
     CUSTOMER,
@@ -32,6 +33,7 @@ from sidecar.domain.standing import Standing, StandingFact
 from sidecar.domain.usage import TokenUsage, UsageReport
 from sidecar.outbound.redis import scripts
 from sidecar.outbound.redis.accounts import RedisLiveAccounts
+from sidecar.outbound.redis.allotting import RedisBlocks
 from sidecar.outbound.redis.auditing import RedisLiveBooks
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
@@ -40,6 +42,8 @@ from sidecar.outbound.redis.quarantine import RedisQuarantine
 from sidecar.outbound.redis.scripts import Script
 from sidecar.outbound.redis.shards import RedisLiveShards
 from sidecar.outbound.redis.stream import RedisUsageStream
+from sidecar.services.allotment_blocks import WINDOWED
+from sidecar.services.allotment_ports import Registered
 from sidecar.services.control_ports import Credential, Withdrawal
 from sidecar.services.ports import CaptureStatus, PlaceStatus, RatingDemand
 
@@ -134,6 +138,16 @@ async def lose_and_rebuild(store: LiveStore, facts: CustomerFacts) -> None:
     await RedisClaimedHolds(bound, keys).answer(CUSTOMER, hold_id_of(5), None)
 
 
+async def use_a_block(store: LiveStore, facts: CustomerFacts) -> None:
+    """A block that is given, told of a hold, and returned."""
+    windows = tuple(one for one in takes() if one.counter.kind in WINDOWED)
+    block = block_of(facts, counters=windows)
+    blocks = RedisBlocks(store.balances._connection, store.keyspace)
+    assert (await blocks.allot(block, 10, (5, 5))).outcome.status is PlaceStatus.PLACED
+    _, told = placed_from(block, facts, 7, 3, quantities=(1, 1))
+    assert list(await blocks.register(block.terms, 1, [told], ends=True)) == [Registered.OPENED]
+
+
 async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     facts = await set_up(store)
     hold = hold_of(facts, 1, 10, counters=takes())
@@ -151,6 +165,7 @@ async def test_every_script_touches_the_keys_of_its_call_in_one_slot(store):
     short = hold_of(facts, 3, 10, counters=takes(), ttl_ms=1)
     await store.balances.place_hold(short)
     await store.expire(hold_id_of(3))
+    await use_a_block(store, facts)
     withdrawal = Withdrawal(
         withdrawal_id="wdr_1", customer_id=CUSTOMER, grant_id="grant-1", kind=WithdrawalKind.VOID
     )

@@ -131,12 +131,10 @@ def test_no_float_comes_near_an_amount(texts: dict[str, str]):
 def test_every_setting_is_used_by_something():
     """A setting that nothing reads would be believed to be in force."""
     sources = "\n".join(path.read_text() for path in SOURCES if path.name != "settings.py")
-    # One worker and no allotments are all that this version knows; the settings say so.
-    only_one_value = {"workers", "allotments"}
     idle = [
         name
         for name in Settings.model_fields
-        if not re.search(rf"(settings|self)\.{name}\b", sources) and name not in only_one_value
+        if not re.search(rf"(settings|self)\.{name}\b", sources)
     ]
     assert idle == []
 

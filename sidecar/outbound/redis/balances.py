@@ -8,6 +8,7 @@ from sidecar.domain.hold_events import orphan_event, terms_of_event
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
+from sidecar.outbound.redis.allotting import NO_BATCH, early_hold, run_register
 from sidecar.outbound.redis.capturing import capture_arguments, read_capture
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
@@ -230,6 +231,7 @@ class RedisBalances:
         prepaid: bool,
         owes: bool = False,
         steps: int | None = None,
+        block_id: str = "",
     ) -> CaptureOutcome:
         """
         Burn the event's amount, release the rest of its hold, append it to the shard's stream.
@@ -238,10 +240,25 @@ class RedisBalances:
             InvalidInput: The event itself is out of bounds.
         """
         capture = HoldCapture(
-            event=event, quota_lines=quota_lines, prepaid=prepaid, owes=owes, steps=steps
+            event=event,
+            quota_lines=quota_lines,
+            prepaid=prepaid,
+            owes=owes,
+            steps=steps,
+            block_id=block_id,
         )
         keys, arguments = self._capture_call(capture)
         return read_capture(await self._connection.run(scripts.CAPTURE, keys, arguments))
+
+    async def open_from_block(self, terms: HoldTerms) -> None:
+        """
+        Open a hold that its usage came before, from the block that its token names.
+
+        Raises:
+            StoreUnavailable: Repeat it.
+        """
+        how: list[Argument] = [NO_BATCH, 0, self._teller, len(terms.quota_lines)]
+        await run_register(self._connection, self._keyspace, terms, how, [early_hold(terms)])
 
     async def capture_holds(
         self, captures: Sequence[HoldCapture]

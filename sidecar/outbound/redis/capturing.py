@@ -42,6 +42,7 @@ def capture_arguments(capture: HoldCapture) -> list[Argument]:
     for line in capture.quota_lines:
         check_counted(line.quantity, line.meter, field="quota_lines")
         arguments += (quota_field(line.field), line.quantity)
+    arguments.append(capture.block_id)
     return arguments
 
 

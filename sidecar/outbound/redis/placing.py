@@ -39,14 +39,33 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
     Raises:
         InvalidInput: A number is out of bounds, or the counters are too many or not distinct.
     """
+    amount = check_amount(hold.terms.amount_nano)
+    return [*_head(hold, amount), *_known_demands(hold, amount)]
+
+
+def block_arguments(block: PlaceHold) -> list[Argument]:
+    """
+    The same for a block; nothing of it is remembered, since each asks for another size.
+
+    Raises:
+        InvalidInput: As `place_arguments` does.
+    """
+    amount = check_amount(block.terms.amount_nano)
+    return [*_head(block, amount), *_demanded(block, amount)]
+
+
+def fingerprint_hash(fingerprint: str) -> str:
+    """A fingerprint as the store keeps it: it holds a client's path, of any length."""
+    return hashlib.sha256(fingerprint.encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def _head(hold: PlaceHold, amount: int) -> tuple[Argument, ...]:
     terms = hold.terms
-    amount = check_amount(terms.amount_nano)
-    arguments: list[Argument] = [
+    return (
         terms.hold_id,
         terms.customer_id,
         amount,
-        # Hashed: it holds a client's path, of any length.
-        hashlib.sha256(hold.fingerprint.encode(errors="backslashreplace")).hexdigest()[:32],
+        fingerprint_hash(hold.fingerprint),
         to_epoch_ms(hold.deadline),
         hold.ttl_ms,
         hold.customer.credential_id,
@@ -56,9 +75,7 @@ def place_arguments(hold: PlaceHold) -> list[Argument]:
         int(hold.probe),
         who_pays(prepaid=hold.prepaid, owes=hold.owes),
         terms_to_payload(terms),
-        *_known_demands(hold, amount),
-    ]
-    return arguments
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from sidecar.outbound.redis.push_messages import (
     CredentialPush,
     CustomerPush,
     PolicyPush,
+    RecallPush,
     ShardPush,
     decode_push,
     encode_push,
@@ -46,6 +47,29 @@ class Cache(Protocol):
         """Forget everything."""
 
 
+class Caches:
+    """Several caches that are told the same: implements Cache."""
+
+    def __init__(self, *caches: Cache) -> None:
+        """Take them."""
+        self._caches = caches
+
+    def drop_customer(self, customer_id: str) -> None:
+        """Each forgets a customer's facts."""
+        for cache in self._caches:
+            cache.drop_customer(customer_id)
+
+    def drop_credential(self, secret_hash: str) -> None:
+        """Each forgets where a credential leads."""
+        for cache in self._caches:
+            cache.drop_credential(secret_hash)
+
+    def drop_all(self) -> None:
+        """Each forgets everything."""
+        for cache in self._caches:
+            cache.drop_all()
+
+
 class PushListener:
     """
     Keeps one subscription, and drops from the cache what the messages name.
@@ -60,6 +84,7 @@ class PushListener:
         cache: Cache,
         *,
         on_policy: Callable[[], None] = lambda: None,
+        on_recall: Callable[[str], None] = lambda _customer_id: None,
     ) -> None:
         """
         Wire it; `run` opens a connection of its own.
@@ -67,10 +92,12 @@ class PushListener:
         Args:
             connection, cache: What it listens with, and what it drops from.
             on_policy: Called when policy files have changed.
+            on_recall: Called with a customer whose blocks of credit are to be given back.
         """
         self._connection = connection
         self._cache = cache
         self._on_policy = on_policy
+        self._on_recall = on_recall
         self._told = False
         self.trusted = False
         """Whether the subscription stands, and was heard of within the last second."""
@@ -129,6 +156,9 @@ class PushListener:
             case PolicyPush():
                 telemetry.PUSH_MESSAGES.labels("policy").inc()
                 self._on_policy()
+            case RecallPush():
+                telemetry.PUSH_MESSAGES.labels("recall").inc()
+                self._on_recall(push.customer_id)
             case ShardPush():
                 telemetry.PUSH_MESSAGES.labels("shard").inc()
                 self._cache.drop_all()

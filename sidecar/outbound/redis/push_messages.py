@@ -26,6 +26,13 @@ class PolicyPush:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecallPush:
+    """A check found too little of a customer's credit while blocks of it are out."""
+
+    customer_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardPush:
     """A shard has been opened with a new epoch: what is known of its customers may be old."""
 
@@ -33,7 +40,7 @@ class ShardPush:
     epoch: int
 
 
-Push = CustomerPush | CredentialPush | PolicyPush | ShardPush
+Push = CustomerPush | CredentialPush | PolicyPush | RecallPush | ShardPush
 
 
 def encode_push(push: Push) -> str:
@@ -46,6 +53,9 @@ def encode_push(push: Push) -> str:
             content = {"kind": "credential", "hash": push.secret_hash}
         case PolicyPush():
             content = {"kind": "policy"}
+        case RecallPush():
+            # place.lua words it by itself.
+            content = {"kind": "recall", "id": push.customer_id}
         case ShardPush():
             content = {"kind": "shard", "shard": push.shard, "epoch": push.epoch}
     return json.dumps(content, separators=(",", ":"))
@@ -66,6 +76,8 @@ def decode_push(data: bytes) -> Push | None:
             return CredentialPush(secret_hash=secret_hash)
         case {"kind": "policy"}:
             return PolicyPush()
+        case {"kind": "recall", "id": str(customer_id)}:
+            return RecallPush(customer_id=customer_id)
         case {"kind": "shard", "shard": int(shard), "epoch": int(epoch)}:
             return ShardPush(shard=shard, epoch=epoch)
     return None

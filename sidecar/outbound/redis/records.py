@@ -34,9 +34,9 @@ def terms_to_payload(terms: HoldTerms) -> bytes:
     return terms_at(terms, terms.decided_at_ms, terms.expires_at_ms)
 
 
-def terms_at(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int) -> bytes:
+def terms_at(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int, block_id: str = "") -> bytes:
     """
-    The same of terms whose instants the store has decided meanwhile; raises as it does.
+    The same of terms whose instants, and block, were decided meanwhile; raises as it does.
 
     What does not change with them is encoded once: for the store, and then for the token.
     """
@@ -45,7 +45,9 @@ def terms_at(terms: HoldTerms, decided_at_ms: int, expires_at_ms: int) -> bytes:
     if not decided_at_ms and not expires_at_ms:
         return terms.encoded
     try:
-        instants = token_wire.HoldToken(decided_at_ms=decided_at_ms, expires_at_ms=expires_at_ms)
+        instants = token_wire.HoldToken(
+            decided_at_ms=decided_at_ms, expires_at_ms=expires_at_ms, block_id=block_id
+        )
         # Fields of a message may stand in any order.
         return terms.encoded + instants.SerializeToString()
     except ValueError as error:
@@ -72,6 +74,7 @@ def _encode(terms: HoldTerms) -> bytes:
             request_id=terms.request_id,
             policy_version=terms.policy_version,
             bound="" if terms.bound is Bound.PROVEN else terms.bound.value,
+            block_id=terms.block_id,
         )
         for meter, quantity in terms.estimate.items():
             message.estimate.add(meter=meter, quantity=quantity)
@@ -115,6 +118,7 @@ def terms_from_payload(payload: bytes) -> HoldTerms:
             policy_version=message.policy_version,
             bound=_BOUNDS[message.bound],
             noted={fact.name: fact.value for fact in message.noted},
+            block_id=message.block_id,
         )
     except (DecodeError, ValueError, KeyError) as error:
         raise InvalidInput("a hold's terms are malformed") from error

@@ -84,8 +84,12 @@ def _script(name: str, source: bytes, shard_key: int, *, guarded: bool) -> Scrip
 # in it.
 _ENDING = ("endings", "counters", "recounting", "book", "burning")
 
-PLACE = _load("place", "counters", "takes", "book", "setting_aside", frequent=True)
-RELEASE = _load("release", *_ENDING)
+_DEMANDING = ("counters", "takes", "book", "setting_aside", "demanding")
+
+PLACE = _load("place", *_DEMANDING, frequent=True)
+ALLOT = _load("allot", *_DEMANDING, "blocks", frequent=True)
+REGISTER = _load("register", *_ENDING, "blocks", frequent=True)
+RELEASE = _load("release", *_ENDING, "blocks")
 EXTEND = _load("extend")
 RESTORE = _load("restore", "endings", "counters", "recounting", "book", "setting_aside", "claims")
 READ = _load("read", "endings")
@@ -94,7 +98,7 @@ CAPTURE = _load("capture", *_ENDING, "setting_aside", "claims", frequent=True)
 CLAIM = _load("claim", "endings", "claims")
 ASIDE = _load("aside", shard_key=0)
 DUE = _load("due", shard_key=0, frequent=True)
-ORPHAN = _load("orphan", *_ENDING)
+ORPHAN = _load("orphan", *_ENDING, "blocks")
 STALE = _load("stale", shard_key=0, frequent=True)
 PRUNE = _load("prune", "counters", "book")
 CUSTOMER = _load("customer", "counters", "book")
@@ -114,6 +118,8 @@ SETTLED = _load("settled", shard_key=0)
 
 ALL = (
     PLACE,
+    ALLOT,
+    REGISTER,
     RELEASE,
     EXTEND,
     RESTORE,

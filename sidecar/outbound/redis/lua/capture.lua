@@ -4,12 +4,14 @@
 --   7 currency, 8 price version, 9 event, 10 count of the steps of running totals that the amounts
 --   were made of ('' where they are to be booked as they are), 11 count of parts, then per part:
 --   meter or '', amount (they sum up to the amount; below 0 where a step back gives more than was
---   paid); then count of lines, then per line: counter's field, actual quantity
--- Reply: status, booked, overspent, held, available (overdraft with it), epoch, seq, and whether
+--   paid); then count of lines, then per line: counter's field, actual quantity; at last the block that
+--   the hold was placed from, or ''
+-- Reply: status ('unregistered': its owner has not opened it yet; nothing was booked), booked, overspent, held, available (overdraft with it), epoch, seq, and whether
 --   the hold was put back from its token
 
 local customer, shard, done, expiry, open, usage =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local block_id = table.remove(ARGV)
 local id, amount, estimated, digest = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local prepaid, owing = ARGV[6] ~= '0', ARGV[6] == '2'
 
@@ -172,6 +174,10 @@ if marker and (marker.state == 'unreadable' or marker.customer ~= ARGV[2]) then
 end
 if marker and marker.state == 'captured' then return compare() end
 
+if not row[2] and not marker and block_id ~= ''
+  and call('HEXISTS', customer, 'b:' .. block_id) == 1 then
+  return reply('unregistered')
+end
 hold = row[2] and read_hold(row[2])
 local reservation = row[3] and read_reservation(row[3])
 if (row[2] and not hold) or (row[3] and not reservation) then return reply('out_of_bounds') end

@@ -41,6 +41,7 @@ if not give_back(book, hold, moment.instant) then
   return look_again_later('broken', '')
 end
 close(customer, expiry, open, id)
+unlist_block(id)
 local marker = tombstone('orphaned', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires, hold.terms
 remember(done, id, marker)

@@ -27,6 +27,7 @@ end
 local hold, book = read_hold(row[1]), open_book(row, 3)
 if not give_back(book, hold, moment.instant) then return 'broken' end
 close(customer, expiry, open, id)
+unlist_block(id)
 local marker = tombstone('released', ARGV[2])
 marker.decided, marker.expires, marker.terms = hold.decided, expires or '0', hold.terms
 remember(done, id, marker)

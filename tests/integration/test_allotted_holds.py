@@ -1,0 +1,316 @@
+"""Holds placed from blocks by processes that have them, on a real Redis and in real time."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from fixtures.blocks import blocks_of
+from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of, quota_take
+
+from sidecar.domain.holds import make_hold_id
+from sidecar.outbound.redis.balances import RedisBalances
+from sidecar.outbound.redis.push import Caches, PushListener
+from sidecar.services import allotments
+from sidecar.services.allotments import AllottedHolds
+from sidecar.services.ports import CaptureStatus, PlaceHold, PlaceOutcome, PlaceStatus
+
+AMOUNT = 10
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[LiveStore]:
+    store = await LiveStore.open(redis_url)
+    yield store
+    await store.connection.aclose()
+
+
+@asynccontextmanager
+async def gateway(store: LiveStore, name: str = "one", **changes) -> AsyncIterator[AllottedHolds]:
+    """A process' holds, with its ear on the push channel; everything is returned at the end."""
+    balances = RedisBalances(
+        store.connection, store.keyspace, store.clock, store_timeout_seconds=20.0, teller=name
+    )
+    holds = AllottedHolds(
+        balances,
+        blocks_of(store, name),
+        store.clock,
+        monotonic=time.monotonic,
+        random_bytes=secrets.token_bytes,
+        **{"blocks_max": 100, "holds_max": 10_000} | changes,
+    )
+    push = PushListener(store.connection, Caches(store.directory, holds), on_recall=holds.recall)
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(push.run(stop))
+        running = group.create_task(holds.run(stop))
+        await until(lambda: push.trusted)
+        try:
+            yield holds
+        finally:
+            stop.set()
+            await running
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(2_000):
+        if is_so():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to be")
+
+
+async def until_numbers(store: LiveStore, *numbers: int) -> None:
+    for _ in range(2_000):
+        if await store.numbers() == numbers:
+            return
+        await asyncio.sleep(0.005)
+    assert await store.numbers() == numbers
+
+
+def fresh(facts, amount: int = AMOUNT, **changes: object) -> PlaceHold:
+    """A hold of this very second."""
+    hold = hold_of(facts, 0, amount, **changes)
+    hold_id = make_hold_id(int(time.time()), secrets.token_bytes(16))
+    deadline = datetime.now(UTC) + timedelta(seconds=20)
+    return replace(hold, terms=replace(hold.terms, hold_id=hold_id), deadline=deadline)
+
+
+async def warm(holds: AllottedHolds, make: Callable[[], PlaceHold]) -> list[PlaceOutcome]:
+    """Place until a block serves."""
+    outcomes = []
+    for _ in range(500):
+        outcomes.append(await holds.place_hold(make()))
+        assert outcomes[-1].status is PlaceStatus.PLACED
+        if outcomes[-1].block_id:
+            return outcomes
+        await asyncio.sleep(0.001)
+    raise AssertionError("no block was ever taken")
+
+
+async def test_a_busy_customers_holds_come_from_a_block_without_a_round_trip(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        placed = await warm(holds, lambda: fresh(facts))
+        before = store.connection.calls
+        served = [await holds.place_hold(fresh(facts)) for _ in range(3)]
+        assert store.connection.calls == before
+        assert {one.status for one in served} == {PlaceStatus.PLACED}
+        assert all(one.block_id for one in served)
+        count = len(placed) + len(served)
+        assert [one.numbers.available_nano for one in served] == [
+            1_000_000 - AMOUNT * (len(placed) + n) for n in (1, 2, 3)
+        ]
+    # All of them are open, and nothing of the block is left.
+    assert await store.numbers() == (1_000_000, 0, AMOUNT * count, 1_000_000 - AMOUNT * count)
+    shard = store.keyspace.shard_of(CUSTOMER)
+    assert await store.connection.command("HLEN", store.keyspace.open(shard)) == count
+
+
+async def test_the_store_hears_of_each_hold_and_usage_ends_it(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts))
+        hold = fresh(facts)
+        outcome = await holds.place_hold(hold)
+        assert outcome.block_id
+        for _ in range(1_000):
+            if await store.balances.find_hold(hold.terms.hold_id):
+                break
+            await asyncio.sleep(0.005)
+        captured = await store.balances.capture_hold(event_of(hold, 4, outcome), (), prepaid=True)
+        assert (captured.status, captured.held_nano) == (CaptureStatus.CAPTURED, AMOUNT)
+        stored = await store.balances.read_hold(CUSTOMER, hold.terms.hold_id)
+        assert stored.terms.decided_at_ms == outcome.instant_ms
+
+
+async def test_a_decision_from_a_block_is_never_ahead_of_the_stores_clock(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts))
+        for _ in range(20):
+            outcome = await holds.place_hold(fresh(facts))
+            seconds, micros = await store.connection.command("TIME")
+            assert outcome.instant_ms <= int(seconds) * 1_000 + int(micros) // 1_000
+
+
+async def test_too_little_elsewhere_brings_the_block_back_within_the_check(store):
+    facts = await store.add_customer(granted=2_000)
+    async with gateway(store) as holds, gateway(store, "two") as others:
+        await warm(holds, lambda: fresh(facts))
+        held = (await store.numbers())[2]
+        wish = fresh(facts, 2_000 - held + 20)
+        first = await others.place_hold(wish)
+        assert first.status is PlaceStatus.RECALLED
+
+        async def placed() -> bool:
+            outcome = await others.place_hold(wish)
+            return outcome.status in {PlaceStatus.PLACED, PlaceStatus.DENIED}
+
+        await eventually(placed)
+        # For a while nobody takes another one.
+        again = [await holds.place_hold(fresh(facts, 1)) for _ in range(10)]
+        assert not any(one.block_id for one in again)
+
+
+async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
+    for _ in range(2_000):
+        if await is_so():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it never came to be")
+
+
+async def test_near_zero_holds_are_placed_one_by_one_and_none_is_denied_too_early(store):
+    facts = await store.add_customer(granted=AMOUNT * 100)
+    outcomes = []
+    async with gateway(store) as holds, gateway(store, "two") as others:
+        for number in range(2_000):
+            ask = (holds, others)[number % 2]
+            outcome = await ask.place_hold(fresh(facts))
+            if outcome.status is PlaceStatus.RECALLED:
+                await asyncio.sleep(0.01)
+                continue
+            outcomes.append(outcome.status)
+            if outcome.status is PlaceStatus.DENIED:
+                break
+    assert outcomes.count(PlaceStatus.PLACED) == 100
+    assert await store.numbers() == (AMOUNT * 100, 0, AMOUNT * 100, 0)
+
+
+async def test_a_check_that_comes_again_has_the_same_answer_and_one_hold(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds, gateway(store, "two") as others:
+        await warm(holds, lambda: fresh(facts))
+        await warm(others, lambda: fresh(facts))
+        before = (await store.numbers())[0]
+        hold = fresh(facts)
+        first = await holds.place_hold(hold)
+        again = await holds.place_hold(hold)
+        elsewhere = await others.place_hold(hold)
+        assert first.block_id
+        assert (again.status, again.instant_ms) == (PlaceStatus.REPEATED, first.instant_ms)
+        assert elsewhere.status in {PlaceStatus.PLACED, PlaceStatus.REPEATED}
+        other = replace(hold, fingerprint="POST /other 10")
+        assert (await holds.place_hold(other)).status is PlaceStatus.MISMATCH
+        assert before == 1_000_000
+    shard = store.keyspace.shard_of(CUSTOMER)
+    count = await store.connection.command("HLEN", store.keyspace.open(shard))
+    assert (await store.numbers())[2] == count * AMOUNT
+
+
+async def test_a_hold_that_nobody_was_told_of_goes_back(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        placed = await warm(holds, lambda: fresh(facts))
+        hold = fresh(facts)
+        outcome = await holds.place_hold(hold)
+        assert outcome.block_id
+        assert await holds.release_hold(CUSTOMER, hold.terms.hold_id)
+        assert not await holds.release_hold(CUSTOMER, hold.terms.hold_id)
+        # A repeat is the store's to answer; it may place it anew, or not at all.
+        count = len(placed)
+    assert await store.numbers() == (1_000_000, 0, AMOUNT * count, 1_000_000 - AMOUNT * count)
+
+
+async def test_a_customer_that_has_changed_is_served_by_the_store_at_once(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts))
+        holds.drop_customer(CUSTOMER)
+        outcome = await holds.place_hold(fresh(facts))
+        assert (outcome.status, outcome.block_id) == (PlaceStatus.PLACED, "")
+
+
+async def test_a_block_serves_nothing_that_the_store_would_judge_otherwise(store):
+    facts = await store.add_customer(granted=1_000_000)
+    take = quota_take(1, 1_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts, counters=(take,)))
+        other = [
+            fresh(replace(facts, revision=facts.revision + 1), counters=(take,)),
+            fresh(replace(facts, credential_id="crd", generation=1), counters=(take,)),
+            fresh(facts, counters=(quota_take(1, 999),)),
+            fresh(facts, counters=(quota_take(1, 1_000, hard=False),)),
+            fresh(facts, counters=(take,), invoices=()),
+            fresh(facts, counters=(take,), credit_required=False),
+            fresh(facts, counters=(take,), probe=True),
+            fresh(facts, counters=(take,), prepaid=False),
+            fresh(facts),
+        ]
+        for hold in other:
+            assert not (await holds.place_hold(hold)).block_id
+        old = fresh(facts, counters=(take,))
+        old_id = make_hold_id(int(time.time()) - 60, secrets.token_bytes(16))
+        old = replace(old, terms=replace(old.terms, hold_id=old_id))
+        assert not (await holds.place_hold(old)).block_id
+        assert (await holds.place_hold(fresh(facts, counters=(take,)))).block_id
+
+
+async def test_a_soft_limit_that_is_passed_inside_a_block_is_told(store):
+    facts = await store.add_customer(granted=1_000_000)
+    soft = quota_take(1, 20, hard=False)
+    seen = []
+    async with gateway(store) as holds:
+        for _ in range(60):
+            outcome = await holds.place_hold(fresh(facts, counters=(soft,)))
+            seen.append((outcome.numbers.used["tokens"], "tokens" in outcome.numbers.over))
+            await asyncio.sleep(0.001)
+    assert [used for used, _ in seen] == list(range(1, 61))
+    assert all(over is (used > 20) for used, over in seen)
+
+
+async def test_nothing_is_placed_from_a_block_that_was_not_renewed_in_time(store, monkeypatch):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts))
+        (block,) = holds._blocks.values()
+        now = time.monotonic
+        assert block.place_until <= now() + 1.0
+        monkeypatch.setattr(holds, "_monotonic", lambda: now() + 1.0)
+        outcome = await holds.place_hold(fresh(facts))
+        assert (outcome.status, outcome.block_id) == (PlaceStatus.PLACED, "")
+
+
+async def test_blocks_are_renewed_while_they_are_used_and_returned_when_they_are_not(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        count = len(await warm(holds, lambda: fresh(facts)))
+        ends = time.monotonic() + 2.5
+        while time.monotonic() < ends:
+            outcome = await holds.place_hold(fresh(facts))
+            assert outcome.status is PlaceStatus.PLACED
+            count += 1
+            await asyncio.sleep(0.005)
+        assert holds._blocks
+        await until(lambda: not holds._blocks and not holds._leaving)
+        held = AMOUNT * count
+        await until_numbers(store, 1_000_000, 0, held, 1_000_000 - held)
+
+
+async def test_more_than_it_may_remember_is_asked_of_the_store(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store, holds_max=3) as holds:
+        await warm(holds, lambda: fresh(facts))
+        outcomes = [await holds.place_hold(fresh(facts)) for _ in range(6)]
+        assert [bool(one.block_id) for one in outcomes] == [True, True, *[False] * 4]
+
+
+async def test_no_more_blocks_than_there_may_be(store):
+    first = await store.add_customer(granted=1_000_000)
+    second = await store.add_customer(granted=1_000_000, customer_id="cus_bob")
+    async with gateway(store, blocks_max=1) as holds:
+        await warm(holds, lambda: fresh(first))
+        for _ in range(20):
+            assert not (await holds.place_hold(fresh(second))).block_id
+            await holds.place_hold(fresh(first))
+
+
+def test_the_times_keep_their_promises() -> None:
+    """An id is remembered for longer than it may be placed without asking."""
+    assert allotments.REMEMBERED_SECONDS > allotments.FRESH_SECONDS + 1
+    assert allotments.TICK_SECONDS < 0.05
