@@ -148,6 +148,10 @@ class Block:
         """Whether anything was placed from it since it was last enlarged."""
         return self._spent.holds > 0
 
+    def is_to_tell(self, oldest: float) -> bool:
+        """Whether the store is to hear of a hold that was placed at an instant, or before it."""
+        return bool(self.sent) or (bool(self.pending) and self.pending[0].at <= oldest)
+
     def is_short(self) -> bool:
         """Whether less than a third of what it should have is left of something."""
         spent = self._spent
