@@ -219,7 +219,9 @@ class AllottedHolds:
         """Start work on every block that has something to be done."""
         now = self._monotonic()
         for block in (*self._blocks.values(), *self._leaving):
-            if not block.busy and (block.is_to_tell(now - TELL_SECONDS) or self._is_due(block, now)):
+            if not block.busy and (
+                block.is_to_tell(now - TELL_SECONDS) or self._is_due(block, now)
+            ):
                 self._start(block)
         telemetry.ALLOTMENTS_OPEN.set(len(self._blocks) + len(self._leaving))
         self._forget(now)

@@ -107,19 +107,41 @@ async def test_usage_finds_credit_in_its_block_though_all_else_is_spent(store):
     assert (captured.status, captured.overspent_nano) == (CaptureStatus.CAPTURED, 0)
 
 
-async def test_an_id_that_another_process_placed_gives_its_part_back(store):
+@pytest.mark.parametrize(("later", "teller"), [(True, "second"), (False, None)])
+async def test_an_id_that_another_process_placed_gives_its_part_back(store, later, teller):
+    """Whoever was told of it last answers for it; nobody, where the store cannot say who."""
     facts = await store.add_customer(granted=100)
     block, _ = await take(store, facts, 60)
-    _, told = placed_from(block, facts, 1, 25)
-    assert (await store.place(facts, 1, 25)).status is PlaceStatus.PLACED
+    placed = await store.place(facts, 1, 25)
+    decided = placed.instant_ms + (1 if later else -1)
+    _, told = placed_from(block, facts, 1, 25, decided=decided)
     words = await blocks_of(store, "second").register(block.terms, 1, [told], ends=False)
     assert list(words) == [KNOWN]
     assert await store.numbers() == (100, 0, 60, 40)
-    # Whoever was told of it last answers for it.
-    store.balances._teller = "first"
-    assert not await store.balances.release_hold(CUSTOMER, hold_id_of(1))
-    store.balances._teller = "second"
-    assert await store.balances.release_hold(CUSTOMER, hold_id_of(1))
+    for name in ("first", "second"):
+        store.balances._teller = name
+        assert await store.balances.release_hold(CUSTOMER, hold_id_of(1)) is (name == teller)
+
+
+async def test_the_one_that_opened_a_hold_may_give_it_back_until_another_was_told(store):
+    facts = await store.add_customer(granted=100)
+    block, _ = await take(store, facts, 60)
+    other, _ = await take(store, facts, 30, number=BLOCK + 1)
+    _, one = placed_from(block, facts, 1, 25, decided=1_000)
+    _, two = placed_from(other, facts, 1, 25, decided=1_001)
+    _, earlier = placed_from(other, facts, 2, 5, decided=999)
+    _, opened = placed_from(block, facts, 2, 5, decided=1_000)
+    first, second = blocks_of(store, "first"), blocks_of(store, "second")
+    await first.register(block.terms, 1, [one, opened], ends=False)
+    await second.register(other.terms, 1, [two, earlier], ends=False)
+    for name, number, released in [
+        ("first", 1, False),
+        ("second", 1, True),
+        ("second", 2, False),
+        ("first", 2, True),
+    ]:
+        store.balances._teller = name
+        assert await store.balances.release_hold(CUSTOMER, hold_id_of(number)) is released
 
 
 async def test_a_hold_of_another_try_opens_though_an_earlier_one_was_given_back(store):

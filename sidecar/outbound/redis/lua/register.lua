@@ -64,6 +64,20 @@ local function give_up(part)
   for _, pin in ipairs(part.pins) do returned.pins[#returned.pins + 1] = pin end
 end
 
+-- Who was told of a hold last answers for it, as place.lua has it. Where that was somebody else, and
+-- the store cannot say who, nobody gives it back: it ends by its usage, or by itself.
+local function answer_for(id, decided, expires, dropped)
+  local held = call('HMGET', customer, 'h:' .. id, 'o:' .. id)
+  local hold = held[1] and read_hold(held[1])
+  if not hold then return end
+  if not dropped then call('ZADD', expiry, 'GT', expires, id) end
+  if not dropped and cmp(decided, hold.decided) > 0 then
+    call('HSET', customer, 'o:' .. id, ARGV[5])
+  elseif not held[2] then
+    call('HSET', customer, 'o:' .. id, '?')
+  end
+end
+
 -- 1. What becomes of each id, by what is known of it; only the block in memory changes.
 local steps, reply, seen = {}, { 'registered' }, {}
 for at = 7, #ARGV, 7 + width do
@@ -115,7 +129,7 @@ for _, step in ipairs(steps) do
   local word, id, at, part, marker = unpack(step, 1, 5)
   if word == 'opened' then
     if marker then call('HDEL', done, id) end
-    call('HSET', customer, 'h:' .. id, write_hold({
+    call('HSET', customer, 'o:' .. id, ARGV[5], 'h:' .. id, write_hold({
       decided = ARGV[at + 4], amount = part.amount, beyond = '0', fingerprint = ARGV[at + 3],
       lines = part.lines, pins = part.pins, terms = ARGV[at + 6],
     }))
@@ -123,10 +137,7 @@ for _, step in ipairs(steps) do
     call('HSET', open, id, ARGV[2])
     if batch == '' then early[id] = true end
   elseif word == 'known' then
-    -- Who was told of it last answers for it, as place.lua has it.
-    if call('HEXISTS', customer, 'h:' .. id) == 1 and ARGV[5] ~= '' then
-      call('HSET', customer, 'o:' .. id, ARGV[5])
-    end
+    answer_for(id, ARGV[at + 4], ARGV[at + 5], ARGV[at + 1] == 'drop')
   elseif not marker then
     remember(done, id, tombstone('released', ARGV[2]))
   end
