@@ -33,6 +33,8 @@ from sidecar.services.ports import Clock, Holds, PlaceHold, PlaceOutcome, PlaceS
 
 TICK_SECONDS: Final = 0.01
 """Between two looks at what the store has to hear."""
+LOOK_SECONDS: Final = 0.1
+"""Between two looks at all blocks, of which most have nothing to be done."""
 TELL_SECONDS: Final = 0.025
 """A hold that is so old is told of, with all others of its block: with a look and an answer, well
 within 50 ms. Sooner would be more calls for as many holds."""
@@ -49,6 +51,8 @@ FRESH_SECONDS: Final = 2
 """An id of an older request may be a repeat of one that another process was asked for."""
 REMEMBERED_SECONDS: Final = 4.0
 """Longer than an id is fresh: a repeat of it is never placed a second time."""
+FORGOTTEN_MAX: Final = 4_096
+"""Of one look: no step of the loop may take long."""
 DRAIN_SECONDS: Final = 2.0
 _SENT_WAIT_SECONDS: Final = 0.05
 _ALLOT_WAIT: Final = timedelta(seconds=1)
@@ -97,6 +101,9 @@ class AllottedHolds:
         self._exact_until: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        # Blocks with holds that the store has not heard of; a dict, for its order.
+        self._untold: dict[Block, None] = {}
+        self._looked_at = -LOOK_SECONDS
 
     async def place_hold(self, hold: PlaceHold) -> PlaceOutcome:
         """Take the hold from a block if one can serve it, else ask the store."""
@@ -167,6 +174,7 @@ class AllottedHolds:
     def _end(self, blocks: Iterable[Block]) -> None:
         for block in tuple(blocks):
             block.end()
+        self._looked_at = -LOOK_SECONDS
         self._wake.set()
 
     def _place_here(self, hold: PlaceHold) -> PlaceOutcome | None:
@@ -186,6 +194,7 @@ class AllottedHolds:
         if local is None:
             return None
         self._local[hold_id] = local
+        self._untold[block] = None
         telemetry.ALLOTTED_HOLDS.labels("placed").inc()
         return local.outcome
 
@@ -218,10 +227,16 @@ class AllottedHolds:
     def _look(self) -> None:
         """Start work on every block that has something to be done."""
         now = self._monotonic()
+        for block in tuple(self._untold):
+            if not block.pending and not block.sent:
+                del self._untold[block]
+            elif not block.busy and block.is_to_tell(now - TELL_SECONDS):
+                self._start(block)
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        self._looked_at = now
         for block in (*self._blocks.values(), *self._leaving):
-            if not block.busy and (
-                block.is_to_tell(now - TELL_SECONDS) or self._is_due(block, now)
-            ):
+            if not block.busy and self._is_due(block, now):
                 self._start(block)
         telemetry.ALLOTMENTS_OPEN.set(len(self._blocks) + len(self._leaving))
         self._forget(now)
@@ -241,7 +256,7 @@ class AllottedHolds:
             if (
                 local.at > oldest
                 or local.stage is not HoldStage.KNOWN
-                or len(gone) > BATCH_MAX * 16
+                or len(gone) >= FORGOTTEN_MAX
             ):
                 break
             gone.append(hold_id)

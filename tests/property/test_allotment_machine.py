@@ -226,6 +226,7 @@ class AllotmentMachine(RuleBasedStateMachine):
             process.holds.drop_all()
             for _ in range(50):
                 world.run(work(process))
+                world.move_to(world.now + 100)
                 if not process.holds._blocks and not process.holds._leaving:
                     break
             world.run(settle(process))
