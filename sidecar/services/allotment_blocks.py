@@ -264,9 +264,12 @@ class Block:
             more.append(grown)
         return nano, more
 
-    def see(self, numbers: StoreNumbers) -> None:
-        """Take the numbers of a hold that the store placed, before the block is asked for."""
-        self._numbers = numbers
+    def hear(self, outcome: PlaceOutcome) -> None:
+        """Take the numbers of what the store placed, if they are newer than those known."""
+        at = outcome.epoch, outcome.seq
+        if outcome.numbers is not None and at > (self._epoch, self._seq):
+            self._numbers = outcome.numbers
+            self._epoch, self._seq = at
 
     def grow(
         self, allotted: Allotted, nano: int, quantities: list[int], *, sent: float, heard: float
@@ -282,9 +285,8 @@ class Block:
             ends.append(allotted.changes_at_ms)
         lasts = place_ms(outcome.instant_ms, tuple(ends)) / 1_000
         self.place_until = sent + lasts
-        self._numbers = outcome.numbers
         self._heard_ms, self._heard_at = outcome.instant_ms, heard
-        self._epoch, self._seq = outcome.epoch, outcome.seq
+        self.hear(outcome)
         self._spent = _Spent(heard, quantities=[0] * len(self._free))
 
     def end(self) -> None:

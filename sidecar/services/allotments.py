@@ -46,7 +46,7 @@ HOT_SECONDS: Final = 0.25
 HOT_HOLDS: Final = 25
 """So many holds alike within so long are worth a block: some of them share each call then."""
 EXACT_SECONDS: Final = 1.0
-"""After a recall, or where too little was left, a customer's holds are placed one by one."""
+"""After a recall, or where too little was left or no answer came, holds are placed one by one."""
 FRESH_SECONDS: Final = 2
 """An id of an older request may be a repeat of one that another process was asked for."""
 REMEMBERED_SECONDS: Final = 4.0
@@ -207,10 +207,12 @@ class AllottedHolds:
             self._heat.clear()
             self._heat_since = now
         key = key_of(hold)
+        old = self._blocks.get(key)
+        if old is not None:
+            old.hear(outcome)
         count = self._heat[key] = self._heat.get(key, 0) + 1
         if count < HOT_HOLDS or self._exact_until.get(key[0], 0.0) > now:
             return
-        old = self._blocks.get(key)
         if len(self._blocks) + len(self._leaving) >= self._blocks_max or (
             old is not None and not old.ended
         ):
@@ -219,8 +221,7 @@ class AllottedHolds:
             self._leaving.append(old)
         block_id = make_hold_id(int(self._clock.now().timestamp()), self._random_bytes(16))
         block = Block(block_id, key, hold, holds=count, since=self._heat_since)
-        if outcome.numbers is not None:
-            block.see(outcome.numbers)
+        block.hear(outcome)
         self._blocks[key] = block
         self._start(block)
 
@@ -342,6 +343,7 @@ class AllottedHolds:
         except StoreUnavailable:
             # It may have happened: what was given then goes back with the block.
             telemetry.ALLOTMENTS.labels("failed").inc()
+            self._exact_until[block.customer_id] = before + EXACT_SECONDS
             block.end()
             return
         except InvalidInput:
