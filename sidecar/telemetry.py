@@ -75,7 +75,7 @@ ALLOTMENTS = Counter(
     ["event"],
     registry=REGISTRY,
 )
-ALLOTMENTS_OPEN = Gauge("sidecar_allotments_open", "Blocks now.", registry=REGISTRY)
+ALLOTMENTS_OPEN = Gauge("sidecar_allotments_open", "Blocks had now.", registry=REGISTRY)
 ALLOTTED_HOLDS = Counter(
     "sidecar_allotted_holds_total",
     "Holds placed from blocks; what became of them: opened, known, dropped; lost, unfit.",

@@ -23,6 +23,7 @@ FORBIDDEN_LABELS = {"customer", "customer_id", "key", "credential", "model", "us
 UNITLESS_GAUGES = {
     "sidecar_policy_reload_failing",
     "sidecar_shards_lost",
+    "sidecar_allotments_open",
     "sidecar_journal_nearly_full",
     "sidecar_journal_unsettled_records",
     "sidecar_invoices_waiting",
