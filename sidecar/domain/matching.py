@@ -18,7 +18,7 @@ from sidecar.domain.errors import InvalidInput
 from sidecar.domain.remembering import Remembered
 from sidecar.domain.request_body import UNREADABLE, body_field, read_body
 from sidecar.domain.requests import AccessRequest, parse_query
-from sidecar.domain.steps import Steps, at_once
+from sidecar.domain.steps import Container, Steps, at_once
 
 ROUTES_BYTES_MAX = 256 * 1024 * 1024
 """Memory that all sets may use; RE2's default of 8 MiB refuses 1,000 demanding patterns."""
@@ -77,6 +77,10 @@ class RouteSet:
             self._sets.append((first, _compiled(group, len(self.groups))))
             first += len(group)
             yield
+
+    def containers(self) -> list[Container]:
+        """What it is large by; whoever empties them must be the last who knows it."""
+        return [self._sets]
 
     def match(self, path: str) -> frozenset[int]:
         """Numbers of the patterns found in the path."""

@@ -139,7 +139,8 @@ class Policy:
 
     def containers(self) -> list[Container]:
         """What was worked out of many rules; whoever empties them must be the last who knows it."""
-        return [self._claims, *self.index.containers(), *self.classes.containers()]
+        parts = self.routes, self.index, self.classes
+        return [self._claims, *(container for part in parts for container in part.containers())]
 
     def view(self, request: AccessRequest, path: str) -> RequestView:
         """The request with its normalised path, as this policy's rules look at it."""

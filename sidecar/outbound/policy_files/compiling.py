@@ -85,8 +85,8 @@ async def compile_process(
     finally:
         ours.close()
         process.kill()
-        # Whoever is cancelled while it waits has killed it all the same; the thread reaps it.
-        await asyncio.shield(asyncio.to_thread(process.wait))
+        # Begun at once and never taken back, so that who is cancelled now leaves no process either.
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, process.wait))
 
 
 def _start(

@@ -191,12 +191,14 @@ class PolicyHolder:
             self._tried_version = version
             self._fail(error)
             return False
+        remains = None if self._loaded is None else Remains(self._loaded)
+        await asyncio.sleep(0)  # Both are steps of a millisecond or two.
         self._adopt(loaded)
+        if remains is not None:
+            self._retire(remains)
         return True
 
     def _adopt(self, loaded: LoadedPolicy) -> None:
-        if self._loaded is not None:
-            self._retire(Remains(self._loaded))
         self._loaded = loaded
         self._tried_version = loaded.policy.version
         self._clear()

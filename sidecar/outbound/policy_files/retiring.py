@@ -37,6 +37,7 @@ class Remains:
         owners = (loaded.policy, loaded.places, loaded)
         self._parts: list[Container] = [
             *loaded.policy.containers(),
+            list(loaded.policy.routes.patterns),
             *(entries for owner in owners for entries in _entries(owner)),
         ]
 
@@ -62,6 +63,8 @@ def _entries(owner: Any) -> Iterator[list[Any]]:
         if not field.init:
             continue
         if isinstance(value, Mapping):
+            # Not the mapping itself, which others may know.
+            yield list(value)
             yield list(value.values())
         elif isinstance(value, tuple):
             yield list(value)
