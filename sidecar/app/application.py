@@ -146,6 +146,7 @@ class Application:
 
     async def _start(self) -> None:
         self.secrets = load_secrets(self.settings, self.data_dir)
+        self._stack.push_async_callback(self.loaded.close)
         await self.loaded.load_initial()
         await self.stores.open(self._stack)
         await self.journaling.open(self._stack, self.settings, self.data_dir, self.keyspace)

@@ -26,7 +26,7 @@ from sidecar.inbound.envoy.policy_routes import (
     policy_routes,
 )
 from sidecar.outbound.embedded import default_data_dir
-from sidecar.outbound.policy_files.collecting import calm_collector
+from sidecar.outbound.policy_files.collecting import calm_collector, freeze_start
 from sidecar.outbound.policy_files.loader import load_policy
 from sidecar.outbound.postgres.pool import open_pool
 from sidecar.services.report_ports import Reconciliation
@@ -83,6 +83,7 @@ async def _serve(application: Application, channel: socket.socket | None = None)
         # Before the start: until then the signal would end the process.
         loop.add_signal_handler(signal.SIGHUP, application.look_at_policy)
     async with application:
+        freeze_start()
         if channel is None:
             await stop.wait()
         else:

@@ -7,11 +7,12 @@ They answer None instead, which no operator but `==` takes and no result kind ac
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import cel
 import re2
 
+from sidecar.domain.cel_library import cel
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.nearest import unknown
 
@@ -131,11 +132,7 @@ def pattern(text: str) -> Callable[[Any], bool | None]:
         reason = error.args[0] if error.args else ""
         shown = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         raise InvalidInput(f"matches() cannot use the pattern {text[:80]!r}: {shown}") from None
-
-    def found(value: Any) -> bool | None:
-        return compiled.search(value) is not None if isinstance(value, str) else None
-
-    return found
+    return partial(_found, compiled)
 
 
 def check_literal(name: str, source: str) -> None:
@@ -156,6 +153,10 @@ def string_value(source: str) -> str:
     value = cel.evaluate(source)
     assert isinstance(value, str)
     return value
+
+
+def _found(compiled: Any, value: Any) -> bool | None:
+    return compiled.search(value) is not None if isinstance(value, str) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -8,6 +8,7 @@ absent can read as "" without being there for `in`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 from sidecar.domain import money
@@ -30,7 +31,14 @@ NAMES_IN_MAP_MAX = 3
 1 MB 400 times takes a minute. What is read is bounded by `expression_costs`."""
 COPYING_MACROS = frozenset({"map", "filter"})
 
-ABSENT: Any = object()
+
+class _Absent(Enum):
+    """A kind of its own, which stays the same one through a pickle."""
+
+    ABSENT = auto()
+
+
+ABSENT: Any = _Absent.ABSENT
 _BEFORE_OPERAND = frozenset({"", "(", "[", ",", "?", ":", "&&", "||"})
 _AFTER_OPERAND = frozenset({"", ")", "]", ",", "?", ":", "&&", "||"})
 _OPERAND_ENDS = (TokenKind.NAME, TokenKind.STRING, TokenKind.NUMBER, TokenKind.INDEX)

@@ -204,3 +204,10 @@ METER_VARIABLES = VariableTable(
     },
 )
 """What a meter's `value:` may read."""
+
+_TABLES = {table.name: table for table in (RULE_VARIABLES, METER_VARIABLES)}
+
+
+def known_table(name: str) -> VariableTable:
+    """One of the tables above, by its name."""
+    return _TABLES[name]

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import cel
-
+from sidecar.domain.cel_library import cel
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expression_costs import Costs, Oversize, check_costs, costs_of
 from sidecar.domain.expression_functions import INTEGER_MAX, LIBRARY_ERRORS, OURS
@@ -62,12 +61,28 @@ class ValueRead(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """What an evaluation needs."""
+    """What an evaluation needs; `rewritten` is the text that the library compiles."""
 
+    rewritten: str
     program: cel.Program
     slots: tuple[Slot, ...]
     functions: Mapping[str, Callable[..., Any]]
     costs: Costs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _prepared_again, (self.rewritten, self.slots, dict(self.functions), self.costs)
+
+
+def _prepared_again(
+    rewritten: str,
+    slots: tuple[Slot, ...],
+    functions: Mapping[str, Callable[..., Any]],
+    costs: Costs,
+) -> _Prepared:
+    program = cel.compile(rewritten)
+    return _Prepared(
+        rewritten=rewritten, program=program, slots=slots, functions=functions, costs=costs
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +91,7 @@ class Expression:
     One expression, checked and ready.
 
     `reads` are the dotted paths that it names, with the keys that are written out; `roots`
-    their first parts. Pickles as its text and compiles again when loaded.
+    their first parts. What a pickle of it is loaded to is not checked again: a tenth of the work.
     """
 
     text: str
@@ -154,9 +169,6 @@ class Expression:
     def _failed(self, reason: str) -> ExpressionFailed:
         return ExpressionFailed(f"the expression {self.text!r} failed: {reason}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (self.text, self.table, self.result)
-
 
 def compile_expression(text: str, *, variables: VariableTable, result: ResultKind) -> Expression:
     """
@@ -187,16 +199,13 @@ def compile_expression(text: str, *, variables: VariableTable, result: ResultKin
         roots=frozenset(str(slot.path[0]) for slot in slots.values()),
         reads=frozenset(dotted(slot.path) for slot in slots.values()),
         _prepared=_Prepared(
+            rewritten=rewritten,
             program=program,
             slots=tuple(slots.values()),
             functions={name: made for name, made in functions.items() if name in called},
             costs=costs_of(tokens, names),
         ),
     )
-
-
-def _rebuild(text: str, table: VariableTable, result: ResultKind) -> Expression:
-    return compile_expression(text, variables=table, result=result)
 
 
 def _compile(text: str) -> cel.Program:

@@ -6,9 +6,10 @@ store, `judging` turns the store's numbers into a decision. None does I/O.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from types import MappingProxyType
+from typing import Any, Self
 
 from sidecar.domain.caller_classes import CallerClasses
 from sidecar.domain.card_schedules import CardSchedule, Timeline
@@ -38,6 +39,7 @@ from sidecar.domain.rules import (
     Unidentified,
 )
 from sidecar.domain.selecting import Selection, Tests, tests_left
+from sidecar.domain.steps import Container, Steps, at_once
 
 Values = Mapping[str, str]
 _NO_VALUES: Values = MappingProxyType({})
@@ -52,7 +54,7 @@ class _Selected:
     of_user: Mapping[str, Values]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Policy:
     """
     A whole policy, compiled.
@@ -63,6 +65,8 @@ class Policy:
     `orphans` are how plans settle holds without usage, where they say so, and `late_usage` where
     their usage goes that comes after its period was cut.
     `customer_members` and `user_members` list, for each member, the rules that are for it.
+
+    It may be referred to weakly: one that was replaced is in use by the checks that began with it.
     """
 
     version: str
@@ -88,7 +92,7 @@ class Policy:
     index: RuleIndex = field(init=False, repr=False, compare=False)
     classes: CallerClasses = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
-    _claims: Mapping[int | None, Sequence[Rule]] = field(init=False, repr=False, compare=False)
+    _claims: dict[int | None, list[Rule]] = field(init=False, repr=False, compare=False)
     _meters: Selection[MeterRule] = field(init=False, repr=False, compare=False)
     _estimates: Selection[EstimateRule] = field(init=False, repr=False, compare=False)
     _dialects: Selection[DialectRule] = field(init=False, repr=False, compare=False)
@@ -96,20 +100,47 @@ class Policy:
     _selected: Remembered[_Selected] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        index = RuleIndex(self.rules, self.customer_members, self.user_members)
+        at_once(self._work_out())
+
+    @classmethod
+    def in_steps(cls, **values: Any) -> Steps[Self]:
+        """
+        Make one as the constructor does, in short steps.
+
+        Args:
+            values: Every field that the constructor takes, defaults too.
+        """
+        policy = object.__new__(cls)
+        for given in fields(cls):
+            if given.init:
+                object.__setattr__(policy, given.name, values.pop(given.name))
+        assert not values, sorted(values)
+        yield from policy._work_out()
+        return policy
+
+    def _work_out(self) -> Steps[None]:
+        """What follows from the fields that were given."""
+        lists = self.customer_members, self.user_members
         cards = _distinct(self.cards.values(), self.schedules.values())
-        priced = frozenset(name for card in cards for name in card.priced_meters())
-        object.__setattr__(self, "all_cards", cards)
-        object.__setattr__(self, "index", index)
-        classes = CallerClasses(self.rules, self.customer_members, self.user_members, self.meters)
-        object.__setattr__(self, "classes", classes)
-        object.__setattr__(self, "_priced", priced)
-        object.__setattr__(self, "_claims", _claims(self.rules))
-        object.__setattr__(self, "_meters", Selection(self.meters, lambda rule: rule.match))
-        object.__setattr__(self, "_estimates", Selection(self.estimates, lambda rule: rule.match))
-        object.__setattr__(self, "_dialects", Selection(self.dialects, lambda rule: rule.match))
-        object.__setattr__(self, "_free", Selection(self.free, lambda match: (match,)))
-        object.__setattr__(self, "_selected", Remembered())
+        found = {
+            "all_cards": cards,
+            "index": (yield from RuleIndex.in_steps(self.rules, *lists)),
+            "classes": (yield from CallerClasses.in_steps(self.rules, *lists, self.meters)),
+            "_priced": frozenset(name for card in cards for name in card.priced_meters()),
+            "_claims": (yield from _claims(self.rules)),
+            "_meters": Selection(self.meters, lambda rule: rule.match),
+            "_estimates": Selection(self.estimates, lambda rule: rule.match),
+            "_dialects": Selection(self.dialects, lambda rule: rule.match),
+            "_free": Selection(self.free, lambda match: (match,)),
+            "_selected": Remembered(),
+        }
+        for name, value in found.items():
+            object.__setattr__(self, name, value)
+
+    def containers(self) -> list[Container]:
+        """What was worked out of many rules; whoever empties them must be the last who knows it."""
+        parts = self.routes, self.index, self.classes
+        return [self._claims, *(container for part in parts for container in part.containers())]
 
     def view(self, request: AccessRequest, path: str) -> RequestView:
         """The request with its normalised path, as this policy's rules look at it."""
@@ -241,10 +272,11 @@ class Policy:
 _MembersOfRule = Callable[[Rule], Members | None]
 
 
-def _claims(rules: Sequence[Rule]) -> dict[int | None, list[Rule]]:
+def _claims(rules: Sequence[Rule]) -> Steps[dict[int | None, list[Rule]]]:
     """The rules that claim requests, by route; under None those that name no route."""
     found: dict[int | None, list[Rule]] = {}
     for rule in rules:
+        yield
         if rule.mode is Mode.DRAFT or not rule.claims:
             continue
         named = {number for match in rule.match for number in match.routes}

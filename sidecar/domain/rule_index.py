@@ -5,13 +5,15 @@ Each rule is filed under one of the things that it selects on: the one that the 
 rules share. A check then looks at the rules filed under what it has, in the policy's order.
 """
 
-from collections import Counter
+from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Self
 
 from sidecar.domain.counters import Level
 from sidecar.domain.customers import CustomerFacts
 from sidecar.domain.matching import RequestView
 from sidecar.domain.rules import Members, MembersOf, Mode, Rule, Unidentified
+from sidecar.domain.steps import Container, Steps, at_once
 
 Key = tuple[str, Hashable]
 
@@ -23,25 +25,65 @@ class RuleIndex:
         self, rules: Iterable[Rule], customer_members: MembersOf, user_members: MembersOf
     ) -> None:
         """File each rule; the lists of members are turned to be read by rule."""
-        self._rules = tuple(rule for rule in rules if rule.mode is not Mode.DRAFT)
-        customers, users = _listed(customer_members), _listed(user_members)
-        choices = [list(_choices(rule, customers, users)) for rule in self._rules]
-        shared = Counter(key for choice in choices for keys in choice for key in keys)
+        at_once(self._fill(rules, customer_members, user_members))
+
+    @classmethod
+    def in_steps(
+        cls, rules: Iterable[Rule], customer_members: MembersOf, user_members: MembersOf
+    ) -> Steps[Self]:
+        """The same, a rule or a member at a time."""
+        index = cls.__new__(cls)
+        yield from index._fill(rules, customer_members, user_members)  # noqa: SLF001  Its own.
+        return index
+
+    def _fill(
+        self, rules: Iterable[Rule], customer_members: MembersOf, user_members: MembersOf
+    ) -> Steps[None]:
+        self._rules: list[Rule] = []
         self._filed: dict[Key, list[int]] = {}
         self._always: list[int] = []
         self._for_unknown: dict[Level, dict[int | None, list[int]]] = {level: {} for level in Level}
-        for number, (rule, choice) in enumerate(zip(self._rules, choices, strict=True)):
-            if rule.unidentified is not Unidentified.SKIP:
-                self._file_for_unknown(number, rule)
-            if rule.unidentified is Unidentified.ONLY:
+        customers = yield from _listed(customer_members)
+        users = yield from _listed(user_members)
+        choices: deque[list[list[Key]]] = deque()
+        shared: dict[Key, int] = {}
+        for rule in rules:
+            if rule.mode is Mode.DRAFT:
                 continue
-            if not choice:
-                self._always.append(number)
-                continue
-            keys = min(choice, key=lambda keys: max((shared[key] for key in keys), default=0))
-            for key in keys:
-                self._filed.setdefault(key, []).append(number)
-        self._kinds = frozenset(kind for kind, _ in self._filed)
+            self._rules.append(rule)
+            choice = list(_choices(rule, customers, users))
+            choices.append(choice)
+            for keys in choice:
+                for key in keys:
+                    shared[key] = shared.get(key, 0) + 1
+            yield
+        for number, rule in enumerate(self._rules):
+            # Taken out one by one: to free all of them at the end would be a long step.
+            self._file(number, rule, choices.popleft(), shared)
+            yield
+        kinds = set()
+        while shared:
+            kinds.add(shared.popitem()[0][0])
+            yield
+        self._kinds = frozenset(kinds)
+
+    def _file(
+        self, number: int, rule: Rule, choice: list[list[Key]], shared: Mapping[Key, int]
+    ) -> None:
+        if rule.unidentified is not Unidentified.SKIP:
+            self._file_for_unknown(number, rule)
+        if rule.unidentified is Unidentified.ONLY:
+            return
+        if not choice:
+            self._always.append(number)
+            return
+        keys = min(choice, key=lambda keys: max((shared[key] for key in keys), default=0))
+        for key in keys:
+            self._filed.setdefault(key, []).append(number)
+
+    def containers(self) -> list[Container]:
+        """What it is large by; whoever empties them must be the last who knows it."""
+        return [self._filed, *self._for_unknown.values(), self._rules]
 
     def candidates(self, view: RequestView, customer: CustomerFacts) -> list[Rule]:
         """Rules that may apply, in the policy's order; each has yet to be tried."""
@@ -107,10 +149,11 @@ def _choices(
         yield [("method", method) for match in rule.match for method in match.methods]
 
 
-def _listed(members: MembersOf) -> dict[str, list[str]]:
+def _listed(members: MembersOf) -> Steps[dict[str, list[str]]]:
     """Who is listed, by rule."""
     found: dict[str, list[str]] = {}
     for member, rules in members.items():
         for membership in rules:
             found.setdefault(membership.rule, []).append(member)
+        yield
     return found

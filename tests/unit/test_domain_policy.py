@@ -41,9 +41,25 @@ def test_a_path_that_no_pattern_matches_has_no_numbers() -> None:
     assert RouteSet([]).match("/any") == frozenset()
 
 
-def test_a_thousand_demanding_patterns_fit_into_one_set() -> None:
+def test_a_thousand_demanding_patterns_fit_into_a_policy() -> None:
     routes = RouteSet([f"/x.{{0,20}}{number}y.*z" for number in range(1_000)])
     assert 7 in routes.match("/xab7yz")
+
+
+def test_patterns_that_are_too_complex_together_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="too complex together"):
+        RouteSet([rf"^/{number}/\pL{{1,50}}/[^/]+" for number in range(100)])
+
+
+@pytest.mark.parametrize("path", ["/a/7/b", "/a/1234/c", "/a/1299/b/c", "/b", "/a/77/b?x"])
+def test_groups_of_patterns_find_what_each_pattern_finds(path: str) -> None:
+    patterns = [f"^/a/{number}/[b-c]+" for number in range(1_300)] + ["/b", "c$", "/a/.*7"]
+    routes = RouteSet(patterns)
+    assert len(routes.groups) > 2
+    assert routes.patterns == tuple(patterns)
+    assert routes.match(path) == {
+        number for number, pattern in enumerate(patterns) if re2.search(pattern, path)
+    }
 
 
 def test_a_match_is_or_inside_a_list_and_and_across_kinds() -> None:

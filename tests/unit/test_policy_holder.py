@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.domain.errors import ConfigError, InvariantViolated
-from sidecar.outbound.policy_files import PolicyHolder, load_policy
+from sidecar.outbound.policy_files import load_policy
 from sidecar.outbound.policy_files.collecting import quiet_collector
-from sidecar.outbound.policy_files.loader import FileCache, read_sources
+from sidecar.outbound.policy_files.holder import PolicyHolder
 from sidecar.telemetry import POLICY_RELOAD_FAILING
 
 ALLOW = "unmatched: allow\n"
@@ -170,25 +170,6 @@ async def test_the_watch_ends_when_it_is_told_to(file: Path) -> None:
     stop.set()
     async with asyncio.timeout(20):
         await holder.watch(stop, interval_seconds=3_600)
-
-
-def test_only_files_that_changed_are_parsed_again(file: Path) -> None:
-    other = file.with_name("other.yaml")
-    put(other, "meters: [{name: m, value: requests}]\n")
-    cache = FileCache()
-    bad, good = file, other
-    put(bad, BAD)
-    first = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
-    again = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
-    assert again[good] is first[good]
-    assert again[bad] is first[bad]
-    put(bad, ALLOW)
-    changed = dict(zip((good, bad), cache.read(read_sources(file.parent)), strict=True))
-    assert changed[good] is first[good]
-    assert changed[bad] is not first[bad]
-    # What the last load did not have is forgotten.
-    put(bad, BAD)
-    assert cache.read(read_sources(file.parent))[1] is not first[bad]
 
 
 async def test_a_known_bad_file_is_told_again(file: Path) -> None:

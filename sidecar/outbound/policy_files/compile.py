@@ -3,10 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import re2
-
 from sidecar.domain.decisions import Dialect
-from sidecar.domain.errors import ConfigError
+from sidecar.domain.errors import ConfigError, InvalidInput
 from sidecar.domain.invoices import LatePolicy
 from sidecar.domain.matching import RouteSet
 from sidecar.domain.orphans import DEFAULT_ORPHANS, OrphanRule, OrphanSettling
@@ -203,7 +201,7 @@ def _report_every(meters: Mapping[str, Section]) -> dict[str, int]:
 def _route_set(patterns: tuple[str, ...]) -> RouteSet:
     try:
         return RouteSet(patterns)
-    except re2.error as error:
+    except InvalidInput as error:
         raise ConfigError(
             f"the policy's {len(patterns)} route patterns are too complex together; "
             "use fewer or simpler ones"

@@ -111,35 +111,6 @@ def content_version(sources: Sequence[Source]) -> str:
     return digest.hexdigest()[:_VERSION_DIGITS]
 
 
-class FileCache:
-    """
-    What the files of the last load said, good or bad, by their name and content.
-
-    A folder in which one file changed is read anew in that file alone. Files that the last
-    load did not have are forgotten.
-    """
-
-    def __init__(self, *, unsendable: bool = False) -> None:
-        """Begin with no file; `unsendable` as in `parse_policy`."""
-        self._unsendable = unsendable
-        self._known: dict[tuple[Path, bytes], _ReadFile] = {}
-
-    def read(self, sources: Sequence[Source]) -> "list[_ReadFile]":
-        """Each file, in order; only those that are not known are parsed."""
-        found: dict[tuple[Path, bytes], _ReadFile] = {}
-        for source in sources:
-            key = (source.path, hashlib.sha256(source.data).digest())
-            found[key] = self._known.get(key) or _read_file(source, unsendable=self._unsendable)
-        self._known = found
-        return list(found.values())
-
-
-@dataclass(frozen=True, slots=True)
-class _ReadFile:
-    root: Section | None
-    problems: Problems
-
-
 def check_with(directory: Path, path: Path, data: bytes) -> LoadedPolicy:
     """
     The folder's policy as it would be with one file more, wherever that is to stand.
@@ -150,15 +121,12 @@ def check_with(directory: Path, path: Path, data: bytes) -> LoadedPolicy:
     return parse_policy((*read_sources(directory), Source(path, data)))
 
 
-def parse_policy(
-    sources: Sequence[Source], cache: FileCache | None = None, *, unsendable: bool = False
-) -> LoadedPolicy:
+def parse_policy(sources: Sequence[Source], *, unsendable: bool = False) -> LoadedPolicy:
     """
     Turn files' contents into a compiled policy.
 
     Args:
         sources: The files.
-        cache: What an earlier load of the folder left; it is brought up to date.
         unsendable: Take answers and members that no gateway could carry too: statuses without
             a body, header names and values that HTTP does not have, ids and bodies of any
             size. Such a policy can be judged; it must not be served.
@@ -169,10 +137,10 @@ def parse_policy(
     with quiet_collector():
         problems = Problems()
         parts = Parts()
-        for file in (cache or FileCache(unsendable=unsendable)).read(sources):
-            problems.join(file.problems)
-            if file.root is not None:
-                parts.add(file.root, problems)
+        for source in sources:
+            root = _read_file(source, problems, unsendable=unsendable)
+            if root is not None:
+                parts.add(root, problems)
         compiled = compile_parts(
             parts, problems, version=content_version(sources), unsendable=unsendable
         )
@@ -185,15 +153,15 @@ def parse_policy(
         )
 
 
-def _read_file(source: Source, *, unsendable: bool) -> _ReadFile:
+def _read_file(source: Source, problems: Problems, *, unsendable: bool) -> Section | None:
     """One file by itself: its form, and no name that it gives to another."""
-    file, problems = str(source.path), Problems()
+    file = str(source.path)
     depth_max = DEPTH_UNSENDABLE_MAX if unsendable else DEPTH_MAX
     node = compose_document(file, source.data, problems, depth_max=depth_max)
-    root = None
-    if node is not None and node.tag != TAG_NULL:
-        root = POLICY.read(node, Reader(file, problems, unsendable))
-    return _ReadFile(root if isinstance(root, Section) else None, problems)
+    if node is None or node.tag == TAG_NULL:
+        return None
+    root = POLICY.read(node, Reader(file, problems, unsendable))
+    return root if isinstance(root, Section) else None
 
 
 def _read(path: Path) -> bytes:

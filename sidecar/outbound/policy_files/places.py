@@ -35,22 +35,11 @@ class Problems:
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def kept(self) -> tuple[tuple[Place, str], ...]:
-        """The problems that are told of; the others are only counted."""
-        return tuple(self._found)
-
     def add(self, place: Place, message: str) -> None:
         """Note one problem: what was found, then what is allowed."""
         self._count += 1
         if len(self._found) < _PROBLEMS_KEPT_MAX:
             self._found.append((place, message))
-
-    def join(self, others: "Problems") -> None:
-        """Note what another collection has."""
-        for place, message in others.kept:
-            self.add(place, message)
-        self._count += len(others) - len(others.kept)
 
     def raise_if_any(self) -> None:
         """
