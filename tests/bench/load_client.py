@@ -148,9 +148,12 @@ class Client:
 
         With a rate, at so many a second whatever the answers do, each at its time.
         """
+        used = min(CONNECTIONS, concurrency)
         if time.monotonic() - self._used > IDLE_SECONDS:
             await self.close()
-        used = min(CONNECTIONS, concurrency)
+        # One that this order does not use would stand idle for longer than is counted.
+        while len(self._connections) > used:
+            await self._connections.pop().close()
         while len(self._connections) < used:
             host, _, port = self._address.rpartition(":")
             self._connections.append(await Connection.open(host, int(port)))

@@ -1,8 +1,9 @@
 """
-Sidecar beside a peer in Go, in turn in one run: the engines alone, and whole checks.
+Sidecar beside peers in Go and Rust, in turn in one run: the engines alone, and whole checks.
 
-The peer is our own small program (`peers/go`): grpc-go, Envoy's generated messages and go-redis,
-held to one core. Its check is a smaller job than ours; its head says what is missing.
+The peers are small programs of our own (`peers/`), each held to one core: grpc-go with Envoy's
+generated messages and go-redis; tonic with the part of the messages that it needs, and redis-rs.
+Their check is a smaller job than ours; the head of `peers/go/main.go` says what is missing.
 """
 
 import os
@@ -26,7 +27,7 @@ from bench.engines import (
     run,
     running_engine,
 )
-from bench.go_peer import ONE_CORE, NotBuiltError, Peer, build, running_peer, versions
+from bench.peer_programs import ONE_CORE, Peer, Peers, build, running_peer
 from bench.results import Results, row_of_loads
 
 from sidecar.services.control_ports import Customer
@@ -36,13 +37,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 RUNS = 5
 OURS = "fast"
 """What all others are compared with."""
-CALLS = {"grpcio": 4_000, "fast": 16_000, "grpc-go": 16_000, "grpc-go, message read": 16_000}
-JOBS = {"grpc-go": "bytes", "grpc-go, message read": "ok"}
+CALLS, CALLS_GRPCIO = 16_000, 4_000
 MESSAGES = {"no body": "CheckRequest_json_ok", "with body": "CheckRequest_rawheaders_and_body"}
 CHECKS = {1: 1_000, 16: 2_000, 64: 2_000}
 """Checks of one run of ours, by how many are under way at a time."""
 MORE = 4
 """Times as many of the peer's, so that a run is no shorter than its clock can tell."""
+LISTENERS = {"grpcio": "SIDECAR_GRPC_LISTEN", OURS: "SIDECAR_GRPC_FAST_LISTEN"}
 CUSTOMERS = [
     Customer(customer_id=f"cus_{number:02d}", plan="prepaid", currency="USD")
     for number in range(32)
@@ -50,61 +51,56 @@ CUSTOMERS = [
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def go_peer(bench_folder: Path, results: Results) -> AsyncIterator[Path]:
-    try:
-        program = await build(bench_folder)
-    except NotBuiltError as reason:
-        results.texts["peer in Go"] = f"not measured: {reason}"
-        pytest.skip(f"not measured: {reason}")
-    results.texts["peer in Go"] = await versions(program)
-    yield program
-    program.unlink()
+async def peers(bench_folder: Path, results: Results) -> AsyncIterator[Peers]:
+    built = await build(bench_folder)
+    results.texts |= built.texts
+    if not built.engines:
+        pytest.skip("; ".join(f"{name} {text}" for name, text in built.texts.items()))
+    yield built
 
 
-async def test_engines_alone_beside_one_in_go(go_peer: Path, results: Results):
+async def test_engines_alone_beside_those_of_others(peers: Peers, results: Results):
+    ours = {name: engine_of_ours(name) for name in ("grpcio", OURS)}
     async with AsyncExitStack() as stack:
-        engines = {}
-        for name in CALLS:
-            command = (str(go_peer), "-job", JOBS[name]) if name in JOBS else engine_of_ours(name)
-            engines[name] = await stack.enter_async_context(
+        engines = {
+            name: await stack.enter_async_context(
                 running_engine(*command, environment=os.environ | ONE_CORE)
             )
-        sending = {name: requests(count // CONNECTIONS) for name, count in CALLS.items()}
-        runs: dict[str, list[Run]] = {name: [] for name in CALLS}
-        for engine in CALLS:
-            await run(engines[engine], sending[engine][:500])
+            for name, command in (ours | peers.engines).items()
+        }
+        sending = {
+            name: requests((CALLS_GRPCIO if name == "grpcio" else CALLS) // CONNECTIONS)
+            for name in engines
+        }
+        for name, engine in engines.items():
+            await run(engine, sending[name][:500])
+        runs: dict[str, list[Run]] = {name: [] for name in engines}
         for _ in range(RUNS):
             for name, engine in engines.items():
                 runs[name].append(await run(engine, sending[name]))
     for name, found in runs.items():
-        row = row_of_runs(
-            "beside peers, engine alone", f"{name}, {CONNECTIONS} x {AT_A_TIME}", found
-        )
-        own, ours = ([(one.rate, one.cpu_us) for one in each] for each in (found, runs[OURS]))
-        results.add(replace(row, note=_compared(own, ours)))
+        setting = f"{name}, {CONNECTIONS} x {AT_A_TIME}"
+        row = row_of_runs("beside peers, engine alone", setting, found)
+        own, first = ([(one.rate, one.cpu_us) for one in each] for each in (found, runs[OURS]))
+        results.add(replace(row, note=_compared(own, first)))
 
 
-async def test_checks_beside_those_of_a_peer_in_go(
-    go_peer: Path, redis_of_test: str, bench_folder: Path, results: Results
+async def test_checks_beside_those_of_others(
+    peers: Peers, redis_of_test: str, bench_folder: Path, results: Results
 ):
     async with AsyncExitStack() as stack:
         servers: dict[str, Gateway | Peer] = {}
-        for name, setting in (
-            ("grpcio", "SIDECAR_GRPC_LISTEN"),
-            (OURS, "SIDECAR_GRPC_FAST_LISTEN"),
-        ):
-            servers[name] = await stack.enter_async_context(
-                running_gateway(
-                    bench_folder / f"beside-peers-{name}",
-                    redis_of_test,
-                    customers=CUSTOMERS,
-                    listen_setting=setting,
-                )
+        for name, setting in LISTENERS.items():
+            gateway = running_gateway(
+                bench_folder / f"beside-peers-{name}",
+                redis_of_test,
+                customers=CUSTOMERS,
+                listen_setting=setting,
             )
-        for name, pipeline in (("grpc-go, pool", False), ("grpc-go, pipeline", True)):
-            servers[name] = await stack.enter_async_context(
-                running_peer(go_peer, redis_of_test, customers=CUSTOMERS, pipeline=pipeline)
-            )
+            servers[name] = await stack.enter_async_context(gateway)
+        for name, command in peers.checks(redis_of_test).items():
+            peer = running_peer(command, redis_of_test, customers=CUSTOMERS)
+            servers[name] = await stack.enter_async_context(peer)
         for message, capture in MESSAGES.items():
             for server in servers.values():
                 await server.load(do="check", capture=capture, count=500, concurrency=4)
