@@ -2,7 +2,7 @@
 How long after its log a request is in the customer's balance: both as they are seen from outside.
 
 From a log record that goes to the gateway's fast listener to a balance that shows its amount, read
-from Redis as the admin API reads it. Envoy's own buffer, of up to a second, comes before that.
+from Redis as the admin API reads it. Envoy's own buffer, of up to 250 ms, comes before that.
 """
 
 import asyncio
