@@ -61,7 +61,7 @@ policy: $(STAMP)  ## Check the example policy as an operator would, and the case
 	$(BIN)/sidecar rules test config/policy
 	@$(BIN)/sidecar rules conformance tests/data/moesif/governance_cases.json | tail -n 1
 
-bench: $(STAMP)  ## Measure checks, usage intake, settlement, policies, growth and start on this machine
+bench: $(STAMP)  ## Measure checks, usage intake, settlement, policies, growth, start and idling on this machine, beside peers in Go if there is one
 	$(BIN)/python -m pytest tests/bench -q -s -m "not large and not envoy" --timeout 600 -p no:xdist $(ARGS)
 
 bench-envoy: $(STAMP)  ## Measure requests through a real Envoy, with and without Sidecar

@@ -160,13 +160,16 @@ class Worker:
 
 
 @asynccontextmanager
-async def running_server(script: str, *arguments: str) -> AsyncIterator[tuple[str, int]]:
-    """Address and pid of a script of this folder that serves until its input ends."""
+async def running_server(
+    *command: str, environment: dict[str, str] | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """Address and pid of a program that says where it serves, and does so until its input ends."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FOLDER / script), *arguments),
+        *command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,
+        env=environment,
     )
     assert process.stdout is not None
     assert process.stdin is not None
@@ -175,6 +178,21 @@ async def running_server(script: str, *arguments: str) -> AsyncIterator[tuple[st
     finally:
         process.stdin.close()
         await process.wait()
+
+
+def python_script(name: str, *arguments: str) -> tuple[str, ...]:
+    """The command that runs a script of this folder."""
+    return sys.executable, str(FOLDER / name), *arguments
+
+
+async def measured(client: Worker, pid: int, redis: Redis, order: dict[str, Any]) -> dict[str, Any]:
+    """One run: the client's numbers, and the processor time of who served it and of Redis."""
+    own, stored = processor_seconds(pid), await redis.processor_seconds()
+    result = await client.ask(order)
+    return result | {
+        "cpu_seconds": processor_seconds(pid) - own,
+        "redis_seconds": await redis.processor_seconds() - stored,
+    }
 
 
 @dataclass(slots=True)
@@ -208,13 +226,7 @@ class Gateway:
         )
 
     async def load(self, **order: Any) -> dict[str, float]:
-        """One run: the client's numbers, and the processor time of the gateway and of Redis."""
-        own, redis = processor_seconds(self.process.pid), await self.redis.processor_seconds()
-        result = await self.client.ask(order)
-        return result | {
-            "cpu_seconds": processor_seconds(self.process.pid) - own,
-            "redis_seconds": await self.redis.processor_seconds() - redis,
-        }
+        return await measured(self.client, self.process.pid, self.redis, order)
 
 
 @asynccontextmanager
@@ -260,7 +272,7 @@ async def running_gateway(
         env=environment,
     )
     try:
-        await _until_ready(process, http)
+        await until_ready(process, http)
         ready, used = time.perf_counter() - began, processor_seconds(process.pid)
         order = {
             "address": address,
@@ -359,7 +371,7 @@ async def _open_accounts(
     return [secret_of(customer) for customer in customers]
 
 
-async def _until_ready(process: Process, http: str) -> None:
+async def until_ready(process: Process, http: str) -> None:
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     async with aiohttp.ClientSession() as session:
         while True:

@@ -45,7 +45,7 @@ class Client:
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
         match order["do"]:
             case "hold":
-                self._tokens = await self._place_holds(order["capture"], order["count"])
+                self._tokens = await self.place_holds(order["capture"], order["count"])
                 return {}
             case "check":
                 messages = self._checks(order["capture"], order["count"])
@@ -60,9 +60,14 @@ class Client:
             case "export":
                 # The tokens of the order before; each is good for one capture.
                 tokens, self._tokens = self._tokens, []
-                messages = self._exports(order["capture"], tokens, order["batch"])
+                messages = self.exports(order["capture"], tokens, order["batch"])
                 return await self._load(
-                    EXPORT, EXPORT_TIMEOUT, messages, order["concurrency"], lambda _: True
+                    EXPORT,
+                    EXPORT_TIMEOUT,
+                    messages,
+                    order["concurrency"],
+                    lambda _: True,
+                    rate=order.get("rate", 0.0),
                 )
             case other:
                 raise SystemExit(f"there is no order {other!r}")
@@ -90,7 +95,7 @@ class Client:
             messages.append(message.SerializeToString())
         return messages
 
-    def _exports(self, capture: str, tokens: list[str], batch: int) -> list[bytes]:
+    def exports(self, capture: str, tokens: list[str], batch: int) -> list[bytes]:
         """Batches of the captured record, each record with the token of a hold of its own."""
         request = otlp.ExportLogsServiceRequest.FromString(
             (self._captures / f"{capture}.bin").read_bytes()
@@ -110,7 +115,7 @@ class Client:
             exports.append(request.SerializeToString())
         return exports
 
-    async def _place_holds(self, capture: str, count: int) -> list[str]:
+    async def place_holds(self, capture: str, count: int) -> list[str]:
         """Tokens of that many holds, placed by checks."""
         tokens: list[str] = []
 
@@ -143,9 +148,12 @@ class Client:
 
         With a rate, at so many a second whatever the answers do, each at its time.
         """
+        used = min(CONNECTIONS, concurrency)
         if time.monotonic() - self._used > IDLE_SECONDS:
             await self.close()
-        used = min(CONNECTIONS, concurrency)
+        # One that this order does not use would stand idle for longer than is counted.
+        while len(self._connections) > used:
+            await self._connections.pop().close()
         while len(self._connections) < used:
             host, _, port = self._address.rpartition(":")
             self._connections.append(await Connection.open(host, int(port)))
@@ -192,14 +200,14 @@ def _quantile_ms(ordered: list[float], share: float) -> float:
 
 async def main() -> None:
     client = Client(json.loads(sys.stdin.readline()))
-    _answer({})
+    answer({})
     # Nothing else runs while an order is awaited, so a blocking read harms nobody.
     while line := sys.stdin.readline():
-        _answer(await client.run(json.loads(line)))
+        answer(await client.run(json.loads(line)))
     await client.close()
 
 
-def _answer(content: dict[str, Any]) -> None:
+def answer(content: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(content) + "\n")
     sys.stdout.flush()
 

@@ -13,6 +13,7 @@ from bench.deployment import (
     asked_over_http,
     checked_over_http,
     processor_seconds,
+    python_script,
     running_gateway,
     running_server,
     secret_of,
@@ -51,8 +52,8 @@ async def test_checks_over_http(redis_of_test: str, bench_folder: Path, results:
     script = write_script(bench_folder / "check.lua", "/v1/check", [headers], json.dumps(asked))
     async with (
         running_gateway(bench_folder / "http", redis_of_test, customers=[CUSTOMER]) as gateway,
-        running_server("http_process.py", "aiohttp") as with_aiohttp,
-        running_server("http_process.py", "raw") as raw,
+        running_server(*python_script("http_process.py", "aiohttp")) as with_aiohttp,
+        running_server(*python_script("http_process.py", "raw")) as raw,
     ):
         # A denial would be another, cheaper path, and is answered 200 as well.
         answer = await checked_over_http(gateway.http, asked)
