@@ -11,6 +11,7 @@ Whatever a block cannot serve is asked of the store, which decides alone.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -55,6 +56,7 @@ FORGOTTEN_MAX: Final = 4_096
 """Of one look: no step of the loop may take long."""
 DRAIN_SECONDS: Final = 2.0
 _SENT_WAIT_SECONDS: Final = 0.05
+_PLACED: Final = telemetry.ALLOTTED_HOLDS.labels("placed")
 _ALLOT_WAIT: Final = timedelta(seconds=1)
 """A block that is given later than this would have ended before it was there."""
 
@@ -195,7 +197,7 @@ class AllottedHolds:
             return None
         self._local[hold_id] = local
         self._untold[block] = None
-        telemetry.ALLOTTED_HOLDS.labels("placed").inc()
+        _PLACED.inc()
         return local.outcome
 
     def _warm(self, hold: PlaceHold, outcome: PlaceOutcome) -> None:
@@ -301,9 +303,9 @@ class AllottedHolds:
     async def _register(self, block: Block) -> bool:
         """Tell the store of some holds; False if it did not answer, and is to be told again."""
         sent = block.next_batch(BATCH_MAX)
-        told = [local.to_register() for local in sent]
+        holds = [local.to_register() for local in sent]
         try:
-            words = await self._port.register(block.terms, block.batch, told, ends=False)
+            words = await self._port.register(block.terms, block.batch, holds, ends=False)
         except StoreUnavailable as error:
             if self._monotonic() < block.return_at:
                 return False
@@ -312,9 +314,10 @@ class AllottedHolds:
             words = [Registered.LOST] * len(sent)
         for local in sent:
             local.stage = HoldStage.KNOWN
-        for word in words:
-            telemetry.ALLOTTED_HOLDS.labels(word.value).inc()
-        bad = sum(word in (Registered.LOST, Registered.UNFIT) for word in words)
+        told = Counter(words)
+        for word, times in told.items():
+            telemetry.ALLOTTED_HOLDS.labels(word.value).inc(times)
+        bad = told[Registered.LOST] + told[Registered.UNFIT]
         if bad:
             block.end()
             telemetry.get_logger().error(

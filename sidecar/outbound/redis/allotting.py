@@ -19,6 +19,7 @@ from sidecar.outbound.redis.records import terms_to_payload
 from sidecar.services.allotment_ports import Allotted, BlockHold, Registered
 from sidecar.services.ports import PlaceHold
 
+_WORDS: Final = {word.value.encode(): word for word in Registered}
 NO_BATCH: Final = ""
 """In place of a batch's number: whoever asks is not the block's owner."""
 
@@ -83,7 +84,7 @@ class RedisBlocks:
         )
         if status == b"gone":
             return [Registered.LOST] * len(holds)
-        return [Registered(word.decode()) for word in words]
+        return [_WORDS[word] for word in words]
 
 
 async def run_register(
