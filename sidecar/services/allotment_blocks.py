@@ -187,7 +187,7 @@ class Block:
                 expires_at_ms=instant + hold.ttl_ms,
                 epoch=self._epoch,
                 seq=self._seq,
-                numbers=self._numbers_at(instant, hold.counters),
+                numbers=self._numbers_after(hold.counters),
                 block_id=self.terms.block_id,
             ),
             quantities,
@@ -216,8 +216,8 @@ class Block:
             )
         )
 
-    def _numbers_at(self, instant: int, counters: tuple[CounterTake, ...]) -> StoreNumbers:
-        """What the store would say after this hold, as far as it was heard of."""
+    def _numbers_after(self, counters: tuple[CounterTake, ...]) -> StoreNumbers:
+        """What the store would say after this hold, as of the instant that it was heard at last."""
         known, free = self._numbers, self._free
         assert known is not None
         used: dict[str, int] = {}
@@ -227,7 +227,7 @@ class Block:
             if count > take.counter.limit:
                 over.append(take.name)
         return StoreNumbers(
-            instant_ms=instant,
+            instant_ms=known.instant_ms,
             available_nano=known.available_nano + self._free_nano,
             standing=known.standing,
             due_since_ms=known.due_since_ms,
