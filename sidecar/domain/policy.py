@@ -33,6 +33,7 @@ from sidecar.domain.rules import (
     MeterRule,
     Mode,
     ModelLimits,
+    OnStoreFailure,
     Quota,
     Rule,
     Unidentified,
@@ -85,6 +86,8 @@ class Policy:
     allow_unmatched: bool = False
     all_cards: tuple[RateCard, ...] = field(init=False, repr=False, compare=False)
     """Each card that can count for somebody at some time, once."""
+    decides_by_old_numbers: bool = field(init=False, repr=False, compare=False)
+    """Whether a rule may, while the store is away: then what the store says has to be kept."""
     index: RuleIndex = field(init=False, repr=False, compare=False)
     classes: CallerClasses = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -100,6 +103,11 @@ class Policy:
         cards = _distinct(self.cards.values(), self.schedules.values())
         priced = frozenset(name for card in cards for name in card.priced_meters())
         object.__setattr__(self, "all_cards", cards)
+        stale = any(
+            rule.on_store_failure is OnStoreFailure.STALE and rule.mode is not Mode.DRAFT
+            for rule in self.rules
+        )
+        object.__setattr__(self, "decides_by_old_numbers", stale)
         object.__setattr__(self, "index", index)
         classes = CallerClasses(self.rules, self.customer_members, self.user_members, self.meters)
         object.__setattr__(self, "classes", classes)
