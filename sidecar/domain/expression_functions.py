@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import cel
 import re2
 
+from sidecar.domain.cel_library import cel
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.nearest import unknown
 

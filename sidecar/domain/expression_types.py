@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-import cel
-
+from sidecar.domain.cel_library import cel
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expression_functions import LIBRARY_ERRORS, MACROS
 from sidecar.domain.expression_names import Slot

@@ -13,8 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import cel
-
+from sidecar.domain.cel_library import cel
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.expression_costs import Costs, Oversize, check_costs, costs_of
 from sidecar.domain.expression_functions import INTEGER_MAX, LIBRARY_ERRORS, OURS
