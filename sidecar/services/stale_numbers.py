@@ -2,9 +2,9 @@
 What the store last said of each customer, for rules that may decide by it while it is away.
 
 Nothing here decides while the store answers, and nothing is kept while no rule says `stale`:
-10,000 customers take 9 MiB. Without it, a decision by old numbers counts what
-this process let through since; what other gateways let through is not known, which is what a
-rule accepts that says `stale`.
+10,000 customers take 9 MiB. Without the store, a decision by old numbers counts what this
+process let through since; what other gateways let through is not known, which is what a rule
+accepts that says `stale`.
 """
 
 import math
