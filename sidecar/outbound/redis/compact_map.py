@@ -48,7 +48,10 @@ class CompactMap:
     def get(self, key: str) -> bytes | None:
         """The value, unless it was dropped, is too old or had to go."""
         digest = _digest(key)
-        page = self._pages[self._page_of(digest)]
+        # As `_page_of`, whose call would be a tenth of this.
+        number = hash(digest)
+        at = number & self._mask
+        page = self._pages[at if at >= self._unsplit else number & (2 * self._mask + 1)]
         at = page.find(digest)
         if at < 0:
             return None
@@ -135,9 +138,8 @@ class CompactMap:
 
 
 def _digest(key: str) -> bytes:
-    return blake2b(
-        key.encode(errors="surrogatepass"), digest_size=_DIGEST_BYTES, salt=_SALT
-    ).digest()
+    text = key.encode("utf-8", "surrogatepass")
+    return blake2b(text, digest_size=_DIGEST_BYTES, salt=_SALT).digest()
 
 
 def _end_of(page: bytearray, at: int) -> int:

@@ -4,7 +4,8 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from struct import Struct
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -22,7 +23,7 @@ _NEGATIVE_SECONDS = 1.0
 _NOT_OPENED = "redis: the store has lost its data or was not opened yet, so nobody is known"
 _NEGATIVE_ENTRIES_MAX = 10_000
 _OVERTAKEN_MAX: Final = 10_000
-_REVISION_BYTES: Final = 8
+_REVISION: Final = Struct("<q")
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -42,11 +43,8 @@ class _Plan(msgspec.Struct, array_like=True, frozen=True, gc=False):
     labels: dict[str, str]
 
 
-class _Known(NamedTuple):
-    plan: _Plan
-    revision: int
-
-
+_Known: TypeAlias = tuple[_Plan, int]
+"""What is known of a customer: what others may have in common, and the revision."""
 _decode_credential: Final = msgspec.msgpack.Decoder(_Credential).decode
 _decode_plan: Final = msgspec.msgpack.Decoder(_Plan).decode
 
@@ -101,6 +99,9 @@ class RedisDirectory:
         for secret_hash in secret_hashes:
             known = self._remembered_credential(secret_hash)
             if known is not None:
+                customer = self._remembered_customer(known.customer_id)
+                if customer is not None:
+                    return _join(known.customer_id, customer, known)
                 return await self._facts(known)
         asked = [h for h in secret_hashes if self._unknown.get(h) is None]
         if not asked:
@@ -179,15 +180,23 @@ class RedisDirectory:
             return None
         return known
 
+    def _remembered_customer(self, customer_id: str) -> _Known | None:
+        packed = self._customers.get(customer_id)
+        if packed is None:
+            return None
+        (revision,) = _REVISION.unpack_from(packed)
+        rest = packed[_REVISION.size :]
+        plan = self._plans.get(rest) or self._plans.put(rest, _decode_plan(rest))
+        return plan, revision
+
     async def _facts(self, credential: _Credential) -> CustomerFacts | None:
         known = await self._read_known(credential.customer_id)
         return None if known is None else _join(credential.customer_id, known, credential)
 
     async def _read_known(self, customer_id: str) -> _Known | None:
-        packed = self._customers.get(customer_id)
-        if packed is not None:
-            revision = int.from_bytes(packed[:_REVISION_BYTES], "big", signed=True)
-            return _Known(self._plan(packed[_REVISION_BYTES:]), revision)
+        remembered = self._remembered_customer(customer_id)
+        if remembered is not None:
+            return remembered
         key = self._keyspace.customer(customer_id)
         drops = self._drops
         shard = self._keyspace.shard(self._keyspace.shard_of(customer_id))
@@ -198,12 +207,9 @@ class RedisDirectory:
         if known is None and epoch is None:
             raise StoreUnavailable(_NOT_OPENED)
         if known is not None and drops == self._drops:
-            revision_bytes = known.revision.to_bytes(_REVISION_BYTES, "big", signed=True)
-            self._customers.put(customer_id, revision_bytes + _encode(known.plan))
+            plan, revision = known
+            self._customers.put(customer_id, _REVISION.pack(revision) + _encode(plan))
         return known
-
-    def _plan(self, packed: bytes) -> _Plan:
-        return self._plans.get(packed) or self._plans.put(packed, _decode_plan(packed))
 
 
 def _join(customer_id: str, known: _Known, credential: _Credential | None) -> CustomerFacts:
@@ -246,10 +252,10 @@ def _read_known(reply: Sequence[bytes | None]) -> _Known | None:
         if not isinstance(parsed, dict):
             raise TypeError("labels are no object")  # noqa: TRY301  One place words all of it.
         named = {str(name): str(value) for name, value in parsed.items()}
-        return _Known(
-            _Plan(currency=(currency or b"").decode(), plan=(plan or b"").decode(), labels=named),
-            _whole(revision),
+        plan_read = _Plan(
+            currency=(currency or b"").decode(), plan=(plan or b"").decode(), labels=named
         )
+        return plan_read, _whole(revision)
     except (ValueError, TypeError) as error:
         raise StoreDamaged("redis: a customer's facts cannot be read") from error
 
