@@ -9,8 +9,13 @@ import logging
 import sys
 from typing import TYPE_CHECKING, TextIO, cast
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sidecar.domain.slim_imports import unavailable
+
+# For logs in colour, and for threads that are not: ours are lines of JSON of one loop.
+with unavailable("better_exceptions", "greenlet", "rich"):
+    import structlog
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger

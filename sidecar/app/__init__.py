@@ -2,7 +2,6 @@
 
 from sidecar.app.application import Application
 from sidecar.app.commands import (
-    envoy_options,
     rebuild_shards,
     reconcile_reports,
     report_once,
@@ -16,7 +15,6 @@ from sidecar.app.keys import Secrets, load_secrets, read_secret
 __all__ = [
     "Application",
     "Secrets",
-    "envoy_options",
     "load_secrets",
     "read_secret",
     "rebuild_shards",

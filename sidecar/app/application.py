@@ -31,7 +31,6 @@ from sidecar.outbound.embedded import default_data_dir
 from sidecar.outbound.jwks import JwksVerifier
 from sidecar.outbound.keyed_hashes import KeyedDigests, SignedHoldTokens
 from sidecar.outbound.policy_files.holder import PolicyHolder
-from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.redis.allotting import RedisBlocks
 from sidecar.outbound.redis.balances import RedisBalances
 from sidecar.outbound.redis.directory import RedisDirectory
@@ -49,6 +48,7 @@ from sidecar.settings_allotments import Allotments
 
 if TYPE_CHECKING:
     from sidecar.app.control_plane import ControlPlane
+    from sidecar.outbound.postgres.pool import Pool
 
 SETTLED_POLL_SECONDS = 0.05
 
@@ -130,7 +130,7 @@ class Application:
         self.loaded.look_soon()
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> "Pool":
         """The database of record; only with a role that needs it."""
         return self.stores.pool
 
@@ -155,14 +155,10 @@ class Application:
         if self.stores.wants_postgres:
             # Half of a gateway's start, and a fifth of its memory, were what this imports.
             from sidecar.app.control_plane import ControlPlane  # noqa: PLC0415  Gateways need none.
+            from sidecar.app.rebuilding import look_for_lost_shards  # noqa: PLC0415  Nor this.
 
             self.control = ControlPlane(self.plane, self.pool, self._stack, owner=self.owner)
-            self.recovery.use_postgres(
-                self.pool,
-                policies=self.policies,
-                cards=self.rate_cards,
-                settle=self.control.drain_shard,
-            )
+            look_for_lost_shards(self.recovery, self.plane, self.pool, self.control.drain_shard)
         with suppress(StoreUnavailable):
             # A store that does not answer yet is waited for by the workers.
             await self.stores.look_at_redis()

@@ -9,18 +9,20 @@ from functools import partial
 from sidecar.app.admin_server import start_admin
 from sidecar.app.credits import make_credit
 from sidecar.app.data_plane import DataPlane
+from sidecar.app.explaining import make_explanations
 from sidecar.app.inbox import make_inbox
 from sidecar.app.invoicing import make_invoicing
 from sidecar.app.notices import make_notices
 from sidecar.app.providers import make_providers
+from sidecar.app.rebuilding import make_claims
 from sidecar.app.reconciling import make_reconciler
-from sidecar.app.recovery import make_claims
 from sidecar.app.reports import make_reports
 from sidecar.app.servers import new_id
 from sidecar.app.workers import Workers
 from sidecar.inbound.http.admin_edge import AdminUseCases
 from sidecar.outbound.keyed_hashes import LedgerRootKeys
 from sidecar.outbound.postgres.accounts import PostgresAccounts
+from sidecar.outbound.postgres.decisions import PostgresDecisions
 from sidecar.outbound.postgres.idempotency import PostgresIdempotencyKeys
 from sidecar.outbound.postgres.ledger import PostgresLedger
 from sidecar.outbound.postgres.ledger_roots import PostgresLedgerRoots
@@ -90,7 +92,7 @@ class ControlPlane:
             pool=pool,
         )
         self._make_billing(accounts, live)
-        plane.foresight.use_postgres(pool)
+        plane.foresight.use_table(PostgresDecisions(pool))
         self.reconciler = make_reconciler(plane.redis, plane.keyspace, pool, plane.clock)
         self.reconcile_runs = PostgresReconcileRuns(pool)
         self.ledger_roots = PostgresLedgerRoots(pool, LedgerRootKeys(plane.secrets.ring))
@@ -171,8 +173,8 @@ class ControlPlane:
             collections=self.providers.collections,
             withdrawals=credit.withdrawals,
             decisions=plane.foresight.table,
-            explanations=plane.foresight.explanations(
-                plane.loaded, plane.directory, plane.balances
+            explanations=make_explanations(
+                plane.loaded, plane.directory, plane.balances, plane.foresight.table
             ),
             meters=MeterQueries(PostgresMeterUsage(self._pool), plane.loaded, plane.clock),
             reloads=PolicyReloads(plane.loaded, RedisPolicyNotices(plane.redis)),

@@ -2,17 +2,13 @@
 
 from collections.abc import Awaitable, Callable
 
-from sidecar.app.explaining import make_explanations
 from sidecar.app.workers import Workers
-from sidecar.outbound.postgres.decisions import PostgresDecisions
-from sidecar.outbound.postgres.pool import Pool
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.decision_stream import RedisDecisionStream
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.services.decision_log import BufferedDecisionLog
 from sidecar.services.decision_moving import DecisionMover
-from sidecar.services.explanations import ExplanationService
-from sidecar.services.ports import Balances, Directory, Policies
+from sidecar.services.decision_ports import DecisionTable
 from sidecar.settings import Role, Settings
 
 
@@ -30,18 +26,12 @@ class Foresight:
         )
         self.mover: DecisionMover | None = None
 
-    def use_postgres(self, pool: Pool) -> None:
-        """Make the table, and what fills it if this process settles."""
-        self.table = PostgresDecisions(pool)
+    def use_table(self, table: DecisionTable) -> None:
+        """Take the table, and make what fills it if this process settles."""
+        self.table = table
         if self._settings.has(Role.SETTLEMENT):
             days = self._settings.decision_retention_days
-            self.mover = DecisionMover(self.stream, self.table, retention_days=days)
-
-    def explanations(
-        self, policies: Policies, directory: Directory, balances: Balances
-    ) -> ExplanationService:
-        """What explains decisions, by the stores that checks use."""
-        return make_explanations(policies, directory, balances, self.table)
+            self.mover = DecisionMover(self.stream, table, retention_days=days)
 
     def start(self, workers: Workers, *, after: Callable[[], Awaitable[None]], moves: bool) -> None:
         """Start the log's writer and, where it `moves`, the mover."""

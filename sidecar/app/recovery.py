@@ -3,31 +3,24 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from sidecar import telemetry
 from sidecar.app.journaling import Journaling
-from sidecar.app.workers import Workers
+from sidecar.app.workers import Run, Workers
 from sidecar.domain.errors import SidecarError
-from sidecar.outbound.postgres.counter_totals import forget_counted
-from sidecar.outbound.postgres.ended_holds import PostgresClaims
-from sidecar.outbound.postgres.pool import Pool
-from sidecar.outbound.postgres.rebuilding import PostgresRebuildRecord
-from sidecar.outbound.redis.claimed_holds import RedisClaimedHolds
 from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.outbound.redis.directory import RedisDirectory
 from sidecar.outbound.redis.keys import Keyspace
 from sidecar.outbound.redis.rate_cards import RedisRateCards
 from sidecar.outbound.redis.shards import RedisLiveShards
-from sidecar.outbound.redis.stream import RedisUsageStream
-from sidecar.services.claim_settling import Claims
-from sidecar.services.metering import MeteringService
-from sidecar.services.ports import Policies
-from sidecar.services.rebuilding import Rebuilder
-from sidecar.settings import Rebuild, Settings
+from sidecar.settings import Settings
+
+if TYPE_CHECKING:
+    from sidecar.services.rebuilding import Rebuilder
 
 _RENEWAL_SECONDS = 1.0
 """Also how often a shard that lacks captures of this process's journal is shown them."""
-_FORGET_SECONDS = 3_600.0
 
 Replay = Callable[[int], Awaitable[object]]
 """Shows a shard again what this process knows and the shard may have lost. Safe to repeat."""
@@ -42,13 +35,13 @@ class Recovery:
     """
 
     def __init__(self, settings: Settings, redis: RedisConnection, keyspace: Keyspace) -> None:
-        """Wire it; `use_postgres` makes it the control plane's."""
+        """Wire it; `use_rebuilder` makes it the control plane's."""
         self._settings = settings
         self._redis = redis
         self._keyspace = keyspace
         self.live = RedisLiveShards(redis, keyspace)
         self.rebuilder: Rebuilder | None = None
-        self._pool: Pool | None = None
+        self._forget: Run | None = None
         self._replays: list[Replay] = []
         self._behind: Callable[[], frozenset[int]] = frozenset
 
@@ -71,33 +64,16 @@ class Recovery:
             self.show_again(journaling.replay.replay)
             self._behind = lambda: journaling.behind
 
-    def use_postgres(
-        self,
-        pool: Pool,
-        *,
-        policies: Policies,
-        cards: RedisRateCards,
-        settle: Callable[[int], Awaitable[int]] | None,
-    ) -> None:
+    def use_rebuilder(self, rebuilder: "Rebuilder", forget: Run) -> None:
         """
         Look for lost shards.
 
         Args:
-            pool: The database of record.
-            policies, cards: What windows and totals are counted by.
-            settle: Settles a shard; without it nothing is made anew by itself.
+            rebuilder: Opens new stores and makes lost shards anew.
+            forget: A worker that forgets what no rebuilding will ask for.
         """
-        self._pool = pool
-        self.rebuilder = Rebuilder(
-            record=PostgresRebuildRecord(pool),
-            live=self.live,
-            stream=RedisUsageStream(self._redis, self._keyspace),
-            settle=settle or _settle_nothing,
-            policies=policies,
-            rate_cards=cards,
-            automatic=settle is not None and self._settings.rebuild is Rebuild.AUTO,
-            drain_seconds_max=2.0 * self._settings.lease_seconds,
-        )
+        self.rebuilder = rebuilder
+        self._forget = forget
 
     async def open_if_new(self) -> None:
         """
@@ -118,9 +94,9 @@ class Recovery:
         watch = self._redis.watch
         workers.start("loss_reports", lambda stop: watch.run_reports(self.live, stop), after=after)
         workers.start("renewals", self._run_renewals, after=after)
-        if looks and self.rebuilder is not None:
+        if looks and self.rebuilder is not None and self._forget is not None:
             workers.start("rebuild", self.rebuilder.run, after=after)
-            workers.start("counter_totals", self._forget_counted)
+            workers.start("counter_totals", self._forget)
 
     async def _run_renewals(self, stop: asyncio.Event) -> None:
         watch = self._redis.watch
@@ -136,30 +112,3 @@ class Recovery:
                     watch.renew(shard)
                     with suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), _RENEWAL_SECONDS)
-
-    async def _forget_counted(self, stop: asyncio.Event) -> None:
-        assert self._pool is not None
-        while not stop.is_set():
-            try:
-                await forget_counted(self._pool)
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("counter_totals").inc()
-                telemetry.get_logger().warning("counter_totals_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _FORGET_SECONDS)
-
-
-def make_claims(
-    pool: Pool, redis: RedisConnection, keyspace: Keyspace, metering: MeteringService
-) -> Claims:
-    """What settlement settles claims with."""
-    return Claims(
-        charged=PostgresClaims(pool),
-        holds=RedisClaimedHolds(redis, keyspace),
-        metering=metering,
-        rate_cards=RedisRateCards(redis),
-    )
-
-
-async def _settle_nothing(_: int) -> int:
-    return 0

@@ -3,14 +3,17 @@
 import asyncio
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sidecar.app.running import told
 from sidecar.domain.errors import ConfigError, StoreUnavailable
-from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
-from sidecar.outbound.postgres.pool import Pool, open_pool, ping
+from sidecar.outbound.embedded import EmbeddedRedis
 from sidecar.outbound.redis.connection import RedisConnection, fix_shards
 from sidecar.outbound.redis.keys import META, OPENED_FIELD
 from sidecar.settings import Role, Settings
+
+if TYPE_CHECKING:
+    from sidecar.outbound.postgres.pool import Pool
 
 STORE_PAUSE_SECONDS = 0.5
 """Between two looks at a store that is away."""
@@ -24,7 +27,7 @@ class Stores:
     """
 
     redis: RedisConnection
-    pool: Pool
+    pool: "Pool"
 
     def __init__(self, settings: Settings, data_dir: Path) -> None:
         """Take the settings; `open` opens."""
@@ -48,11 +51,15 @@ class Stores:
             redis = EmbeddedRedis(self._data_dir, settings.redis_server or None)
             self.redis_url = await stack.enter_async_context(redis)
         if settings.embedded_postgres:
-            postgres = EmbeddedPostgres(self._data_dir)
-            self.postgres_dsn = await stack.enter_async_context(postgres)
+            from sidecar.outbound.embedded.postgres_server import (  # noqa: PLC0415  The driver comes along.
+                EmbeddedPostgres,
+            )
             from sidecar.outbound.postgres.migrating import (  # noqa: PLC0415  SQLAlchemy comes along.
                 migrate,
             )
+
+            postgres = EmbeddedPostgres(self._data_dir)
+            self.postgres_dsn = await stack.enter_async_context(postgres)
 
             await migrate(self.postgres_dsn)
         if settings.embedded_redis or settings.embedded_postgres:
@@ -66,6 +73,10 @@ class Stores:
         )
         stack.push_async_callback(self.redis.aclose)
         if self.wants_postgres:
+            from sidecar.outbound.postgres.pool import (  # noqa: PLC0415  Gateways need no driver.
+                open_pool,
+            )
+
             self.problems["postgres"] = "not looked at yet"
             self.pool = await open_pool(
                 self.postgres_dsn, size_max=settings.postgres_connections_max
@@ -123,6 +134,8 @@ class Stores:
 
     async def watch_postgres(self, stop: asyncio.Event) -> None:
         """Look at Postgres until stopped; it is usable once its schema is this version's."""
+        from sidecar.outbound.postgres.pool import ping  # noqa: PLC0415  As above.
+
         migrated = False
         while not stop.is_set():
             try:

@@ -1,5 +1,5 @@
 """
-The `sidecar` command; one module per noun.
+The `sidecar` command.
 
 Exit codes: 0 done, 1 it was tried and did not hold (a check, a comparison), 2 usage or
 configuration, 3 a store or provider is away.
@@ -8,80 +8,21 @@ configuration, 3 a store or provider is away.
 import os
 import sys
 
-import typer
-
-from sidecar import __version__
-from sidecar.cli import (
-    catalog,
-    config,
-    credentials,
-    credits,  # noqa: A004  The command's noun; the shell's builtin is not used here.
-    customers,
-    decisions,
-    envoy,
-    holds,
-    invoices,
-    ledger,
-    meters,
-    notify,
-    providers,
-    reports,
-    rules,
-    webhooks,
-)
-from sidecar.cli.demo import demo
-from sidecar.cli.doctor import doctor
-from sidecar.cli.migrate import migrate
-from sidecar.cli.rebuild import rebuild
-from sidecar.cli.reconcile import reconcile
-from sidecar.cli.serve import serve, worker
-from sidecar.cli.settlement import report, settle
-from sidecar.cli.trace import trace
+from sidecar.cli import serve
 from sidecar.domain.errors import ConfigError, SidecarError, StoreUnavailable
 
 EXIT_CONFIG = 2
 EXIT_UNAVAILABLE = 3
 
-app = typer.Typer(
-    name="sidecar",
-    help="A policy server beside Envoy or Kong that turns an API into a paid API.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.command("demo")(demo)
-app.command("serve")(serve)
-app.command("worker")(worker)
-app.command("migrate")(migrate)
-app.command("doctor")(doctor)
-app.command("settle")(settle)
-app.command("report")(report)
-app.command("rebuild")(rebuild)
-app.command("reconcile")(reconcile)
-app.command("trace")(trace)
-app.add_typer(catalog.app, name="catalog")
-app.add_typer(config.app, name="config")
-app.add_typer(rules.app, name="rules")
-app.add_typer(decisions.app, name="decisions")
-app.add_typer(envoy.app, name="envoy")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(meters.app, name="meters")
-app.add_typer(customers.app, name="customers")
-app.add_typer(credentials.app, name="credentials")
-app.add_typer(credits.app, name="credits")
-app.add_typer(holds.app, name="holds")
-app.add_typer(notify.app, name="notify")
-app.add_typer(reports.app, name="reports")
-app.add_typer(invoices.app, name="invoices")
-app.add_typer(webhooks.app, name="webhooks")
-app.add_typer(providers.app, name="providers")
-app.add_typer(providers.collections, name="collections")
 
+def app() -> None:
+    """Run the command line; a server comes without the other commands, which are 3 MiB."""
+    if sys.argv[1:2] in (["serve"], ["worker"]):
+        serve.app()
+        return
+    from sidecar.cli import commands
 
-@app.command("version")
-def version() -> None:
-    """Print the version."""
-    print(__version__)
+    commands.app()
 
 
 def main() -> None:

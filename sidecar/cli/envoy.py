@@ -43,7 +43,7 @@ def config(
     ] = False,
 ) -> None:
     """Print an Envoy bootstrap for the policy's routes; the gateway token stands in it."""
-    from sidecar.app import envoy_options
+    from sidecar.app.envoy_settings import envoy_options
     from sidecar.inbound.envoy.bootstrap import render_config
 
     settings = settings_from(settings_file)

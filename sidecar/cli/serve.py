@@ -13,7 +13,15 @@ Roles = Annotated[
     str | None, typer.Option(help="gateway, settlement, admin: any, with commas between.")
 ]
 
+app = typer.Typer(
+    name="sidecar",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
+
+@app.command("serve")
 def serve(
     config: ConfigFile = None,
     roles: Roles = None,
@@ -36,6 +44,7 @@ def serve(
     run(supervise(settings, command))
 
 
+@app.command("worker")
 def worker(
     number: Annotated[int, typer.Option(help="Of this worker, from 0.")],
     channel: Annotated[int, typer.Option(help="The descriptor of the line to the supervisor.")],

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from sidecar.app import Application, envoy_options, read_secret
+from sidecar.app import Application, read_secret
+from sidecar.app.envoy_settings import envoy_options
 from sidecar.demo.billing import price_at_stripe, read_billing
 from sidecar.demo.gateway import Envoy
 from sidecar.demo.numbers import UNSENT, disagreements, read_numbers, read_settled

@@ -34,6 +34,7 @@ from sidecar.domain.rules import (
     MeterRule,
     Mode,
     ModelLimits,
+    OnStoreFailure,
     Quota,
     Rule,
     Unidentified,
@@ -89,6 +90,8 @@ class Policy:
     allow_unmatched: bool = False
     all_cards: tuple[RateCard, ...] = field(init=False, repr=False, compare=False)
     """Each card that can count for somebody at some time, once."""
+    decides_by_old_numbers: bool = field(init=False, repr=False, compare=False)
+    """Whether a rule may, while the store is away: then what the store says has to be kept."""
     index: RuleIndex = field(init=False, repr=False, compare=False)
     classes: CallerClasses = field(init=False, repr=False, compare=False)
     _priced: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -122,7 +125,12 @@ class Policy:
         """What follows from the fields that were given."""
         lists = self.customer_members, self.user_members
         cards = _distinct(self.cards.values(), self.schedules.values())
+        stale = any(
+            rule.on_store_failure is OnStoreFailure.STALE and rule.mode is not Mode.DRAFT
+            for rule in self.rules
+        )
         found = {
+            "decides_by_old_numbers": stale,
             "all_cards": cards,
             "index": (yield from RuleIndex.in_steps(self.rules, *lists)),
             "classes": (yield from CallerClasses.in_steps(self.rules, *lists, self.meters)),

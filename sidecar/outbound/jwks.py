@@ -6,17 +6,18 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
-import jwt
 
 from sidecar import telemetry
 from sidecar.domain.identity import JwtSource
-from sidecar.outbound.jwks_keys import KeySet, KeySetError, parse_key_set
-from sidecar.outbound.jwks_reading import read_key_set
+from sidecar.outbound.jwks_reading import KeySetError, read_key_set
 from sidecar.services.token_ports import KeysAway, TokenRefused
 from sidecar.services.token_texts import TOKEN_BYTES_MAX, peek_claims, peek_header
+
+if TYPE_CHECKING:
+    from sidecar.outbound.jwks_keys import KeySet
 
 REFRESH_SECONDS = 300.0
 """How old keys get before they are read again."""
@@ -24,7 +25,6 @@ PAUSE_SECONDS = 10.0
 """Least time between two readings of one key set, whoever asks and however it ended."""
 STALE_SECONDS = 3_600.0
 """How old keys may get while their issuer is away; after that no token is believed."""
-LEEWAY_SECONDS = 30
 _TICK_SECONDS = 1.0
 
 ReadKeySet = Callable[[aiohttp.ClientSession, str], Awaitable[bytes]]
@@ -34,7 +34,7 @@ ReadKeySet = Callable[[aiohttp.ClientSession, str], Awaitable[bytes]]
 class _Known:
     """What is known of one key set; instants are of a clock that never runs backwards."""
 
-    keys: KeySet | None = None
+    keys: "KeySet | None" = None
     loaded_at: float = -math.inf
     tried_at: float = -math.inf
     wanted: bool = False
@@ -105,12 +105,7 @@ class JwksVerifier:
             return TokenRefused(
                 detail="the token's key is not known", retry_after_seconds=known.pause_left(now)
             )
-        found: Mapping[str, Any] | TokenRefused = _BAD_SIGNATURE
-        for candidate in candidates:
-            found = _decode(source, token, algorithm, candidate.key)
-            if found is not _BAD_SIGNATURE:
-                break
-        return found
+        return known.keys.verify(source, token, algorithm, candidates)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keep the keys fresh until told to stop."""
@@ -140,7 +135,10 @@ class JwksVerifier:
         # A query may hold a secret.
         log = telemetry.get_logger().bind(jwks=where.partition("?")[0])
         try:
-            known.keys = parse_key_set(await self._read(session, where))
+            data = await self._read(session, where)
+            # A first time takes a twentieth of a second, which checks must not wait for.
+            parse = await asyncio.to_thread(_parser)
+            known.keys = parse(data)
         except KeySetError as error:
             telemetry.JWKS_REFRESHES.labels("failed").inc()
             if str(error) != known.failure:
@@ -153,40 +151,8 @@ class JwksVerifier:
         known.loaded_at, known.failure = self._monotonic(), ""
 
 
-_BAD_SIGNATURE = TokenRefused(detail="the token's signature is wrong")
+def _parser() -> Callable[[bytes], "KeySet"]:
+    """What parses key sets; a gateway whose policy names none does without 9 MiB of libraries."""
+    from sidecar.outbound.jwks_keys import parse_key_set  # noqa: PLC0415  As said.
 
-
-def _decode(
-    source: JwtSource, token: str, algorithm: str, key: Any
-) -> Mapping[str, Any] | TokenRefused:
-    """Signature first, then the claims. The library's own messages may quote the token."""
-    required = ["exp", "iss", *(["aud"] if source.audiences else [])]
-    try:
-        claims: dict[str, Any] = jwt.decode(
-            token,
-            key,
-            algorithms=[algorithm],
-            issuer=source.issuer,
-            audience=source.audiences or None,
-            leeway=LEEWAY_SECONDS,
-            options={
-                "require": required,
-                "verify_aud": bool(source.audiences),
-                # Which claim names whom, and in which form, is the policy's word.
-                "verify_sub": False,
-                "verify_jti": False,
-            },
-        )
-    except jwt.InvalidSignatureError:
-        return _BAD_SIGNATURE
-    except jwt.ExpiredSignatureError:
-        return TokenRefused(detail="the token has expired")
-    except jwt.ImmatureSignatureError:
-        return TokenRefused(detail="the token is not valid yet")
-    except (jwt.InvalidIssuerError, jwt.InvalidAudienceError):
-        return TokenRefused(detail="the token is of another issuer or for another audience")
-    except jwt.MissingRequiredClaimError:
-        return TokenRefused(detail=f"the token lacks a claim; needed: {', '.join(required)}")
-    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
-        return TokenRefused(detail="the token cannot be read")
-    return claims
+    return parse_key_set

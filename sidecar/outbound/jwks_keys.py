@@ -1,15 +1,20 @@
-"""A JSON Web Key Set's text to the public keys that may verify tokens."""
+"""A JSON Web Key Set's text to the public keys that may verify tokens, and verifying by them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError
 
-JWKS_BYTES_MAX = 262_144
+from sidecar.domain.identity import JwtSource
+from sidecar.outbound.jwks_reading import JWKS_BYTES_MAX, KeySetError
+from sidecar.services.token_ports import TokenRefused
+
+LEEWAY_SECONDS = 30
 KEYS_MAX = 100
 _RSA_BITS_MIN = 2_048
 _KID_LENGTH_MAX = 256
@@ -20,10 +25,6 @@ _CURVES: Mapping[str, type[ec.EllipticCurve]] = {
     "ES512": ec.SECP521R1,
 }
 _SAMPLE_ALGORITHMS = {"RSA": "RS256", "OKP": "EdDSA"}
-
-
-class KeySetError(Exception):
-    """A key set cannot be used; the text is safe to log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,18 @@ class KeySet:
         if kid is None:
             return fitting if len(fitting) == 1 else ()
         return tuple(key for key in fitting if key.kid == kid)[:_SAME_KID_MAX]
+
+    @staticmethod
+    def verify(
+        source: JwtSource, token: str, algorithm: str, candidates: Iterable[PublicKey]
+    ) -> Mapping[str, Any] | TokenRefused:
+        """The claims by the first of the keys that has signed the token, or why it is refused."""
+        found: Mapping[str, Any] | TokenRefused = _BAD_SIGNATURE
+        for candidate in candidates:
+            found = _decode(source, token, algorithm, candidate.key)
+            if found is not _BAD_SIGNATURE:
+                break
+        return found
 
 
 def parse_key_set(data: bytes) -> KeySet:
@@ -121,3 +134,42 @@ def _public_key(row: dict[str, Any]) -> Any:
 
 
 _PUBLIC_PARTS = frozenset({"kty", "n", "e", "crv", "x", "y"})
+
+
+_BAD_SIGNATURE = TokenRefused(detail="the token's signature is wrong")
+
+
+def _decode(
+    source: JwtSource, token: str, algorithm: str, key: Any
+) -> Mapping[str, Any] | TokenRefused:
+    """Signature first, then the claims. The library's own messages may quote the token."""
+    required = ["exp", "iss", *(["aud"] if source.audiences else [])]
+    try:
+        claims: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            issuer=source.issuer,
+            audience=source.audiences or None,
+            leeway=LEEWAY_SECONDS,
+            options={
+                "require": required,
+                "verify_aud": bool(source.audiences),
+                # Which claim names whom, and in which form, is the policy's word.
+                "verify_sub": False,
+                "verify_jti": False,
+            },
+        )
+    except jwt.InvalidSignatureError:
+        return _BAD_SIGNATURE
+    except jwt.ExpiredSignatureError:
+        return TokenRefused(detail="the token has expired")
+    except jwt.ImmatureSignatureError:
+        return TokenRefused(detail="the token is not valid yet")
+    except (jwt.InvalidIssuerError, jwt.InvalidAudienceError):
+        return TokenRefused(detail="the token is of another issuer or for another audience")
+    except jwt.MissingRequiredClaimError:
+        return TokenRefused(detail=f"the token lacks a claim; needed: {', '.join(required)}")
+    except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
+        return TokenRefused(detail="the token cannot be read")
+    return claims

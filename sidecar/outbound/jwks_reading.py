@@ -6,9 +6,12 @@ from pathlib import Path
 
 import aiohttp
 
-from sidecar.outbound.jwks_keys import JWKS_BYTES_MAX, KeySetError
-
+JWKS_BYTES_MAX = 262_144
 _OK = 200
+
+
+class KeySetError(Exception):
+    """A key set cannot be used; the text is safe to log."""
 
 
 async def read_key_set(session: aiohttp.ClientSession, where: str) -> bytes:

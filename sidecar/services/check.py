@@ -256,6 +256,8 @@ class CheckService:
         outlines = self._outlines
         if outlines is None or outlines.policy is not policy:
             outlines = self._outlines = Outlines(policy)
+            if not policy.decides_by_old_numbers:
+                self._stale.clear()
         return outlines
 
     async def _decide(self, demand: Demand, outcome: PlaceOutcome) -> Decision | _Replan:
@@ -290,7 +292,8 @@ class CheckService:
     async def _judge(self, demand: Demand, outcome: PlaceOutcome) -> Decision:
         numbers, customer_id = outcome.numbers, demand.customer.customer_id
         assert numbers is not None
-        self._stale.remember(customer_id, demand.plan, numbers)
+        if demand.context.policy.decides_by_old_numbers:
+            self._stale.remember(customer_id, demand.plan, numbers)
         judgement = judge(demand.plan, numbers, demand.customer)
         assert judgement.denial is not None or outcome.status is not PlaceStatus.DENIED
         if outcome.status is PlaceStatus.REPEATED and denies_after(demand.plan, numbers):

@@ -1,9 +1,10 @@
 """
 What the store last said of each customer, for rules that may decide by it while it is away.
 
-Nothing here decides while the store answers. Without it, a decision by old numbers counts what
-this process let through since; what other gateways let through is not known, which is what a
-rule accepts that says `stale`.
+Nothing here decides while the store answers, and nothing is kept while no rule says `stale`:
+10,000 customers take 9 MiB. Without the store, a decision by old numbers counts what this
+process let through since; what other gateways let through is not known, which is what a rule
+accepts that says `stale`.
 """
 
 import math
@@ -51,6 +52,10 @@ class StaleNumbers:
         self._seen[customer_id] = _Seen(numbers, now, used)
         if len(self._seen) > self._customers_max:
             self._seen.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget all: no rule decides by them any more."""
+        self._seen.clear()
 
     def decide(self, customer_id: str, plan: CheckPlan, seconds: int) -> StoreNumbers | None:
         """

@@ -13,7 +13,8 @@ from bench.deployment import Redis
 from bench.results import Results, describe_machine
 from rich.console import Console
 
-from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+from sidecar.outbound.embedded import EmbeddedRedis
+from sidecar.outbound.embedded.postgres_server import EmbeddedPostgres
 from sidecar.outbound.postgres.migrating import migrate
 
 _numbers = itertools.count(1)

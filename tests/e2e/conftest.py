@@ -9,7 +9,8 @@ import pytest
 import pytest_asyncio
 from fixtures.stack import Stack
 
-from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis
+from sidecar.outbound.embedded import EmbeddedRedis
+from sidecar.outbound.embedded.postgres_server import EmbeddedPostgres
 
 MakeStack = Callable[..., Awaitable[Stack]]
 _NUMBERS = count(1)

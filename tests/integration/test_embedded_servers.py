@@ -18,7 +18,6 @@ from redis.exceptions import NoPermissionError
 import sidecar
 from sidecar.domain.errors import ConfigError, StoreUnavailable
 from sidecar.outbound.embedded import (
-    EmbeddedPostgres,
     EmbeddedRedis,
     PostgresBinaries,
     find_postgres_binaries,
@@ -28,6 +27,7 @@ from sidecar.outbound.embedded.directories import (
     unprivileged_account,
 )
 from sidecar.outbound.embedded.postgres_data import remove_stale_pid_file
+from sidecar.outbound.embedded.postgres_server import EmbeddedPostgres
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 IS_ROOT = os.geteuid() == 0
@@ -38,7 +38,8 @@ SCRIPT = """
 import asyncio, json, os, sys
 from pathlib import Path
 import asyncpg
-from sidecar.outbound.embedded import EmbeddedPostgres, EmbeddedRedis, default_data_dir
+from sidecar.outbound.embedded import EmbeddedRedis, default_data_dir
+from sidecar.outbound.embedded.postgres_server import EmbeddedPostgres
 
 async def main():
     data_dir = Path(sys.argv[1]) if sys.argv[1] else default_data_dir()

@@ -14,8 +14,7 @@ from fixtures.tokens import ISSUER, Signer, key_set
 from sidecar.domain.identity import JwtSource
 from sidecar.outbound import jwks
 from sidecar.outbound.jwks import JwksVerifier
-from sidecar.outbound.jwks_keys import JWKS_BYTES_MAX, KeySetError
-from sidecar.outbound.jwks_reading import read_key_set
+from sidecar.outbound.jwks_reading import JWKS_BYTES_MAX, KeySetError, read_key_set
 from sidecar.services.token_ports import KeysAway, TokenRefused
 
 OLD, NEW = Signer("old", "EC"), Signer("new", "EC")

@@ -249,8 +249,8 @@ async def test_what_is_remembered_is_bounded(store):
         )
         assert await directory.find_credential([f"h{number}"]) is not None
         assert await directory.find_credential([f"guess{number}"]) is None
-    caches = (directory._credentials, directory._customers, directory._hashes, directory._unknown)
-    assert [len(cache) for cache in caches] == [3, 3, 3, 3]
+    caches = (directory._credentials, directory._customers, directory._unknown)
+    assert [len(cache) for cache in caches] == [3, 3, 3]
     calls = store.connection.calls
     await directory.find_credential(["h9"])
     assert store.connection.calls == calls

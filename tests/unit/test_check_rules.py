@@ -16,6 +16,7 @@ from sidecar.domain.matching import Match
 from sidecar.domain.periods import CalendarUnit, CalendarWindow
 from sidecar.domain.rules import (
     DialectRule,
+    Mode,
     OnStoreFailure,
     Rule,
     RuleTemplate,
@@ -206,6 +207,19 @@ async def test_numbers_that_were_never_seen_decide_nothing():
     cases = await ready(rules=(stale,))
     cases.balances.failures["place"] = [AWAY]
     assert denied_by(await cases.checks.check(cases.request()))[1] == "store_unavailable"
+
+
+async def test_numbers_are_kept_only_while_a_rule_would_decide_by_them():
+    stale = replace(CREDITS, on_store_failure=OnStoreFailure.STALE, stale_seconds=30)
+    draft = replace(stale, name="draft", mode=Mode.DRAFT)
+    cases = await ready(rules=(CREDITS, draft))
+    kept = cases.checks._stale._seen
+    for number, (rules, count) in enumerate(
+        [((CREDITS, draft), 0), ((stale,), 1), ((CREDITS, draft), 0), ((stale, CREDITS), 1)]
+    ):
+        cases.policies.policy = replace(cases.policy, version=f"v{number}", rules=rules)
+        assert isinstance(await cases.checks.check(cases.request(number)), Allow)
+        assert len(kept) == count
 
 
 async def test_each_hold_and_each_denial_is_kept_with_what_it_was_made_from():

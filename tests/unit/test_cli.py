@@ -12,6 +12,7 @@ import yaml
 from fixtures.shell import Ended, Shell, sidecar
 
 from sidecar import cli
+from sidecar.cli import commands
 from sidecar.domain.errors import ConfigError, Conflict, InvariantViolated, StoreUnavailable
 
 __all__ = ["sidecar"]
@@ -352,3 +353,15 @@ def test_serve_names_a_role_that_there_is_not(sidecar: Shell):
     assert ended.code == 2
     assert "the command line: roles" in ended.err
     assert "'gateway', 'settlement' or 'admin'" in ended.err
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_server_that_comes_without_the_other_commands_reads_its_line_as_they_do(
+    sidecar: Shell, command: str, monkeypatch: pytest.MonkeyPatch
+):
+    lines = [(command, "--help"), (command, "--nonsense"), (command, "extra")]
+    alone = [sidecar(*line) for line in lines]
+    assert [ended.code for ended in alone] == [0, 2, 2]
+    assert "--config" in alone[0].out
+    monkeypatch.setattr(cli, "app", commands.app)
+    assert [sidecar(*line) for line in lines] == alone

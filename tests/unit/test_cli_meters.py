@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sidecar.cli import app
+from sidecar.cli.commands import app
 
 DATA = Path(__file__).parents[1] / "data" / "meters"
 

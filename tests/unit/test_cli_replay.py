@@ -14,7 +14,8 @@ from fixtures.memory_decisions import MemoryDecisions
 from fixtures.replay_world import START, World, make_policy
 from typer.testing import CliRunner
 
-from sidecar.cli import app, decisions
+from sidecar.cli import decisions
+from sidecar.cli.commands import app
 from sidecar.cli.decisions import read_span
 from sidecar.domain.decision_records import DecisionRecord, encode_record
 from sidecar.domain.errors import ConfigError, StoreUnavailable

@@ -13,7 +13,8 @@ import typer
 import yaml
 from prometheus_client import Counter, Gauge, Histogram
 
-from sidecar import cli, telemetry
+from sidecar import telemetry
+from sidecar.cli.commands import app
 from sidecar.domain.decisions import DenyReason
 from sidecar.domain.expression_functions import FUNCTIONS, MACROS
 from sidecar.domain.expression_variables import RULE_VARIABLES
@@ -145,7 +146,7 @@ def test_metrics_that_a_page_names_exist(page: Path):
 
 def test_the_operators_page_has_every_command():
     commands = OPERATING[OPERATING.index("## Commands") : OPERATING.index("Exit codes")]
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(app)
     assert {*leaves(group, ())} == set(
         re.findall(r"`([a-z][a-z -]+)`", commands.replace("`sidecar serve`", ""))
     )

@@ -20,13 +20,13 @@ from jwt import PyJWS
 
 from sidecar.domain.identity import JwtSource
 from sidecar.outbound.jwks import (
-    LEEWAY_SECONDS,
     PAUSE_SECONDS,
     REFRESH_SECONDS,
     STALE_SECONDS,
     JwksVerifier,
 )
-from sidecar.outbound.jwks_keys import JWKS_BYTES_MAX, KEYS_MAX, KeySetError, parse_key_set
+from sidecar.outbound.jwks_keys import KEYS_MAX, LEEWAY_SECONDS, parse_key_set
+from sidecar.outbound.jwks_reading import JWKS_BYTES_MAX, KeySetError
 from sidecar.services.token_ports import KeysAway, TokenRefused
 
 SIGNERS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sidecar.cli import app
+from sidecar.cli.commands import app
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.model_prices import Kind
 from sidecar.domain.pricing import CostPlus, FreeQuota, PerUnit

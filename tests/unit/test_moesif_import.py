@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sidecar.cli import app
+from sidecar.cli.commands import app
 from sidecar.domain.customers import NOBODY
 from sidecar.domain.errors import ConfigError
 from sidecar.domain.expressions import (

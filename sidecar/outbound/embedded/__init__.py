@@ -1,8 +1,11 @@
-"""Redis and Postgres of our own, for a Sidecar that was given none."""
+"""
+Redis and Postgres of our own, for a Sidecar that was given none.
+
+`postgres_server` is asked for by its own name: Postgres' driver comes with it.
+"""
 
 from sidecar.outbound.embedded.directories import default_data_dir
 from sidecar.outbound.embedded.postgres_binaries import PostgresBinaries, find_postgres_binaries
-from sidecar.outbound.embedded.postgres_server import EmbeddedPostgres
 from sidecar.outbound.embedded.redis_binary import RedisServer, find_redis_server
 from sidecar.outbound.embedded.redis_server import GATEWAY_ACL_RULES, EmbeddedRedis
 from sidecar.outbound.embedded.secret_files import (
@@ -14,7 +17,6 @@ from sidecar.outbound.embedded.secret_files import (
 
 __all__ = [
     "GATEWAY_ACL_RULES",
-    "EmbeddedPostgres",
     "EmbeddedRedis",
     "PostgresBinaries",
     "RedisServer",

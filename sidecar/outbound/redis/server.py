@@ -8,6 +8,7 @@ check has no time for it and a capture's sender repeats by itself.
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any, Self
 
 from redis.asyncio import BlockingConnectionPool
@@ -110,7 +111,7 @@ class Server:
         complete = False
         try:
             packed = connection.pack_commands(batch)
-            async with _patience(timeout_seconds):
+            async with _Patience(timeout_seconds):
                 await connection.send_packed_command(packed, check_health=False)
                 replies = await _read_replies(connection, len(batch))
             complete = True
@@ -202,26 +203,42 @@ async def _read_replies(connection: AbstractConnection, count: int) -> Replies:
     return replies, refusal
 
 
-@asynccontextmanager
-async def _patience(seconds: float) -> AsyncIterator[None]:
+class _Patience:
     """
     A timeout for the server that does not punish it for this process's being late.
 
     Where the loop is busy, an answer may lie in the socket when the time is up, unread. So
     the loop gets a few rounds to read it before the wait ends.
+
+    A class, since a function that names itself is a cycle: what hung on it, a check's task and
+    decision, was freed only by the collector, and was 10 MiB by then.
     """
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(None) as timeout:
-        handle: asyncio.Handle = loop.call_later(seconds, lambda: end(_LAST_ROUNDS))
 
-        def end(rounds: int) -> None:
-            nonlocal handle
-            if rounds:
-                handle = loop.call_soon(end, rounds - 1)
-            else:
-                timeout.reschedule(loop.time())
+    __slots__ = ("_handle", "_loop", "_seconds", "_timeout")
 
-        try:
-            yield
-        finally:
-            handle.cancel()
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+        self._handle: asyncio.Handle | None = None
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._handle = self._loop.call_later(self._seconds, self._end, _LAST_ROUNDS)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _end(self, rounds: int) -> None:
+        if rounds:
+            self._handle = self._loop.call_soon(self._end, rounds - 1)
+        else:
+            self._timeout.reschedule(self._loop.time())
