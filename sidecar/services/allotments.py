@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
 from datetime import timedelta
+from itertools import islice, takewhile
 from typing import Any, Final
 
 from sidecar import telemetry
@@ -98,6 +99,8 @@ class AllottedHolds:
         # Blocks of a key that has another by now, until they are given back.
         self._leaving: list[Block] = []
         self._local: dict[str, LocalHold] = {}
+        # Ids that the store was asked for, and when: it answers for their repeats, too.
+        self._asked: dict[str, float] = {}
         self._heat: dict[Key, int] = {}
         self._heat_since = 0.0
         self._exact_until: dict[str, float] = {}
@@ -111,6 +114,8 @@ class AllottedHolds:
         """Take the hold from a block if one can serve it, else ask the store."""
         outcome = self._place_here(hold)
         if outcome is None:
+            if len(self._asked) < self._holds_max:
+                self._asked.setdefault(hold.terms.hold_id, self._monotonic())
             outcome = await self._holds.place_hold(hold)
             if outcome.status is PlaceStatus.PLACED:
                 self._warm(hold, outcome)
@@ -187,7 +192,7 @@ class AllottedHolds:
             ours = local.stage is not HoldStage.KNOWN and not local.dropped
             return local.repeat(hold) if ours else None
         block = self._blocks.get(key_of(hold)) if self._blocks else None
-        if block is None or len(self._local) >= self._holds_max:
+        if block is None or len(self._local) >= self._holds_max or hold_id in self._asked:
             return None
         now = self._monotonic()
         if abs(block.instant_at(now) // 1_000 - hold_second(hold_id)) > FRESH_SECONDS:
@@ -254,20 +259,16 @@ class AllottedHolds:
     def _forget(self, now: float) -> None:
         """Forget holds that no repeat can be of any more; the oldest stand first."""
         oldest = now - REMEMBERED_SECONDS
-        gone: list[str] = []
-        for hold_id, local in self._local.items():
-            if (
-                local.at > oldest
-                or local.stage is not HoldStage.KNOWN
-                or len(gone) >= FORGOTTEN_MAX
-            ):
-                break
-            gone.append(hold_id)
-        for hold_id in gone:
+        known = takewhile(
+            lambda one: one[1].at <= oldest and one[1].stage is HoldStage.KNOWN, self._local.items()
+        )
+        for hold_id, _ in tuple(islice(known, FORGOTTEN_MAX)):
             del self._local[hold_id]
+        asked = takewhile(lambda one: one[1] <= oldest, self._asked.items())
+        for hold_id, _ in tuple(islice(asked, FORGOTTEN_MAX)):
+            del self._asked[hold_id]
         if len(self._exact_until) > self._blocks_max:
-            late = {one: at for one, at in self._exact_until.items() if at > now}
-            self._exact_until = late
+            self._exact_until = {one: at for one, at in self._exact_until.items() if at > now}
 
     def _start(self, block: Block) -> None:
         block.busy = True

@@ -210,6 +210,18 @@ async def test_a_check_that_comes_again_has_the_same_answer_and_one_hold(store):
     assert (await store.numbers())[2] == count * AMOUNT
 
 
+async def test_a_repeat_of_what_the_store_placed_is_the_stores_to_answer(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        hold = fresh(facts)
+        first = await holds.place_hold(hold)
+        count = 1 + len(await warm(holds, lambda: fresh(facts)))
+        again = await holds.place_hold(hold)
+        assert (again.status, again.instant_ms) == (PlaceStatus.REPEATED, first.instant_ms)
+        assert not again.block_id
+    assert (await store.numbers())[2] == AMOUNT * count
+
+
 async def test_a_hold_that_nobody_was_told_of_goes_back(store):
     facts = await store.add_customer(granted=1_000_000)
     async with gateway(store) as holds:
