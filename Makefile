@@ -77,7 +77,7 @@ chaos: $(STAMP)  ## Kill 1,000 workers at every point of eleven jobs, from settl
 
 soak: $(STAMP)  ## Simulate 200,000 requests with lost, repeated and reordered usage and crashes; all orders of credit; losses of the store; bursts; replay 100,000 decisions
 	SIDECAR_SIM_REQUESTS=200000 $(BIN)/python -m pytest tests/property/test_simulation.py -q -s -p no:xdist $(ARGS)
-	SIDECAR_CREDIT_EXAMPLES=3000 SIDECAR_CREDIT_SHRINK=1 $(BIN)/python -m pytest tests/property/test_hold_machine.py -q -s --timeout 7200 -p no:xdist $(ARGS)
+	SIDECAR_CREDIT_EXAMPLES=3000 SIDECAR_CREDIT_SHRINK=1 $(BIN)/python -m pytest tests/property/test_hold_machine.py tests/property/test_allotment_machine.py -q -s --timeout 7200 -p no:xdist $(ARGS)
 	SIDECAR_CREDIT_STATES=100000 $(BIN)/python -m pytest tests/property/test_credit_orders.py -q -s --timeout 1800 -p no:xdist $(ARGS)
 	SIDECAR_LOSS_SEQUENCES=1000 $(BIN)/python -m pytest tests/property/test_loss_machine.py -q -p no:xdist $(ARGS)
 	SIDECAR_WEBHOOK_SHUFFLES=20000 $(BIN)/python -m pytest tests/property/test_webhook_shuffles.py -q -p no:xdist $(ARGS)

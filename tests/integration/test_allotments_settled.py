@@ -1,5 +1,7 @@
 """Blocks of credit on the real stores: usage that is early, the owner's death, and the ledger."""
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -11,8 +13,9 @@ from fixtures.use_cases import ANYONE
 from integration.test_orphans_live import UNIT_NANO, UNITS, deploy
 
 from sidecar import telemetry
-from sidecar.domain.holds import HoldTerms
+from sidecar.domain.holds import HoldTerms, make_hold_id
 from sidecar.services.allotment_ports import Registered
+from sidecar.services.hold_terms import TOLD_SECONDS
 from sidecar.services.ports import PlaceStatus
 
 __all__ = ["deploy", "postgres_pool"]
@@ -91,3 +94,17 @@ async def test_usage_after_its_block_has_ended_is_late_and_told_so(deploy):
     await deployment.sweeper.sweep_once()
     result = await deployment.metering.capture(deployment.report(terms, UNITS), ANYONE)
     assert (result.outcome.value, result.amount_nano) == ("late", AMOUNT)
+
+
+async def test_usage_that_knows_the_id_alone_waits_for_the_hold_to_be_told_of(deploy):
+    deployment = await deploy("release", granted=3 * AMOUNT, ttl_ms=60_000)
+    block, terms, told = await block_and_hold(deployment)
+    hold_id = make_hold_id(int(time.time()), bytes(16))
+    told = replace(told, terms=replace(told.terms, hold_id=hold_id))
+    report = replace(deployment.report(terms, UNITS), hold_token="", hold_id=hold_id)
+    early = asyncio.create_task(deployment.metering.capture(report, ANYONE))
+    await asyncio.sleep(TOLD_SECONDS / 4)
+    await blocks_of(deployment.store).register(block.terms, 1, [told], ends=False)
+    assert (await early).outcome.value == "captured"
+    unknown = replace(report, hold_id=hold_id[:8] + "f" * 32)
+    assert (await deployment.metering.capture(unknown, ANYONE)).outcome.value == "quarantined"
