@@ -3,6 +3,8 @@ Every metric and the set-up of logs.
 
 Labels are bounded: never a customer, a key or a raw model. Metrics are for watching; money
 is counted in the ledger only.
+
+Length: every metric of the program, side by side; there is no logic here.
 """
 
 import logging
@@ -85,6 +87,12 @@ ALLOTTED_HOLDS = Counter(
     "sidecar_allotted_holds_total",
     "Holds placed from blocks; what became of them: opened, known, dropped; lost, unfit.",
     ["outcome"],
+    registry=REGISTRY,
+)
+ALLOTTED_HOLD_TOLD = Histogram(
+    "sidecar_allotted_hold_told_seconds",
+    "From a hold that was placed from a block until the store had it, the oldest of each batch.",
+    buckets=(0.01, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0),
     registry=REGISTRY,
 )
 ORPHAN_ALARMS = Counter(

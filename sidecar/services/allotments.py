@@ -313,6 +313,7 @@ class AllottedHolds:
             # Nothing stands behind them any more.
             telemetry.get_logger().error("allotment_lost", error=str(error), holds=len(sent))
             words = [Registered.LOST] * len(sent)
+        telemetry.ALLOTTED_HOLD_TOLD.observe(self._monotonic() - sent[0].at)
         for local in sent:
             local.stage = HoldStage.KNOWN
         told = Counter(words)

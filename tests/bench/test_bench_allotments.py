@@ -51,9 +51,24 @@ async def test_checks_with_and_without_blocks(
             results.texts[f"holds from blocks, {customers} customers, allotments {allotments}"] = (
                 f"{placed:.0f} of {holds:.0f}; {opened:.0f} opened in the store by now"
             )
-            assert (placed > 0) <= (allotments == "auto")
+            if placed:
+                results.texts[f"until the store had them, {customers} customers"] = await _told(
+                    gateway
+                )
+            assert allotments == "auto" or not placed
             for bad in ("lost", "unfit"):
                 assert not await gateway.metric("sidecar_allotted_holds_total", outcome=bad)
+
+
+async def _told(gateway: Gateway) -> str:
+    """How many of the batches were told of within which time."""
+    name = "sidecar_allotted_hold_told_seconds"
+    count = await gateway.metric(f"{name}_count")
+    shares = []
+    for edge in (0.03, 0.04, 0.05, 0.1):
+        within = await gateway.metric(f"{name}_bucket", le=str(edge))
+        shares.append(f"{within / count:.1%} within {edge * 1e3:.0f} ms")
+    return f"{count:.0f} batches: {', '.join(shares)}"
 
 
 async def _rows(gateway: Gateway, allotments: str, customers: int) -> list[Row]:
