@@ -6,6 +6,7 @@ asks the store for every hold, or places some from blocks of credit; one may die
 """
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -17,7 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 from fixtures.live_store import LiveStore
-from fixtures.stack import REPOSITORY, Process, free_port
+from fixtures.stack import REPOSITORY, Process
 
 from sidecar.domain.credit_replay import replay_credit
 from sidecar.outbound.embedded import read_key_file
@@ -163,21 +164,19 @@ async def burst(
             )
         )
         for number in range(GATEWAYS):
-            address = f"127.0.0.1:{free_port()}"
             process = await Process.start(
                 *(sys.executable, "-m", "sidecar", "serve", "--roles", "gateway"),
                 log=tmp_path / f"gateway-{number}.log",
-                env=_environment(tmp_path, redis_url, address, request.param),
+                env=_environment(tmp_path / f"data-{number}", redis_url, request.param),
             )
             stack.push_async_callback(process.stop)
-            made.addresses.append(address)
             made.processes.append(process)
-        for process, address in zip(made.processes, made.addresses, strict=True):
-            await _until_ready(made.session, process, address)
+        for process in made.processes:
+            made.addresses.append(await _until_ready(made.session, process))
         yield made
 
 
-def _environment(folder: Path, redis_url: str, address: str, allotments: str) -> dict[str, str]:
+def _environment(folder: Path, redis_url: str, allotments: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("SIDECAR_")}
     return kept | {
         "SIDECAR_REDIS_URL": redis_url,
@@ -185,29 +184,31 @@ def _environment(folder: Path, redis_url: str, address: str, allotments: str) ->
         "SIDECAR_ALLOTMENTS": allotments,
         "SIDECAR_GRPC_LISTEN": "127.0.0.1:0",
         "SIDECAR_GRPC_FAST_LISTEN": "off",
-        "SIDECAR_HTTP_LISTEN": address,
+        # Whichever port is free when it starts: the log says which.
+        "SIDECAR_HTTP_LISTEN": "127.0.0.1:0",
         "SIDECAR_POLICY_DIR": str(REPOSITORY / "config" / "policy"),
-        "SIDECAR_DATA_DIR": str(folder / address.replace(":", "-")),
-        "SIDECAR_SECRET_KEYS_FILE": str(folder / "keys"),
-        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder / "gateway-token"),
+        "SIDECAR_DATA_DIR": str(folder),
+        "SIDECAR_SECRET_KEYS_FILE": str(folder.parent / "keys"),
+        "SIDECAR_GATEWAY_TOKEN_FILE": str(folder.parent / "gateway-token"),
         # The machine is busy with the burst itself; what a timeout does has tests of its own.
         "SIDECAR_CHECK_TIMEOUT_MS": "30000",
         "SIDECAR_STORE_TIMEOUT_MS": "10000",
     }
 
 
-async def _until_ready(session: aiohttp.ClientSession, process: Process, address: str) -> None:
+async def _until_ready(session: aiohttp.ClientSession, process: Process) -> str:
+    """Where it listens, once it is ready."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + START_SECONDS
     while True:
         assert process.alive, process.log.read_text()[-2_000:]
         assert loop.time() < deadline, "a gateway is not ready"
-        try:
-            async with session.get(f"http://{address}/readyz") as response:
-                if response.status == 200:
-                    return
-        except aiohttp.ClientError:
-            pass
+        for line in process.log.read_text().splitlines():
+            if '"sidecar_started"' in line:
+                address = str(json.loads(line)["http"])
+                async with session.get(f"http://{address}/readyz") as response:
+                    if response.status == 200:
+                        return address
         await asyncio.sleep(0.05)
 
 
