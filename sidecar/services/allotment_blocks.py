@@ -121,6 +121,8 @@ class Block:
         self.demand = replace(first, terms=own, fingerprint="", ttl_ms=lasts_ms)
         self.place_until = 0.0
         self.return_at = since
+        self.quiet_until = 0.0
+        """After a call without an answer."""
         self.busy = self.ended = self.asked = False
         self.batch = 0
         self.pending: deque[LocalHold] = deque()
@@ -148,9 +150,11 @@ class Block:
         """Whether anything was placed from it since it was last enlarged."""
         return self._spent.holds > 0
 
-    def is_to_tell(self, oldest: float) -> bool:
-        """Whether the store is to hear of a hold that was placed at an instant, or before it."""
-        return bool(self.sent) or (bool(self.pending) and self.pending[0].at <= oldest)
+    def is_to_tell(self, now: float, seconds: float) -> bool:
+        """Whether the store is to hear of holds: one is so old, or it is asked again."""
+        if now < self.quiet_until:
+            return False
+        return bool(self.sent) or (bool(self.pending) and self.pending[0].at <= now - seconds)
 
     def is_short(self) -> bool:
         """Whether less than a third of what it should have is left of something."""
@@ -209,6 +213,7 @@ class Block:
             and hold.terms.policy_version == self.terms.policy_version
             and hold.credit_required == mine.credit_required
             and not hold.probe
+            and hold.ttl_ms + PLACE_MS <= mine.ttl_ms
             and hold.invoices == mine.invoices
             and (
                 hold.counters is self._counters

@@ -57,10 +57,18 @@ class Registered(StrEnum):
 
 class Blocks(Protocol):
     """
-    Blocks in the live store; each method is one atomic script on the customer's shard.
+    Blocks in the live store; each method but `check` is one atomic script on the customer's shard.
 
-    Both raise StoreUnavailable: it may or may not have happened, and is safe to repeat.
+    The others raise StoreUnavailable: it may or may not have happened, and is safe to repeat.
     """
+
+    def check(self, terms: HoldTerms) -> None:
+        """
+        Make sure that the store can be told of a hold before anybody else is.
+
+        Raises:
+            InvalidInput: It cannot.
+        """
 
     async def allot(self, block: PlaceHold, credit: int, quantities: Sequence[int]) -> Allotted:
         """

@@ -37,7 +37,7 @@ TICK_SECONDS: Final = 0.01
 """Between two looks at what the store has to hear."""
 LOOK_SECONDS: Final = 0.1
 """Between two looks at all blocks, of which most have nothing to be done."""
-TELL_SECONDS: Final = 0.025
+TELL_SECONDS: Final = 0.015
 """A hold that is so old is told of, with all others of its block: with a look and an answer, well
 within 50 ms. Sooner would be more calls for as many holds."""
 BATCH_MAX: Final = 64
@@ -111,7 +111,13 @@ class AllottedHolds:
         self._looked_at = -LOOK_SECONDS
 
     async def place_hold(self, hold: PlaceHold) -> PlaceOutcome:
-        """Take the hold from a block if one can serve it, else ask the store."""
+        """
+        Take the hold from a block if one can serve it, else ask the store.
+
+        Raises:
+            StoreUnavailable: As the store's own way does.
+            InvalidInput: No store can keep the hold.
+        """
         outcome = self._place_here(hold)
         if outcome is None:
             if len(self._asked) < self._holds_max:
@@ -129,9 +135,9 @@ class AllottedHolds:
             StoreUnavailable: Repeat it.
         """
         local = self._local.get(hold_id)
-        if local is not None and local.stage is HoldStage.PENDING:
-            was_open, local.dropped = not local.dropped, True
-            return was_open
+        if local is not None and local.stage is HoldStage.PENDING and not local.dropped:
+            local.dropped = True
+            return True
         if local is not None and local.stage is HoldStage.SENT:
             await asyncio.sleep(_SENT_WAIT_SECONDS)
             if local.stage is HoldStage.SENT:
@@ -197,6 +203,7 @@ class AllottedHolds:
         now = self._monotonic()
         if abs(block.instant_at(now) // 1_000 - hold_second(hold_id)) > FRESH_SECONDS:
             return None
+        self._port.check(hold.terms)
         local = block.place(hold, now)
         if local is None:
             return None
@@ -238,7 +245,7 @@ class AllottedHolds:
         for block in tuple(self._untold):
             if not block.pending and not block.sent:
                 del self._untold[block]
-            elif not block.busy and block.is_to_tell(now - TELL_SECONDS):
+            elif not block.busy and block.is_to_tell(now, TELL_SECONDS):
                 self._start(block)
         if now - self._looked_at < LOOK_SECONDS:
             return
@@ -307,10 +314,12 @@ class AllottedHolds:
         holds = [local.to_register() for local in sent]
         try:
             words = await self._port.register(block.terms, block.batch, holds, ends=False)
-        except StoreUnavailable as error:
-            if self._monotonic() < block.return_at:
+        except (StoreUnavailable, InvalidInput) as error:
+            now = self._monotonic()
+            if isinstance(error, StoreUnavailable) and now < block.return_at:
+                block.quiet_until = now + LOOK_SECONDS
                 return False
-            # Nothing stands behind them any more.
+            # Nothing stands behind them any more, or what they say is beyond any store.
             telemetry.get_logger().error("allotment_lost", error=str(error), holds=len(sent))
             words = [Registered.LOST] * len(sent)
         telemetry.ALLOTTED_HOLD_TOLD.observe(self._monotonic() - sent[0].at)

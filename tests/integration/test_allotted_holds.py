@@ -13,7 +13,7 @@ from fixtures.blocks import blocks_of
 from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of, quota_take
 
 from sidecar import telemetry
-from sidecar.domain.errors import StoreUnavailable
+from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import make_hold_id
 from sidecar.outbound.redis.allotting import RedisBlocks
 from sidecar.outbound.redis.balances import RedisBalances
@@ -234,6 +234,30 @@ async def test_a_hold_that_nobody_was_told_of_goes_back(store):
         # A repeat is the store's to answer; it may place it anew, or not at all.
         count = len(placed)
     assert await store.numbers() == (1_000_000, 0, AMOUNT * count, 1_000_000 - AMOUNT * count)
+
+
+async def test_what_no_store_can_keep_is_refused_before_it_is_placed(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        await warm(holds, lambda: fresh(facts))
+        hold = fresh(facts)
+        hold = replace(hold, terms=replace(hold.terms, model="\ud800"))
+        with pytest.raises(InvalidInput):
+            await holds.place_hold(hold)
+        assert (await holds.place_hold(fresh(facts))).block_id
+
+
+async def test_a_second_try_that_the_store_placed_is_given_back_there(store):
+    facts = await store.add_customer(granted=1_000_000)
+    async with gateway(store) as holds:
+        count = len(await warm(holds, lambda: fresh(facts)))
+        hold = fresh(facts)
+        assert (await holds.place_hold(hold)).block_id
+        assert await holds.release_hold(CUSTOMER, hold.terms.hold_id)
+        again = await holds.place_hold(hold)
+        assert (again.status, again.block_id) == (PlaceStatus.PLACED, "")
+        assert await holds.release_hold(CUSTOMER, hold.terms.hold_id)
+    assert (await store.numbers())[2] == AMOUNT * count
 
 
 async def test_a_customer_that_has_changed_is_served_by_the_store_at_once(store):

@@ -79,6 +79,7 @@ def test_a_batch_whose_answer_was_lost_is_told_again_until_it_is_known(world, fa
         world.move_to(world.now + 30)
         world.processes[0].blocks.fault = fault
         world.run(work(world.processes[0]))
+        world.move_to(world.now + 100)
         world.run(work(world.processes[0]))
     opened = world.run(world.store.fields())
     assert all(f"h:{one.hold.terms.hold_id}".encode() in opened for one in holds)

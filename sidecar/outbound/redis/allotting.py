@@ -41,6 +41,11 @@ class RedisBlocks:
         self._keyspace = keyspace
         self._teller = teller
 
+    def check(self, terms: HoldTerms) -> None:
+        """Raises InvalidInput: the terms have a text or a number that cannot be kept."""
+        # What it makes is remembered with the terms, for the token and for `register`.
+        terms_to_payload(terms)
+
     async def allot(self, block: PlaceHold, credit: int, quantities: Sequence[int]) -> Allotted:
         """
         Set a block aside, or add to one that is open and move its end.
