@@ -167,7 +167,7 @@ class AllottedHolds:
         while not stop.is_set():
             self._wake.clear()
             self._look()
-            await self._pause(TICK_SECONDS)
+            await self._pause(TICK_SECONDS if self._untold else LOOK_SECONDS)
         self.drop_all()
         give_up_at = self._monotonic() + DRAIN_SECONDS
         while (self._blocks or self._leaving) and self._monotonic() < give_up_at:
@@ -208,6 +208,8 @@ class AllottedHolds:
         if local is None:
             return None
         self._local[hold_id] = local
+        if not self._untold:
+            self._wake.set()
         self._untold[block] = None
         _PLACED.inc()
         return local.outcome
