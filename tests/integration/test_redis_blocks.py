@@ -13,7 +13,7 @@ from sidecar.domain.customers import NOBODY
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.standing import Standing, StandingFact
 from sidecar.services.allotment_ports import Registered
-from sidecar.services.control_ports import Grant, Withdrawal
+from sidecar.services.control_ports import Credential, Grant, Withdrawal
 from sidecar.services.ports import CaptureStatus, PlaceStatus
 
 OPENED, KNOWN, DROPPED = Registered.OPENED, Registered.KNOWN, Registered.DROPPED
@@ -221,6 +221,20 @@ async def test_what_invoices_refuse_is_refused_though_blocks_are_out(store):
     await store.accounts.put_standing(CUSTOMER, StandingFact(standing=Standing.DELINQUENT))
     assert (await store.place(facts, 1, 50)).status is PlaceStatus.DENIED
     assert (await take(store, facts, 1))[1].outcome.status is PlaceStatus.DENIED
+
+
+async def test_a_renewal_is_refused_once_the_key_is_revoked_or_the_customer_has_changed(store):
+    facts = await store.add_customer(granted=100)
+    key = Credential(credential_id="crd_1", customer_id=CUSTOMER, secret_hash="0f" * 32)
+    await store.accounts.put_credential(key)
+    with_key = replace(facts, credential_id="crd_1", generation=1)
+    assert (await take(store, with_key, 10))[1].outcome.status is PlaceStatus.PLACED
+    assert (await take(store, with_key, 0))[1].outcome.status is PlaceStatus.PLACED
+    await store.accounts.put_credential(replace(key, revoked_at=datetime.now(UTC)))
+    refused = (await take(store, with_key, 0))[1].outcome.status
+    assert refused is PlaceStatus.UNKNOWN_CREDENTIAL
+    old = replace(facts, revision=facts.revision - 1)
+    assert (await take(store, old, 0))[1].outcome.status is PlaceStatus.STALE_FACTS
 
 
 async def test_a_rate_is_no_reason_to_recall(store):
