@@ -2,12 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
-from sidecar import telemetry
 from sidecar.app.data_plane import DataPlane
 from sidecar.app.recovery import Recovery
-from sidecar.domain.errors import SidecarError
 from sidecar.outbound.postgres.counter_totals import forget_counted
 from sidecar.outbound.postgres.ended_holds import PostgresClaims
 from sidecar.outbound.postgres.pool import Pool
@@ -20,6 +17,7 @@ from sidecar.outbound.redis.stream import RedisUsageStream
 from sidecar.services.claim_settling import Claims
 from sidecar.services.metering import MeteringService
 from sidecar.services.rebuilding import Rebuilder
+from sidecar.services.rounds import run_rounds
 from sidecar.settings import Rebuild
 
 _FORGET_SECONDS = 3_600.0
@@ -43,14 +41,12 @@ def look_for_lost_shards(
     settings = plane.settings
 
     async def forget(stop: asyncio.Event) -> None:
-        while not stop.is_set():
-            try:
-                await forget_counted(pool)
-            except SidecarError as error:
-                telemetry.WORKER_FAILURES.labels("counter_totals").inc()
-                telemetry.get_logger().warning("counter_totals_failed", error=str(error))
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _FORGET_SECONDS)
+        await run_rounds(
+            stop,
+            lambda: forget_counted(pool),
+            name="counter_totals",
+            pause_seconds=_FORGET_SECONDS,
+        )
 
     recovery.use_rebuilder(
         Rebuilder(
