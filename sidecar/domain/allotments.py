@@ -10,17 +10,19 @@ HOLDS_MIN: Final = 4
 """A block for fewer holds than this is not worth its two calls: they are placed one by one."""
 SHARE: Final = 8
 """A block takes no more than an eighth of what is left, so that it shrinks as that does."""
-SECONDS_AHEAD: Final = 1.25
-"""A block has what is burned in so many seconds: somewhat more than until it is renewed."""
+AHEAD_MS: Final = 1_250
+"""A block has what is burned in so long: somewhat more than until it is renewed."""
+FRESH_SECONDS: Final = 2
+"""A hold of an older request is in the store, or was never placed: it is not on its way there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Burned:
-    """What holds took over some seconds: how many, of one measure how much."""
+    """What holds took over some time: how many, of one measure how much."""
 
     holds: int
     quantity: int
-    seconds: float
+    ms: int
 
     def wanted(self, free: int, left: int | None) -> int | None:
         """
@@ -35,7 +37,7 @@ class Burned:
         """
         if not self.quantity:
             return 0
-        wish = -int(-self.quantity * SECONDS_AHEAD // self.seconds)
+        wish = -(-self.quantity * AHEAD_MS // self.ms)
         more = max(0, wish - free)
         if left is not None:
             more = min(more, max(0, left) // SHARE)

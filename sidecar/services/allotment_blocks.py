@@ -18,6 +18,8 @@ from sidecar.services.ports import PlaceHold, PlaceOutcome, PlaceStatus
 
 WINDOWED = frozenset({CounterKind.WINDOW, CounterKind.ROLLING})
 """Counters that a block can take a part of; a rate or a cap of holds in flight it cannot."""
+_BURNED_MS_MIN = 50
+"""A shorter time says nothing of what is burned in one."""
 Key = tuple[str, ...]
 
 
@@ -36,7 +38,6 @@ class LocalHold:
 
     hold: PlaceHold
     outcome: PlaceOutcome
-    quantities: tuple[int, ...]
     at: float
     stage: HoldStage = HoldStage.PENDING
     dropped: bool = False
@@ -60,7 +61,6 @@ class LocalHold:
             fingerprint=self.hold.fingerprint,
             decided_at_ms=self.outcome.instant_ms,
             expires_at_ms=self.outcome.expires_at_ms,
-            quantities=self.quantities,
             dropped=self.dropped,
         )
 
@@ -171,7 +171,7 @@ class Block:
         if not self._serves(hold):
             return None
         free = self._free
-        quantities = tuple([take.quantity for take in hold.counters])
+        quantities = [take.quantity for take in hold.counters]
         for at, quantity in enumerate(quantities):
             if quantity > free[at]:
                 return None
@@ -194,7 +194,6 @@ class Block:
                 numbers=self._numbers_after(hold.counters),
                 block_id=self.terms.block_id,
             ),
-            quantities,
             now,
         )
         self.pending.append(local)
@@ -251,9 +250,9 @@ class Block:
     def growth(self, now: float) -> tuple[int, list[int]] | None:
         """What to add to it, by what was burned; None where it is not worth while any more."""
         spent, known = self._spent, self._numbers
-        seconds = max(0.05, now - spent.since)
+        ms = max(_BURNED_MS_MIN, int((now - spent.since) * 1_000))
         bounded = known is not None and self.demand.prepaid
-        nano = Burned(spent.holds, spent.nano, seconds).wanted(
+        nano = Burned(spent.holds, spent.nano, ms).wanted(
             self._free_nano, known.available_nano if bounded and known else None
         )
         if nano is None:
@@ -263,7 +262,7 @@ class Block:
             left = None
             if known is not None and take.hard:
                 left = take.counter.limit - known.used[take.name]
-            grown = Burned(spent.holds, taken, seconds).wanted(free, left)
+            grown = Burned(spent.holds, taken, ms).wanted(free, left)
             if grown is None:
                 return None
             more.append(grown)

@@ -30,15 +30,14 @@ class BlockHold:
     """
     A hold that was placed from a block.
 
-    `dropped`: nobody was told of it, so that its part goes back to the customer. `quantities` are
-    what it takes of the block's counters, in their order.
+    `dropped`: nobody was told of it, so that its part goes back to the customer. What it takes of
+    the block's counters are its quota lines, in the block's order.
     """
 
     terms: HoldTerms
     fingerprint: str
     decided_at_ms: int
     expires_at_ms: int
-    quantities: tuple[int, ...]
     dropped: bool = False
 
 

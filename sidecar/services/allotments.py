@@ -12,14 +12,15 @@ Whatever a block cannot serve is asked of the store, which decides alone.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from itertools import islice, takewhile
-from typing import Any, Final
+from typing import Final
 
 from sidecar import telemetry
-from sidecar.domain.allotments import PLACE_MS
+from sidecar.domain.allotments import FRESH_SECONDS, PLACE_MS
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import hold_second, make_hold_id
 from sidecar.services.allotment_blocks import (
@@ -31,6 +32,7 @@ from sidecar.services.allotment_blocks import (
     key_of,
 )
 from sidecar.services.allotment_ports import Blocks, Registered
+from sidecar.services.owned_tasks import OwnedTasks
 from sidecar.services.ports import Clock, Holds, PlaceHold, PlaceOutcome, PlaceStatus
 
 TICK_SECONDS: Final = 0.01
@@ -49,8 +51,6 @@ HOT_HOLDS: Final = 25
 """So many holds alike within so long are worth a block: some of them share each call then."""
 EXACT_SECONDS: Final = 1.0
 """After a recall, or where too little was left or no answer came, holds are placed one by one."""
-FRESH_SECONDS: Final = 2
-"""An id of an older request may be a repeat of one that another process was asked for."""
 REMEMBERED_SECONDS: Final = 4.0
 """Longer than an id is fresh: a repeat of it is never placed a second time."""
 FORGOTTEN_MAX: Final = 4_096
@@ -104,7 +104,7 @@ class AllottedHolds:
         self._heat: dict[Key, int] = {}
         self._heat_since = 0.0
         self._exact_until: dict[str, float] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = OwnedTasks("allotments")
         self._wake = asyncio.Event()
         # Blocks with holds that the store has not heard of; a dict, for its order.
         self._untold: dict[Block, None] = {}
@@ -167,22 +167,15 @@ class AllottedHolds:
         while not stop.is_set():
             self._wake.clear()
             self._look()
-            await self._pause(TICK_SECONDS if self._untold else LOOK_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TICK_SECONDS if self._untold else LOOK_SECONDS):
+                    await self._wake.wait()
         self.drop_all()
         give_up_at = self._monotonic() + DRAIN_SECONDS
         while (self._blocks or self._leaving) and self._monotonic() < give_up_at:
             self._look()
             await asyncio.sleep(TICK_SECONDS)
-        for task in tuple(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+        await self._tasks.drain(0.0)
 
     def _end(self, blocks: Iterable[Block]) -> None:
         for block in tuple(blocks):
@@ -281,18 +274,7 @@ class AllottedHolds:
 
     def _start(self, block: Block) -> None:
         block.busy = True
-        self._spawn(self._work(block))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            telemetry.WORKER_FAILURES.labels("allotments").inc()
-            telemetry.get_logger().error("allotment_failed", error=repr(error))
+        self._tasks.leave(self._work(block))
 
     async def _work(self, block: Block) -> None:
         """All that is to be done for a block; its calls follow each other."""

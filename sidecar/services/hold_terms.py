@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
+from sidecar.domain.allotments import FRESH_SECONDS
 from sidecar.domain.errors import InvalidInput
 from sidecar.domain.holds import Bound, HoldTerms, check_hold_id, hold_second, make_hold_id
 from sidecar.domain.noting import note_labels
@@ -13,7 +14,6 @@ from sidecar.services.ports import Balances, Directory, HoldTokens, Policies, Re
 
 NOT_COVERED = "the sender may not report on this gateway or customer"
 _SECOND_MAX = 2**32 - 1  # A hold id has eight hex digits for it.
-FRESH_SECONDS = 2
 TOLD_SECONDS = 0.06
 """The store hears of every hold within 50 ms, though its check was answered before that."""
 

@@ -11,8 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from fixtures.blocks import blocks_of
 from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_of, quota_take
+from fixtures.losing_redis import LosingRedis
 
 from sidecar import telemetry
+from sidecar.domain.allotments import FRESH_SECONDS
 from sidecar.domain.errors import InvalidInput, StoreUnavailable
 from sidecar.domain.holds import make_hold_id
 from sidecar.outbound.redis.allotting import RedisBlocks
@@ -355,7 +357,7 @@ async def test_no_more_blocks_than_there_may_be(store):
 
 def test_the_times_keep_their_promises() -> None:
     """An id is remembered for longer than it may be placed without asking."""
-    assert allotments.REMEMBERED_SECONDS > allotments.FRESH_SECONDS + 1
+    assert allotments.REMEMBERED_SECONDS > FRESH_SECONDS + 1
     assert allotments.TICK_SECONDS < 0.05
 
 
@@ -418,3 +420,37 @@ async def test_nothing_is_placed_from_a_block_before_its_first_answer(store):
         outcomes = [await holds.place_hold(fresh(facts)) for _ in range(60)]
         assert not any(one.block_id for one in outcomes)
     assert (await store.numbers())[2] == 60 * AMOUNT
+
+
+async def test_a_redis_that_is_killed_and_comes_back_has_every_hold_of_its_blocks(tmp_path):
+    """A block serves for its second without it; then nothing is placed until it is back."""
+    redis = LosingRedis(folder=tmp_path)
+    redis.start()
+    store = await LiveStore.open(redis.url)
+    try:
+        facts = await store.add_customer(granted=1_000_000)
+        async with gateway(store) as holds:
+            placed = await warm(holds, lambda: fresh(facts))
+            redis.kill("first")
+            with pytest.raises(StoreUnavailable):
+                await place_on(holds, facts, placed)
+            assert placed[-1].block_id
+            redis.start()
+            await until(lambda: all(one.stage is HoldStage.KNOWN for one in holds._local.values()))
+            await eventually(lambda: is_back(store))
+        held = AMOUNT * len(placed)
+        assert await store.numbers() == (1_000_000, 0, held, 1_000_000 - held)
+    finally:
+        await store.connection.aclose()
+        for name in tuple(redis.processes):
+            redis.kill(name)
+
+
+async def place_on(holds: AllottedHolds, facts, placed: list[PlaceOutcome]) -> None:
+    while True:
+        placed.append(await holds.place_hold(fresh(facts)))
+        await asyncio.sleep(0.01)
+
+
+async def is_back(store: LiveStore) -> bool:
+    return b"blocks" not in await store.fields()

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from fixtures.blocks import BLOCK, block_of, blocks_of, placed_from
@@ -12,6 +13,9 @@ from fixtures.live_store import CUSTOMER, LiveStore, event_of, hold_id_of, hold_
 from sidecar.domain.customers import NOBODY
 from sidecar.domain.grants import WithdrawalKind
 from sidecar.domain.standing import Standing, StandingFact
+from sidecar.outbound.embedded import GATEWAY_ACL_RULES
+from sidecar.outbound.redis.balances import RedisBalances
+from sidecar.outbound.redis.connection import RedisConnection
 from sidecar.services.allotment_ports import Registered
 from sidecar.services.control_ports import Credential, Grant, Withdrawal
 from sidecar.services.ports import CaptureStatus, PlaceStatus
@@ -213,6 +217,22 @@ async def test_too_little_while_blocks_are_out_is_no_denial(store):
     await blocks_of(store).register(block.terms, 1, [], ends=True)
     assert (await store.place(facts, 1, 50)).status is PlaceStatus.PLACED
     assert (await store.place(facts, 3, 51)).status is PlaceStatus.DENIED
+
+
+async def test_the_rights_of_a_gateway_are_enough_for_a_recall(store, redis_socket: Path):
+    facts = await store.add_customer(granted=100)
+    await take(store, facts, 60)
+    rules = GATEWAY_ACL_RULES.split()
+    await store.connection.command("ACL", "SETUSER", "recalling", "reset", "on", ">pw", *rules)
+    url = f"unix://recalling@{redis_socket}?password=pw"
+    bound = RedisConnection.from_url(url, timeout_seconds=20.0)
+    try:
+        balances = RedisBalances(bound, store.keyspace, store.clock, store_timeout_seconds=20.0)
+        outcome = await balances.place_hold(hold_of(facts, 1, 50))
+        assert outcome.status is PlaceStatus.RECALLED
+    finally:
+        await bound.aclose()
+        await store.connection.command("ACL", "DELUSER", "recalling")
 
 
 async def test_what_invoices_refuse_is_refused_though_blocks_are_out(store):

@@ -6,7 +6,6 @@ Whatever happens: what was let pass finds its credit, nothing is spent twice, no
 is there, and when all is over every nano is used or free.
 """
 
-import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,14 +23,13 @@ from fixtures.allotment_world import (
     stop,
     work,
 )
-from hypothesis import HealthCheck, Phase, settings
+from fixtures.machines import run_machine
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
     rule,
-    run_state_machine_as_test,
 )
 
 from sidecar.domain.allotments import PLACE_MS
@@ -41,7 +39,6 @@ from sidecar.services import allotments
 from sidecar.services.control_ports import Withdrawal
 from sidecar.services.ports import CaptureStatus, PlaceStatus
 
-SHRINK = [Phase.shrink] if os.environ.get("SIDECAR_CREDIT_SHRINK") else []
 which = st.integers(0, PROCESSES - 1)
 asked = st.lists(st.integers(0, 12), min_size=1, max_size=8)
 
@@ -247,15 +244,4 @@ def test_no_order_of_steps_spends_a_block_twice(redis_socket: Path, monkeypatch)
     AllotmentMachine.socket = redis_socket
     # A block for the second hold alike, so that few steps reach what blocks do.
     monkeypatch.setattr(allotments, "HOT_HOLDS", 2)
-    run_state_machine_as_test(
-        AllotmentMachine,
-        settings=settings(
-            max_examples=int(os.environ.get("SIDECAR_CREDIT_EXAMPLES", "60")),
-            stateful_step_count=50,
-            deadline=None,
-            print_blob=True,
-            # Shrinking takes longer than all the examples: only where somebody waits for it.
-            phases=[Phase.explicit, Phase.reuse, Phase.generate, *SHRINK],
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
+    run_machine(AllotmentMachine)

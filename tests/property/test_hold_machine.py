@@ -5,7 +5,6 @@ A model in plain Python integers (`credit_model`) says what each step must answe
 behind. Amounts are small, or multiples of 2^53 + 1, which a double cannot hold.
 """
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from fixtures.credit_parts import Booked, OutOfBoundsError, RefusedError
 from fixtures.credit_rules import CreditRules, customers, mostly, numbers, parts_of, seldom, used_of
 from fixtures.credit_world import LONG_MS, QUOTA_LIMIT, SHORT_MS, Account, Ended, Open
 from fixtures.live_store import hold_id_of, quota_lines
-from hypothesis import HealthCheck, Phase, settings
+from fixtures.machines import run_machine
 from hypothesis import strategies as st
-from hypothesis.stateful import rule, run_state_machine_as_test
+from hypothesis.stateful import rule
 
 from sidecar.domain.usage import UsageEvent
 from sidecar.services.ports import (
@@ -26,8 +25,6 @@ from sidecar.services.ports import (
     PlaceOutcome,
     PlaceStatus,
 )
-
-SHRINK = [Phase.shrink] if os.environ.get("SIDECAR_CREDIT_SHRINK") else []
 
 
 class HoldMachine(CreditRules):
@@ -260,15 +257,4 @@ class HoldMachine(CreditRules):
 
 def test_no_order_of_steps_breaks_a_balance(redis_socket: Path) -> None:
     HoldMachine.socket = redis_socket
-    run_state_machine_as_test(
-        HoldMachine,
-        settings=settings(
-            max_examples=int(os.environ.get("SIDECAR_CREDIT_EXAMPLES", "60")),
-            stateful_step_count=50,
-            deadline=None,
-            print_blob=True,
-            # Shrinking takes longer than all the examples: only where somebody waits for it.
-            phases=[Phase.explicit, Phase.reuse, Phase.generate, *SHRINK],
-            suppress_health_check=[HealthCheck.too_slow],
-        ),
-    )
+    run_machine(HoldMachine)

@@ -34,9 +34,9 @@ from sidecar.inbound.envoy.log_entries import LOG_TYPES, LogEntry, LogIntake, Se
 from sidecar.inbound.extraction.facts import METADATA_DEPTH_MAX, make_facts
 from sidecar.inbound.extraction.text import printable
 from sidecar.inbound.extraction.token_usage import AiUsage, HeaderUsage, UsageKey, UsageSources
+from sidecar.inbound.grpc.call_tasks import CallTasks
 from sidecar.inbound.grpc.engine import Call, GrpcError, StreamMethod
 from sidecar.inbound.grpc.metadata import FindPrincipal, authenticate, gateway_id
-from sidecar.inbound.grpc.owned_tasks import OwnedTasks
 from sidecar.wire import envoy_access_log_pb2 as wire
 from sidecar.wire import envoy_core_pb2 as core
 from sidecar.wire import envoy_token_usage_pb2 as token_usage
@@ -75,7 +75,7 @@ class AccessLogHandler:
         self._intake = intake
         self._find_principal = find_principal
         self._pauses = tuple(retry_pauses_seconds)
-        self._tasks = OwnedTasks("access_log", batches_max)
+        self._tasks = CallTasks("access_log", batches_max)
 
     def methods(self) -> tuple[StreamMethod, ...]:
         """The methods to serve."""

@@ -22,9 +22,9 @@ from sidecar.domain.errors import StoreUnavailable
 from sidecar.domain.requests import AccessRequest
 from sidecar.inbound.envoy.authz_answer import encode_allow, encode_deny
 from sidecar.inbound.envoy.authz_request import EDGE, CheckLimits, HoldIds, ReadCheck, read_check
+from sidecar.inbound.grpc.call_tasks import CallTasks
 from sidecar.inbound.grpc.engine import Call, GrpcError, GrpcStatus, UnaryMethod
 from sidecar.inbound.grpc.metadata import FindPrincipal, authenticate_gateway, gateway_id
-from sidecar.inbound.grpc.owned_tasks import OwnedTasks
 from sidecar.services.ports import Clock, RequestDigests
 from sidecar.wire import envoy_authz_pb2 as wire
 
@@ -86,7 +86,7 @@ class CheckHandler:
         self._hold_ids = HoldIds(digests=digests, random_bytes=random_bytes)
         self._wait_seconds_max = wait_seconds_max
         self._abandon_seconds_max = abandon_seconds_max
-        self._tasks = OwnedTasks("check", checks_max)
+        self._tasks = CallTasks("check", checks_max)
 
     def methods(self) -> tuple[UnaryMethod, ...]:
         """The methods to serve."""

@@ -20,8 +20,6 @@ from sidecar.services.allotment_ports import Allotted, BlockHold, Registered
 from sidecar.services.ports import PlaceHold
 
 _WORDS: Final = {word.value.encode(): word for word in Registered}
-NO_BATCH: Final = ""
-"""In place of a batch's number: whoever asks is not the block's owner."""
 
 
 class RedisBlocks:
@@ -84,8 +82,10 @@ class RedisBlocks:
             self._connection,
             self._keyspace,
             block,
-            [batch, int(ends), self._teller, len(block.quota_lines)],
             holds,
+            batch=batch,
+            ends=ends,
+            teller=self._teller,
         )
         if status == b"gone":
             return [Registered.LOST] * len(holds)
@@ -96,11 +96,23 @@ async def run_register(
     connection: RedisConnection,
     keyspace: Keyspace,
     block: HoldTerms,
-    how: Sequence[Argument],
     holds: Sequence[BlockHold],
+    *,
+    teller: str,
+    batch: int | None = None,
+    ends: bool = False,
 ) -> list[bytes]:
-    """The register script's reply. Raises as `RedisBlocks.register` does."""
-    arguments: list[Argument] = [block.block_id, block.customer_id, *how]
+    """
+    The register script's reply; without a batch's number whoever asks is not the block's owner.
+
+    Args:
+        connection, keyspace, teller: As `RedisBlocks` has them.
+        block: Terms that name the block, and as many counters as it has.
+        holds, batch, ends: As `RedisBlocks.register` has them; it raises the same.
+    """
+    number = "" if batch is None else batch
+    arguments: list[Argument] = [block.block_id, block.customer_id, number, int(ends), teller]
+    arguments.append(len(block.quota_lines))
     for hold in holds:
         arguments += _hold_arguments(hold)
     placed = holds[0].terms if holds else block
@@ -120,7 +132,6 @@ def early_hold(terms: HoldTerms) -> BlockHold:
         fingerprint=f"token of {terms.hold_id}",
         decided_at_ms=terms.decided_at_ms,
         expires_at_ms=terms.expires_at_ms,
-        quantities=tuple([line.quantity for line in terms.quota_lines]),
     )
 
 
@@ -134,5 +145,5 @@ def _hold_arguments(hold: BlockHold) -> tuple[Argument, ...]:
         hold.decided_at_ms,
         hold.expires_at_ms,
         terms_to_payload(terms),
-        *hold.quantities,
+        *[line.quantity for line in terms.quota_lines],
     )

@@ -8,7 +8,7 @@ from sidecar.domain.hold_events import orphan_event, terms_of_event
 from sidecar.domain.holds import HoldState, HoldTerms, QuotaLine, check_hold_id
 from sidecar.domain.usage import UsageEvent, check_quantity
 from sidecar.outbound.redis import scripts
-from sidecar.outbound.redis.allotting import NO_BATCH, early_hold, run_register
+from sidecar.outbound.redis.allotting import early_hold, run_register
 from sidecar.outbound.redis.capturing import capture_arguments, read_capture
 from sidecar.outbound.redis.connection import Argument, RedisConnection
 from sidecar.outbound.redis.errors import StoreDamaged
@@ -257,8 +257,8 @@ class RedisBalances:
         Raises:
             StoreUnavailable: Repeat it.
         """
-        how: list[Argument] = [NO_BATCH, 0, self._teller, len(terms.quota_lines)]
-        await run_register(self._connection, self._keyspace, terms, how, [early_hold(terms)])
+        hold = early_hold(terms)
+        await run_register(self._connection, self._keyspace, terms, [hold], teller=self._teller)
 
     async def capture_holds(
         self, captures: Sequence[HoldCapture]
